@@ -1,0 +1,1 @@
+"""Advantages, losses and label construction: pure functions, no I/O."""

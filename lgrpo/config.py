@@ -1,0 +1,361 @@
+"""Every setting of lgrpo, in one tree of frozen dataclasses.
+
+The tree is hashable (a jit static argument), holds JSON-able leaves only and knows no defaults twice. The text under each field is its
+documentation: `python -m lgrpo train experiments/x.py --help` prints it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+Density = Literal["gumbel_mean", "gumbel_weighted", "exact"]
+ScoreGradient = Literal["plain", "bounded", "aligned"]
+InvalidMode = Literal["keep", "zero", "exclude"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Llama-3 rotary scaling (the `rope_scaling` block of a Hugging Face config.json)."""
+
+    factor: float = 32.0
+    """Wavelengths longer than the original context are stretched by this factor."""
+    low_freq_factor: float = 1.0
+    """Wavelengths above original_max_position / low_freq_factor are fully scaled."""
+    high_freq_factor: float = 4.0
+    """Wavelengths below original_max_position / high_freq_factor are left alone."""
+    original_max_position: int = 8192
+    """Context length, in tokens, of the model before scaling."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A Llama- or Qwen2-style decoder."""
+
+    family: Literal["llama", "qwen2"] = "llama"
+    """qwen2 adds biases to the query, key and value projections."""
+    vocab_size: int = 0
+    """Rows of the embedding table. 0: taken from the tokenizer, once, before anything is built."""
+    d_model: int = 64
+    """Width D."""
+    n_layers: int = 2
+    """Number of decoder blocks L."""
+    n_heads: int = 4
+    """Query heads H."""
+    n_kv_heads: int = 2
+    """Key/value heads Kv; divides n_heads."""
+    head_dim: int = 16
+    """Width of a head, Dh."""
+    d_ff: int = 192
+    """Width F of the gated feed-forward layer."""
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies."""
+    rope_scaling: RopeScaling | None = None
+    """Llama-3 scaling, or None."""
+    rms_eps: float = 1e-5
+    """Epsilon of the RMS norms."""
+    tie_embeddings: bool = False
+    """Use the embedding table as output projection."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations (logits, softmaxes and densities are always float32)."""
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the trained weights."""
+    remat: bool = False
+    """Recompute each block in the backward pass instead of keeping its activations."""
+    init_scale: float = 1.0
+    """Multiplies the standard deviation of the random initial weights."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentConfig:
+    """How a latent step is sampled and scored (DESIGN section 5)."""
+
+    k: int = 10
+    """Number K of tokens in a mixture."""
+    tau: float = 1.0
+    """Temperature of the mixture weights, softmax(scores / tau)."""
+    noise_scale: float = 1.0
+    """Scale s of the Gumbel noise."""
+    one_sided: bool = True
+    """Shift the clamped noise so that no recorded score lies below its log-prob (stabilizer 2)."""
+    delta: float = 0.0
+    """Extra shift of one-sided noise, delta >= 0."""
+    clamp: tuple[float, float] | None = (-1.5, 3.0)
+    """Range of the Gumbel noise before shift and scale; None: unclamped."""
+    top_p: float = 0.95
+    """Mass of the nucleus that may enter a mixture (the K most likely tokens always may)."""
+    order: Literal["perturb_then_topk", "topk_then_perturb"] = "perturb_then_topk"
+    """Noise on the whole support before the K best are taken, or only on the K most likely (Soft-GRPO)."""
+    end_rule: Literal["argmax", "sampled"] = "argmax"
+    """argmax: a step whose most likely token is the end of thinking ends it without noise; sampled: only the noise decides."""
+    density: Density = "gumbel_mean"
+    """What stands for the log-prob of a latent step."""
+    density_scale: Literal["noise", "unit"] = "noise"
+    """noise: the density of noise of scale s; unit: scale 1 whatever s is (official code)."""
+    score_gradient: ScoreGradient = "plain"
+    """Gradient for components whose score fell below its log-prob where the advantage is not positive."""
+    min_latent: int = 0
+    """The end of thinking is impossible in the first min_latent steps, in sampling and in scoring."""
+    max_latent: int = 0
+    """After this many latent steps thinking is ended by force (that step is masked from the loss). 0: no limit."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnswerConfig:
+    """How ordinary tokens are sampled: answers, and all of an explicit chain."""
+
+    sampler: Literal["sample", "greedy", "gumbel_top1"] = "sample"
+    """sample: softmax(z / temperature); greedy: argmax; gumbel_top1: the best clamped-Gumbel score (what the official code does)."""
+    temperature: float = 1.0
+    """Temperature T, in sampling and in the loss."""
+    top_p: float = 1.0
+    """Nucleus mass; below 1 only in evaluation, since the loss scores the untruncated distribution."""
+    top_k: int = 0
+    """Keep the k most likely tokens; 0: all. Evaluation only, as top_p."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """One group-sampled rollout."""
+
+    mode: Literal["latent", "explicit"] = "latent"
+    """Think in mixtures, or in ordinary tokens."""
+    group_size: int = 8
+    """Completions G per prompt."""
+    max_new_tokens: int = 32
+    """Longest completion T, latent steps and answer tokens together."""
+    latent: LatentConfig = LatentConfig()
+    answer: AnswerConfig = AnswerConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DynamicSamplingConfig:
+    """Groups without spread in their valid rewards teach nothing: drop them and draw further prompts."""
+
+    enabled: bool = False
+    """Filter groups and refill from further prompts."""
+    max_rounds: int = 8
+    """Generations per step at most; then train on what is there, warn and count."""
+    max_age: int = 2
+    """Surplus groups wait at most this many steps for their turn."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlgoConfig:
+    """Advantages and the policy loss."""
+
+    invalid: InvalidMode = "zero"
+    """Unfinished samples: keep (no stabilizer 1), zero (in the statistics, no gradient), exclude (out of both)."""
+    first_token: bool = True
+    """First-token selection (stabilizer 3): only the winner of a group keeps its advantage at its first position."""
+    winner_score: Literal["response_mean", "latent_mean", "answer_mean"] = "response_mean"
+    """Which mean behaviour log-prob chooses the winner among correct samples."""
+    winner_must_be_valid: bool = True
+    """Only finished samples can win; False is the official code under invalid=zero."""
+    lone_survivor: Literal["zero", "reward"] = "zero"
+    """Advantage of the only valid sample of a group under invalid=exclude; reward is the official quirk."""
+    clip_low: float = 0.2
+    """Ratios below 1 - clip_low are clipped."""
+    clip_high: float = 0.2
+    """Ratios above 1 + clip_high are clipped."""
+    dual_clip: float = 3.0
+    """Bound on the loss of negative advantages, in multiples of |A|."""
+    negative_weight: float = 1.0
+    """Weight on the loss of negative advantages."""
+    loss_mean: Literal["batch", "microbatch"] = "batch"
+    """Token mean over the whole optimizer batch, or per micro-batch (official code)."""
+    old_logps: Literal["rollout", "replay"] = "rollout"
+    """Behaviour log-probs as recorded by the sampler, or recomputed by the learner before its first update."""
+    kl_coef: float = 0.0
+    """Weight of the k3 KL to the frozen start; 0: no reference model is kept."""
+    dynamic: DynamicSamplingConfig = DynamicSamplingConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SftConfig:
+    """Supervised training: explicit chains, or Latent-SFT stage 2."""
+
+    stage: Literal["explicit", "latent"] = "explicit"
+    """explicit: cross-entropy on chain and answer; latent: stage 2 on latent labels."""
+    labels: Literal["superposition"] = "superposition"
+    """Where latent labels come from."""
+    compression: int = 4
+    """Chain tokens c per latent."""
+    superposition: Literal["uniform", "binomial", "ramp"] = "uniform"
+    """Weights of the c tokens inside a superposition label."""
+    label_noise: float = 0.0
+    """Scale of the Gumbel noise on the log label weights, redrawn every batch; 0: none."""
+    label_clamp: tuple[float, float] | None = (-1.5, 3.0)
+    """Range of the scaled label noise; None: unclamped."""
+    kl_weight: float = 1.0
+    """Weight of the KL from labels to the model's next-token distribution."""
+    batch_size: int = 128
+    """Sequences per update."""
+    max_chain: int = 48
+    """Longest explicit chain in tokens; longer records are dropped and counted."""
+    max_answer: int = 8
+    """Longest answer in tokens, end of sequence included."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where problems come from and how they become tokens."""
+
+    source: Literal["word_problems", "jsonl"] = "word_problems"
+    """word_problems: the embedded task, built by tensorflow-datasets; jsonl: files at `path`."""
+    difficulty: str = "medium"
+    """Builder config of the embedded task."""
+    path: str = ""
+    """Folder with <split>.jsonl files, for source=jsonl."""
+    data_dir: str = "~/.cache/lgrpo/tfds"
+    """Where tensorflow-datasets keeps prepared data."""
+    tokenizer: str = "embedded"
+    """embedded: the word-level tokenizer of the embedded task; else a tokenizer.json or a folder that holds one."""
+    template: Literal["plain", "instruct"] = "plain"
+    """How a problem becomes a prompt."""
+    train_split: str = "train"
+    """Split to train on."""
+    eval_split: str = "test"
+    """Split to evaluate on."""
+    max_prompt: int = 64
+    """Longest prompt P in tokens; prompts are padded to it on the left."""
+    overlong: Literal["error", "drop"] = "drop"
+    """What to do with prompts longer than max_prompt: stop, or leave them out and count them."""
+    think_start: str = "<think>"
+    """Text of the token that opens thinking."""
+    think_end: str = "</think>"
+    """Text of the token that ends thinking."""
+    think_end_id: int = -1
+    """Id of the token that ends thinking. -1: resolved from the tokenizer; another value must agree with it."""
+    eos: str = "<eos>"
+    """Text of the end-of-sequence token."""
+    eos_id: int = -1
+    """Id of the end of sequence; resolved as think_end_id is."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW."""
+
+    lr: float = 1e-6
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Course of the learning rate after the warm-up."""
+    warmup: int = 0
+    """Updates over which the learning rate rises linearly."""
+    b1: float = 0.9
+    """Decay of the first moment."""
+    b2: float = 0.999
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, on matrices only."""
+    clip_norm: float = 1.0
+    """Global gradient norm is clipped to this."""
+    freeze_embed: bool = False
+    """Keep the embedding table as it is."""
+    freeze_unembed: bool = False
+    """Keep the output projection as it is (with tied embeddings both switches must agree)."""
+    max_nonfinite: int = 5
+    """Stop after this many skipped non-finite updates in a row."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Device mesh. One axis may be -1: what is left of the devices."""
+
+    data: int = -1
+    """Data parallel."""
+    fsdp: int = 1
+    """Data parallel with sharded weights and optimizer state."""
+    tensor: int = 1
+    """Sharded heads, feed-forward and vocabulary."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training loop."""
+
+    num_steps: int = 100
+    """RL steps, or updates of supervised training."""
+    prompts_per_step: int = 64
+    """Prompts B per RL step."""
+    updates_per_step: int = 1
+    """Optimizer updates per RL step; divides prompts_per_step."""
+    microbatch: int = 0
+    """Prompts (RL) or sequences (SFT) per gradient accumulation slice; 0: the whole update."""
+    logprob_chunk: int = 2048
+    """Positions whose vocabulary logits exist at once; the [N, T, V] tensor never does."""
+    share_prefix: bool = True
+    """Compute each prompt once per group in the learner; False tiles it (same numbers, for checks and benchmarks)."""
+    init_from: str = ""
+    """Workdir or checkpoint folder to take the initial parameters from; empty: random weights."""
+    log_every: int = 1
+    """Steps between two lines of metrics."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Orbax checkpoints."""
+
+    every: int = 50
+    """Steps between checkpoints; the last step is always kept. 0: only the last."""
+    keep: int = 2
+    """Newest checkpoints to keep."""
+    keep_best: bool = True
+    """Also keep the checkpoint with the best evaluation."""
+    resume: bool = True
+    """Continue from the workdir's newest checkpoint when it has one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Evaluation, during training and by `python -m lgrpo eval`."""
+
+    every: int = 0
+    """Steps between evaluations while training; 0: none."""
+    problems: int = 256
+    """Problems of the split to use; 0: all."""
+    samples: int = 4
+    """Samples per problem in the noisy pass."""
+    batch: int = 64
+    """Prompts per rollout."""
+    noise_scale: float = -1.0
+    """Latent noise of the noisy pass; -1: as in training."""
+    train_answer: bool = True
+    """The noisy pass samples answers as training does; False: by `answer` below. (The noise-free pass is greedy.)"""
+    answer: AnswerConfig = AnswerConfig()
+    bootstrap: int = 2000
+    """Bootstrap resamples over problems for the intervals."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """Metrics writers. metrics.jsonl in the workdir is the record; TensorBoard is a copy."""
+
+    tensorboard: bool = True
+    """Also write TensorBoard event files."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """An experiment. `experiments/<name>.py` returns one from get_config()."""
+
+    name: str = "unnamed"
+    """Name in logs and tables."""
+    seed: int = 0
+    """Every random number is a function of seed, step and stream."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    algo: AlgoConfig = AlgoConfig()
+    sft: SftConfig = SftConfig()
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    logging: LoggingConfig = LoggingConfig()

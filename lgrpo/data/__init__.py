@@ -1,0 +1,1 @@
+"""Records, tokens and batches."""

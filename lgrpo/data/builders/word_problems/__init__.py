@@ -1,0 +1,1 @@
+"""tensorflow-datasets builder of the embedded task. Importing this package does not import tensorflow-datasets."""

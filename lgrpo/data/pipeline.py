@@ -1,0 +1,259 @@
+"""Records to batches with grain. All text is tokenised once, before the first batch; a batch is then a few array look-ups.
+
+The order of records is a pure function of (seed, position): a stream's state is one position, a shard of a batch is a slice of its rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import grain
+import numpy as np
+
+from lgrpo.config import ExperimentConfig
+from lgrpo.data import prompts
+from lgrpo.data.prompts import TextTokenizer
+from lgrpo.data.sources import Record, load_records
+from lgrpo.errors import UserError
+from lgrpo.types import PromptBatch
+
+T = TypeVar("T")
+Ids = list[list[int]]
+
+
+class Stream(Generic[T]):
+    """An iterator of batches that can say where it is. Not thread-safe."""
+
+    def __init__(self, dataset: grain.MapDataset, identity: dict[str, Any], dropped: int, example_ids: list[int]) -> None:
+        # No threads: there is nothing to wait for, and the state must not run ahead of what was handed out.
+        self._iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
+        self._identity = identity
+        self.dropped = dropped
+        """Records left out because they were too long."""
+        self.example_ids = example_ids
+        """Unpadded prompt of the first record, for the log."""
+
+    def __iter__(self) -> Stream[T]:
+        return self
+
+    def __next__(self) -> T:
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, Any]:
+        """Position and identity, JSON-able."""
+        return {"position": self._iterator.get_state(), "identity": dict(self._identity)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues where `state` was taken. Errors: UserError when it was taken from other data, another seed or another batch size."""
+        theirs = state.get("identity", {})
+        differ = [f"{k}: {theirs.get(k)!r} then, {v!r} now" for k, v in self._identity.items() if theirs.get(k) != v]
+        if differ or "position" not in state:
+            raise UserError(
+                f"data state does not fit this stream ({'; '.join(differ) or 'no position'}); resume with the same data settings"
+            )
+        self._iterator.set_state(state["position"])
+
+
+PromptStream = Stream[tuple[PromptBatch, list[str]]]
+SftStream = Stream[dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """Tokenised records that fit, in file order: M rows."""
+
+    prompts: Ids
+    chains: Ids
+    answers: Ids
+    gold: list[str]
+    uid: np.ndarray  # int32 [M]
+    dropped: int
+
+
+def prompt_stream(
+    cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, batch: int, shuffle: bool = True, shard: tuple[int, int] = (0, 1)
+) -> PromptStream:
+    """Stream of (PromptBatch of NumPy arrays, gold answers).
+
+    batch: global batch size; shard (i, n) yields rows i*batch/n .. (i+1)*batch/n of each global batch. Shuffled streams never end,
+    and no batch holds a record twice (an epoch's incomplete last batch is left out). Unshuffled streams end after one pass, and their last
+    batch may be short.
+    Errors: UserError for bad records, a batch larger than the split or a shard that does not divide it.
+    """
+    table = _tokenise(cfg, tokenizer, split, supervised=False)
+    columns = _prompt_columns(table, cfg, tokenizer)
+
+    def assemble(rows: np.ndarray) -> tuple[PromptBatch, list[str]]:
+        return _prompt_batch(columns, rows), [table.gold[i] for i in rows]
+
+    return _stream(table, cfg, split, assemble, batch=batch, shuffle=shuffle, shard=shard)
+
+
+def prompt_batches(
+    cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, batch: int, limit: int = 0
+) -> list[tuple[PromptBatch, list[str], np.ndarray]]:
+    """For evaluation: the first `limit` records (0: all) in file order, as (PromptBatch, gold answers, real bool [batch]).
+
+    Every batch has the same shape; the last one is filled with repeated rows, for which `real` is False.
+    """
+    table = _tokenise(cfg, tokenizer, split, supervised=False)
+    columns = _prompt_columns(table, cfg, tokenizer)
+    count = min(limit or len(table.gold), len(table.gold))
+    out = []
+    for start in range(0, count, batch):
+        at = np.arange(start, start + batch)
+        rows = at % count
+        out.append((_prompt_batch(columns, rows), [table.gold[i] for i in rows], at < count))
+    return out
+
+
+def sft_stream(
+    cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, batch: int, shuffle: bool = True, shard: tuple[int, int] = (0, 1)
+) -> SftStream:
+    """Stream for supervised training; batch, shuffle and shard as in prompt_stream. Each item is a dict of arrays:
+
+    prompt_tokens int32 [N, P] padded left, prompt_mask bool [N, P];
+    chain_tokens int32 [N, C] and chain_mask (C = sft.max_chain), padded right;
+    answer_tokens int32 [N, A] and answer_mask (A = sft.max_answer), padded right, end of sequence included; uid int32 [N].
+    The end of thinking, data.think_end_id, stands between chain and answer and is in neither. Where the tokenizer spells data.think_end in
+    several tokens, the others open the answer.
+    Errors: as prompt_stream, and UserError for a record without a chain.
+    """
+    table = _tokenise(cfg, tokenizer, split, supervised=True)
+    pad = prompts.pad_id(cfg.data, tokenizer)
+    columns = _prompt_columns(table, cfg, tokenizer)
+    columns["chain_tokens"], columns["chain_mask"] = _pad(table.chains, cfg.sft.max_chain, pad, left=False)
+    columns["answer_tokens"], columns["answer_mask"] = _pad(table.answers, cfg.sft.max_answer, pad, left=False)
+
+    def assemble(rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: column[rows] for name, column in columns.items()}
+
+    return _stream(table, cfg, split, assemble, batch=batch, shuffle=shuffle, shard=shard)
+
+
+def _stream(
+    table: _Table,
+    cfg: ExperimentConfig,
+    split: str,
+    assemble: Callable[[np.ndarray], T],
+    *,
+    batch: int,
+    shuffle: bool,
+    shard: tuple[int, int],
+) -> Stream[T]:
+    """Row numbers, shuffled and batched by grain, then this shard's slice of them, then `assemble`."""
+    (index, count), size = shard, len(table.gold)
+    if not 0 <= index < count or batch % count:
+        raise UserError(f"data: shard {index} of {count} cannot split a batch of {batch}; use a batch that {count} divides")
+    if not shuffle and count > 1 and size % batch:
+        raise UserError(
+            f"data: {size} unshuffled {split} records leave a short last batch, which {count} shards cannot split; change the batch"
+        )
+    if shuffle and batch > size:
+        raise UserError(f"data: a batch of {batch} from {size} {split} records would repeat records; use a smaller batch or more records")
+    rows = grain.MapDataset.range(size)
+    if shuffle:
+        rows = rows.seed(cfg.seed).shuffle()
+    rows = rows.batch(batch, drop_remainder=shuffle)  # before repeat: a record twice in a batch would be sampled with the same noise
+    if shuffle:
+        rows = rows.repeat()
+    per_shard = batch // count
+    dataset = rows.map(lambda at: assemble(at[index * per_shard : (index + 1) * per_shard]))
+    identity = {"split": split, "records": size, "batch": batch, "seed": cfg.seed, "shuffle": shuffle}
+    return Stream(dataset, identity, table.dropped, table.prompts[0])
+
+
+def _tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, supervised: bool) -> _Table:
+    """Loads and tokenises a split, and leaves out what is too long: the only place that does."""
+    if cfg.data.think_end_id < 0 or cfg.data.eos_id < 0:
+        raise ValueError("the config is not resolved; pass it through lgrpo.data.prompts.resolve first")
+    records = load_records(cfg.data, split)
+    texts = [prompts.render_prompt(r["problem"], cfg.data.template, cfg.data.think_start) for r in records]
+    parts = {"prompt": (_encode(tokenizer, texts, records), cfg.data.max_prompt, "data.max_prompt")}
+    if supervised:
+        parts |= _supervised_parts(cfg, tokenizer, records)
+    keep = np.ones(len(records), bool)
+    for what, (ids, limit, field) in parts.items():
+        fits = np.array([len(row) for row in ids]) <= limit
+        if cfg.data.overlong == "error" and not fits.all():
+            uid = int(np.argmin(fits))
+            raise UserError(
+                f"data: {split} record {uid}: {what} has {len(ids[uid])} tokens, {field} is {limit}; raise it or set data.overlong=drop"
+            )
+        keep &= fits
+    kept = np.flatnonzero(keep)
+    if not len(kept):
+        shortest = {what: min(map(len, ids)) for what, (ids, _, _) in parts.items()}
+        limits = {field: limit for _, limit, field in parts.values()}
+        raise UserError(
+            f"data: none of the {len(records)} {split} records fits {limits}; the shortest lengths are {shortest}; raise the limits"
+        )
+
+    def chosen(what: str) -> Ids:
+        return [parts[what][0][i] for i in kept] if what in parts else []
+
+    return _Table(
+        prompts=chosen("prompt"),
+        chains=chosen("chain"),
+        answers=chosen("answer"),
+        gold=[records[i]["answer"] for i in kept],
+        uid=np.array([records[i]["uid"] for i in kept], np.int32),
+        dropped=len(records) - len(kept),
+    )
+
+
+def _supervised_parts(cfg: ExperimentConfig, tokenizer: TextTokenizer, records: Sequence[Record]) -> dict[str, tuple[Ids, int, str]]:
+    """Chains and answers: (ids, limit, name of the limit). A control token inside them would end the thinking or the answer early."""
+    bare = [r["uid"] for r in records if not r["cot"].strip()]
+    if bare:
+        raise UserError(
+            f"data: {len(bare)} of {len(records)} records have no `cot` (the first: record {bare[0]}); "
+            "supervised training needs a chain for every record, so add them or remove these records"
+        )
+    chains = _encode(tokenizer, [prompts.render_chain(r["cot"]) for r in records], records)
+    answers = _encode(tokenizer, [prompts.render_answer(r["answer"], cfg.data.template) for r in records], records)
+    for ids in (chains, answers):
+        for record, row in zip(records, ids, strict=True):
+            if cfg.data.think_end_id in row or cfg.data.eos_id in row:
+                raise UserError(
+                    f"data: record {record['uid']}: chain or answer contains data.think_end or data.eos; remove it from the text"
+                )
+    head, tail = prompts.think_end_ids(cfg.data, tokenizer)[1:], [cfg.data.eos_id]
+    answers = [head + row + tail for row in answers]
+    return {"chain": (chains, cfg.sft.max_chain, "sft.max_chain"), "answer": (answers, cfg.sft.max_answer, "sft.max_answer")}
+
+
+def _encode(tokenizer: TextTokenizer, texts: Sequence[str], records: Sequence[Record]) -> Ids:
+    """Ids of the texts. Errors: UserError when the tokenizer lacks a token for some of it: that part of the problem would be lost."""
+    ids = tokenizer.encode_batch(texts)
+    unk = tokenizer.find(prompts.UNK)
+    if unk is not None:
+        bad = next((i for i, row in enumerate(ids) if unk in row), None)
+        if bad is not None:
+            shown = tokenizer.decode(ids[bad])[:200]
+            raise UserError(
+                f"data: record {records[bad]['uid']} has text unknown to the {tokenizer.name} tokenizer: {shown!r}; "
+                "set data.tokenizer to one that covers it"
+            )
+    return ids
+
+
+def _prompt_columns(table: _Table, cfg: ExperimentConfig, tokenizer: TextTokenizer) -> dict[str, np.ndarray]:
+    tokens, mask = _pad(table.prompts, cfg.data.max_prompt, prompts.pad_id(cfg.data, tokenizer), left=True)
+    return {"prompt_tokens": tokens, "prompt_mask": mask, "uid": table.uid}
+
+
+def _prompt_batch(columns: dict[str, np.ndarray], rows: np.ndarray) -> PromptBatch:
+    return PromptBatch(tokens=columns["prompt_tokens"][rows], mask=columns["prompt_mask"][rows], uid=columns["uid"][rows])
+
+
+def _pad(ids: Ids, width: int, pad: int, *, left: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Ragged rows as (tokens int32 [M, width], mask bool [M, width])."""
+    tokens = np.full((len(ids), width), pad, np.int32)
+    lengths = np.array([len(row) for row in ids])
+    at = np.arange(width)
+    mask = at >= width - lengths[:, None] if left else at < lengths[:, None]
+    tokens[mask] = np.concatenate([np.asarray(row, np.int32) for row in ids])  # row-major, as the mask is read
+    return tokens, mask

@@ -1,0 +1,154 @@
+"""Text to tokens: the tokenizer, the templates, and what the config takes from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Sequence
+
+import tokenizers
+
+from lgrpo.config import DataConfig, ExperimentConfig
+from lgrpo.errors import UserError
+
+ASSET = pathlib.Path(__file__).parent / "assets" / "tokenizer.json"
+UNK = "<unk>"
+PAD = "<pad>"
+INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+_GAP = re.compile(r">>\s+<<")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTokenizer:
+    """What the project needs of a `tokenizers.Tokenizer`. No template is ever applied: ids are those of the text alone."""
+
+    inner: tokenizers.Tokenizer
+    name: str
+    """Where it came from, for messages."""
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id, added tokens included."""
+        return max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        return self.inner.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [e.ids for e in self.inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids, special tokens included. Ids outside the vocabulary have no text."""
+        return self.inner.decode(list(ids), skip_special_tokens=False)
+
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        return self.inner.decode_batch([list(row) for row in rows], skip_special_tokens=False)
+
+    def id_of(self, text: str) -> int:
+        """Id of one vocabulary entry. Errors: UserError when there is none."""
+        found = self.inner.token_to_id(text)
+        if found is None:
+            raise UserError(f"data.tokenizer: {self.name} has no token {text!r}; choose one that it has")
+        return found
+
+    def token_of(self, token_id: int) -> str:
+        """Vocabulary entry of an id; empty when there is none."""
+        return self.inner.id_to_token(int(token_id)) or ""
+
+    def find(self, text: str) -> int | None:
+        """As id_of, but None when the token does not exist."""
+        return self.inner.token_to_id(text)
+
+
+def load_tokenizer(data_cfg: DataConfig) -> TextTokenizer:
+    """The embedded tokenizer, a tokenizer.json, or the one in a folder. Errors: UserError when the file is missing or broken."""
+    name = data_cfg.tokenizer
+    path = ASSET if name == "embedded" else pathlib.Path(name).expanduser()
+    if path.is_dir():
+        path = path / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"data.tokenizer: {path} does not exist; give 'embedded', a tokenizer.json or a folder that holds one")
+    try:
+        inner = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"data.tokenizer: {path} is not a tokenizer file ({error}); save it again with `tokenizers`") from error
+    inner.no_padding()  # some files carry both settings; here they would change lengths silently
+    inner.no_truncation()
+    return TextTokenizer(inner, name="embedded" if name == "embedded" else str(path))
+
+
+def render_prompt(problem: str, template: str, think_start: str = DataConfig.think_start) -> str:
+    """Prompt text, up to and including the opening of thinking. template: see DataConfig."""
+    if template == "plain":
+        return f"{problem}{think_start}"
+    if template == "instruct":
+        return f"{INSTRUCTION}\n{problem}{think_start}"
+    raise UserError(f"data.template: {template!r} is unknown; choose plain or instruct")
+
+
+def render_chain(cot: str) -> str:
+    """Chain text without the blanks between equations, which would cost a token each: `<<1+2=3>><<3+4=7>>`."""
+    return _GAP.sub(">><<", cot.strip())
+
+
+def render_answer(answer: str, template: str) -> str:
+    """Answer text in the form that the grader looks for."""
+    if template == "plain":
+        return f"#### {answer}"
+    if template == "instruct":
+        return f"\\boxed{{{answer}}}"
+    raise UserError(f"data.template: {template!r} is unknown; choose plain or instruct")
+
+
+def think_end_ids(data_cfg: DataConfig, tokenizer: TextTokenizer) -> list[int]:
+    """Ids of the end-of-thinking text. The first one is think_end_id; where there are more, the others open the answer.
+
+    Errors: UserError when the tokenizer has no way to write it.
+    """
+    ids = tokenizer.encode(data_cfg.think_end)
+    if not ids or tokenizer.find(UNK) in ids:
+        raise UserError(f"data.think_end: {tokenizer.name} cannot encode {data_cfg.think_end!r}; choose a text that it can")
+    return ids
+
+
+def pad_id(data_cfg: DataConfig, tokenizer: TextTokenizer) -> int:
+    """Id that fills masked positions: the padding token, or the end of sequence where there is none."""
+    found = tokenizer.find(PAD)
+    return tokenizer.id_of(data_cfg.eos) if found is None else found
+
+
+def resolve(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> ExperimentConfig:
+    """The config with everything that depends on the tokenizer filled in: model.vocab_size, data.think_end_id, data.eos_id.
+
+    think_end_id is the first id of the text data.think_end: checkpoints without that token spell it in several (`</`, `think`, `>`).
+    Errors: UserError for a value that disagrees with the tokenizer or for a model with fewer rows than the tokenizer has ids.
+    """
+    size = tokenizer.vocab_size
+    vocab_size = cfg.model.vocab_size or size
+    if vocab_size < size:
+        raise UserError(f"model.vocab_size: {vocab_size} rows for the {size} ids of {tokenizer.name}; set it to 0 or to at least {size}")
+    think_end = _agreed("data.think_end_id", cfg.data.think_end_id, think_end_ids(cfg.data, tokenizer)[0], cfg.data.think_end, vocab_size)
+    eos = _agreed("data.eos_id", cfg.data.eos_id, tokenizer.id_of(cfg.data.eos), cfg.data.eos, vocab_size)
+    if think_end == eos:
+        raise UserError(f"data.think_end: {cfg.data.think_end!r} and data.eos {cfg.data.eos!r} are both token {eos}; choose two texts")
+    return dataclasses.replace(
+        cfg,
+        model=dataclasses.replace(cfg.model, vocab_size=vocab_size),
+        data=dataclasses.replace(cfg.data, think_end_id=think_end, eos_id=eos),
+    )
+
+
+def _agreed(field: str, configured: int, found: int, text: str, vocab_size: int) -> int:
+    """The id found, if the configured one does not contradict it."""
+    if configured != -1 and not 0 <= configured < vocab_size:
+        raise UserError(f"{field}: {configured} is outside the vocabulary of {vocab_size}; set it to -1")
+    if configured not in (-1, found):
+        raise UserError(f"{field}: {configured}, but the tokenizer writes {text!r} with {found}; set it to -1 or {found}")
+    return found
+
+
+def describe_prompt(tokenizer: TextTokenizer, ids: Sequence[int]) -> str:
+    """The prompt's text and, token by token, its ids: for the log, so that a wrong template is seen before it is trained on."""
+    pieces = " ".join(f"{tokenizer.token_of(i)}|{int(i)}" for i in ids)
+    return f"{tokenizer.decode([int(i) for i in ids])}\n[{len(ids)} tokens] {pieces}"

@@ -1,0 +1,140 @@
+"""Records: from the embedded task (tensorflow-datasets) or from JSON lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import sys
+from typing import Any, TypedDict
+
+from lgrpo.config import DataConfig
+from lgrpo.data import word_problems
+from lgrpo.errors import UserError
+
+
+class Record(TypedDict):
+    """One problem. uid is its position in its split; cot is empty when the source has no chain."""
+
+    problem: str
+    cot: str
+    answer: str
+    uid: int
+
+
+def load_records(data_cfg: DataConfig, split: str) -> list[Record]:
+    """All records of a split, in file order, so that `records[i]["uid"] == i`.
+
+    Errors: UserError for an unknown difficulty or split, a missing, empty or broken file, a record without `problem` or `answer`.
+    """
+    if data_cfg.source == "jsonl":
+        return _load_jsonl(data_cfg.path, split)
+    return _load_word_problems(data_cfg.difficulty, data_cfg.data_dir, split)
+
+
+def prepare_word_problems(difficulty: str, data_dir: str) -> Any:
+    """Prepares the embedded task unless that was done before; returns a tfds builder that is ready to read.
+
+    tfds writes into a folder with a random name and renames it, so a killed preparation leaves nothing that looks finished. When
+    several processes prepare at once, one rename wins and the others find the same data in place.
+    """
+    word_problems.level_of(difficulty)
+    import tensorflow_datasets as tfds  # here, because runs on JSON lines do not need it
+
+    from lgrpo.data.builders.word_problems.word_problems_dataset_builder import Builder
+
+    root = pathlib.Path(data_dir).expanduser()
+
+    def builder() -> Builder:
+        return Builder(config=difficulty, data_dir=str(root), file_format="array_record")
+
+    first = builder()
+    if first.data_path.exists():
+        return first
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # tfds prints; stdout belongs to the caller
+            # by default tfds would first ask its cloud bucket, which may hang without a network
+            first.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    except OSError as error:
+        if not builder().data_path.exists():
+            raise UserError(
+                f"data.data_dir: cannot prepare word_problems/{difficulty} in {root}: {error}; free space or choose a writable folder"
+            ) from error
+    return builder()  # a fresh one: `first` does not know what another process may have put in place
+
+
+def _load_word_problems(difficulty: str, data_dir: str, split: str) -> list[Record]:
+    sizes = word_problems.level_of(difficulty).sizes
+    if split not in sizes:
+        raise UserError(f"data: split {split!r} of word_problems does not exist; choose one of {', '.join(sizes)}")
+    builder = prepare_word_problems(difficulty, data_dir)
+    folder = builder.data_path
+    try:
+        source = builder.as_data_source(split)
+        rows = source.__getitems__(range(len(source)))
+    except Exception as error:  # the readers raise their own, undocumented types for damaged files
+        raise UserError(f"data.data_dir: cannot read {folder}: {error}; remove that folder and it is prepared again") from error
+    records = [
+        Record(problem=row["problem"].decode(), cot=row["cot"].decode(), answer=row["answer"].decode(), uid=i) for i, row in enumerate(rows)
+    ]
+    # Data prepared by another state of the generator would silently be another task: compare both ends.
+    last = sizes[split] - 1
+    if len(records) != last + 1 or any(records[i] != {**word_problems.generate(difficulty, split, i), "uid": i} for i in (0, last)):
+        raise UserError(f"data.data_dir: {folder} was prepared by another version of the generator; remove it and it is prepared again")
+    return records
+
+
+def _load_jsonl(path: str, split: str) -> list[Record]:
+    if not path:
+        raise UserError("data.path: empty, but data.source is jsonl; set it to the folder that holds <split>.jsonl")
+    folder = pathlib.Path(path).expanduser()
+    file = folder / f"{split}.jsonl"
+    if not file.is_file():
+        there = ", ".join(sorted(p.stem for p in folder.glob("*.jsonl"))) if folder.is_dir() else ""
+        hint = f"splits there: {there}" if there else "the folder holds no .jsonl file" if folder.is_dir() else "no such folder"
+        raise UserError(f"data: {file} does not exist ({hint}); mend data.path or the split's name")
+    records: list[Record] = []
+    try:
+        # split on newlines only: splitlines() would also cut at characters that JSON allows inside strings
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            records.append(_parse(line, f"{file}:{number}", uid=len(records)))
+    if not records:
+        raise UserError(f"{file}: no records; write one JSON object with `problem` and `answer` a line")
+    return records
+
+
+def _parse(line: str, where: str, uid: int) -> Record:
+    """One line of JSON as a record; fields that the project does not know are left out."""
+    try:
+        raw = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{where}: broken JSON ({error}); mend or delete the line") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: a JSON {type(raw).__name__}, not an object with `problem` and `answer`; mend or delete the line")
+    return Record(
+        problem=_field(raw, "problem", where),
+        cot=_field(raw, "cot", where, required=False),
+        answer=_field(raw, "answer", where),
+        uid=uid,
+    )
+
+
+def _field(raw: dict[str, Any], name: str, where: str, required: bool = True) -> str:
+    value = raw.get(name)
+    if value is None and not required:
+        return ""
+    if name == "answer" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        what = f"no `{name}`" if value is None else f"`{name}` is a {type(value).__name__}"
+        raise UserError(f"{where}: {what}; give it as text or delete the line")
+    if required and not value.strip():
+        raise UserError(f"{where}: `{name}` is empty; fill it in or delete the line")
+    return value

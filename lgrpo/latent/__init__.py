@@ -1,0 +1,1 @@
+"""Latent policy: noise and densities, mixtures, rollout and replay. No I/O here."""

@@ -1,0 +1,97 @@
+"""Gumbel noise and the three stand-ins for the log-prob of a latent step (DESIGN section 5; paper equations 12-13)."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from lgrpo.config import Density, ScoreGradient
+
+_TINY = 1e-30
+
+
+def gumbel(keys: jax.Array, vocab: int) -> jax.Array:
+    """Standard Gumbel draws, float32 [N, V], row n from keys[n], so a row does not depend on its neighbours."""
+    return jax.vmap(lambda key: jax.random.gumbel(key, (vocab,), jnp.float32))(keys)
+
+
+def shape_noise(raw: jax.Array, *, clamp: tuple[float, float] | None, one_sided: bool, delta: float, scale: jax.Array) -> jax.Array:
+    """Clamp, shift, scale: the noise that enters the scores. raw [N, V], scale [N, 1].
+
+    One-sided noise adds a constant to every entry, so it changes neither which tokens are chosen nor their weights, only where the density is
+    evaluated. Errors: ValueError when one-sided noise has no clamp.
+    """
+    noise = raw if clamp is None else jnp.clip(raw, clamp[0], clamp[1])
+    if one_sided:
+        if clamp is None:
+            raise ValueError("one-sided noise needs a clamp: its lower end sets the shift")
+        noise = noise - clamp[0] + delta
+    return noise * scale
+
+
+def _gumbel_terms(margin: jax.Array, score_gradient: ScoreGradient, advantages: jax.Array | None) -> jax.Array:
+    """Standard Gumbel log-density at margin x = score - logp [*b, K]; the slope in logp is 1 - exp(-x) unless the score gradient says otherwise."""
+    value = -margin - jnp.exp(-margin)
+    if score_gradient == "plain" or advantages is None:
+        return value
+    # h has slope exp(x) - 1 in logp: the sign of the plain slope for x < 0, but bounded. Its negative is the paper's reversed sign.
+    below = jnp.minimum(margin, 0.0)
+    bounded = below - jnp.exp(below)
+    proxy = bounded if score_gradient == "bounded" else -bounded
+    replaced = jax.lax.stop_gradient(value) + proxy - jax.lax.stop_gradient(proxy)
+    # The unused branch must stay finite in the backward pass: exp(-x) overflows for very negative margins.
+    needed = (margin < 0) & (advantages[..., None] <= 0)
+    safe = jnp.where(needed, 0.0, margin)
+    return jnp.where(needed, replaced, -safe - jnp.exp(-safe))
+
+
+def _exact_logp(scores: jax.Array, logps: jax.Array) -> jax.Array:
+    """Log-density of the K best perturbed scores up to a common shift, for unclamped noise on the whole vocabulary.
+
+    scores a_k (best first) and logps log pi_k [*b, K]. Equals sum(log pi_k - a_k) - K log(sum pi_k e^-a_k + e^-a_K (1 - sum pi_k)) + log (K-1)!.
+    """
+    k = scores.shape[-1]
+    lowest = jnp.min(scores, axis=-1, keepdims=True)
+    height = scores - lowest  # the density does not depend on the shift; this one keeps every exponential below 1
+    total = jnp.sum(jnp.exp(logps), axis=-1)
+    rest = jnp.maximum(1.0 - total, 0.0)
+    mass = jnp.sum(jnp.exp(logps - height), axis=-1) + rest
+    return jnp.sum(logps - height, axis=-1) - k * jnp.log(jnp.maximum(mass, _TINY)) + math.lgamma(k)
+
+
+def score_logp(
+    scores: jax.Array,
+    logps: jax.Array,
+    *,
+    density: Density = "gumbel_mean",
+    score_gradient: ScoreGradient = "plain",
+    advantages: jax.Array | None = None,
+    weights: jax.Array | None = None,
+) -> jax.Array:
+    """What stands for the log-prob of a latent step.
+
+    scores [*b, K]: recorded scores u, a constant (no gradient). logps [*b, K]: log-probs of the same tokens under the policy. For `exact` the
+    scores are u/s, best first, and the logps those of softmax(l/s). advantages [*b] only choose the gradient of components below their log-prob;
+    None leaves it plain. weights [*b, K]: mixture weights, for gumbel_weighted. Returns [*b], nats.
+
+    Errors: ValueError for an unknown density, missing weights, or `exact` with a score gradient other than plain.
+    Source: paper equation 12-13; golden vectors in tests/golden/score_logp.npz; the exact density in docs/deviations.md.
+    """
+    scores = jax.lax.stop_gradient(jnp.asarray(scores, jnp.float32))
+    logps = jnp.asarray(logps, jnp.float32)
+    if density == "exact":
+        if score_gradient != "plain":
+            raise ValueError("density 'exact' has one gradient; score_gradient must be 'plain'")
+        return _exact_logp(scores, logps)
+    if density not in ("gumbel_mean", "gumbel_weighted"):
+        raise ValueError(f"density {density!r} is unknown; use gumbel_mean, gumbel_weighted or exact")
+    if score_gradient not in ("plain", "bounded", "aligned"):
+        raise ValueError(f"score_gradient {score_gradient!r} is unknown; use plain, bounded or aligned")
+    terms = _gumbel_terms(scores - logps, score_gradient, advantages)
+    if density == "gumbel_mean":
+        return jnp.mean(terms, axis=-1)
+    if weights is None:
+        raise ValueError("density 'gumbel_weighted' needs the mixture weights")
+    return jnp.sum(jax.lax.stop_gradient(weights) * terms, axis=-1)

@@ -1,0 +1,200 @@
+"""One group-sampled rollout: prefill each prompt once, then decode all completions in a while loop until every row has finished.
+
+Thinking in mixtures or in tokens is a state of the row (`thinking`, `is_latent`), carried through the loop; nothing is inferred from sentinels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from lgrpo.config import ExperimentConfig, RolloutConfig
+from lgrpo.keys import row_keys
+from lgrpo.latent.logprobs import ban, latent_logp, step_temperature, token_logps
+from lgrpo.latent.mixture import LatentChoice, embed_mixture, sample_latent
+from lgrpo.latent.tokens import sample_token
+from lgrpo.models.decoder import decode_step, logits_of, prefill
+from lgrpo.models.kv_cache import GroupCache, make_cache
+from lgrpo.types import Finish, Params, PromptBatch, Rollout
+
+
+@struct.dataclass
+class DecodeState:
+    """Column t of every [N, T] buffer is final once step == t + 1. `embed` is the input that follows the newest column."""
+
+    step: jax.Array  # int32 []; columns sampled so far
+    embed: jax.Array  # [N, D]
+    thinking: jax.Array  # bool [N]; the end of thinking has not come
+    forced: jax.Array  # bool [N]; it came by force
+    done: jax.Array  # bool [N]
+    record: Rollout  # buffers [N, T, ...]
+    cache: GroupCache
+
+
+class _Step(NamedTuple):
+    """What one step chose, per row."""
+
+    ids: jax.Array  # int32 [N, K]
+    scores: jax.Array  # float32 [N, K]
+    weights: jax.Array  # float32 [N, K]
+    is_latent: jax.Array  # bool [N]
+    logp: jax.Array  # float32 [N]
+    forced: jax.Array  # bool [N]
+
+
+def _latent_choice(logits: jax.Array, keys: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig) -> LatentChoice:
+    c = cfg.rollout.latent
+    return sample_latent(
+        logits,
+        keys,
+        k=c.k,
+        think_end_id=cfg.data.think_end_id,
+        top_p=c.top_p,
+        tau=c.tau,
+        noise_scale=noise_scale,
+        one_sided=c.one_sided,
+        clamp=c.clamp,
+        delta=c.delta,
+        order=c.order,
+        end_rule=c.end_rule,
+    )
+
+
+def _answer_token(logits: jax.Array, keys: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig) -> jax.Array:
+    if cfg.rollout.answer.sampler == "gumbel_top1":
+        return _latent_choice(logits, keys, noise_scale, cfg).ids[:, 0]
+    return sample_token(logits, keys, cfg.rollout.answer)
+
+
+def _choose(logits: jax.Array, keys: jax.Array, thinking: jax.Array, step: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig) -> _Step:
+    """Samples one step for every row. logits float32 [N,V], keys [N], thinking bool [N], noise_scale float32 [N]."""
+    c, end = cfg.rollout, cfg.data.think_end_id
+    latent_row = thinking if c.mode == "latent" else jnp.zeros_like(thinking)
+    if c.mode == "latent" and c.latent.min_latent:
+        logits = ban(logits, end, latent_row & (step < c.latent.min_latent))
+    token = _answer_token(logits, keys, noise_scale, cfg)
+    one_hot = jnp.zeros((logits.shape[0], c.latent.k), jnp.float32).at[:, 0].set(1.0)
+    # K-wide records also for explicit runs with K = 1: the columns beyond the first stay 0.
+    plain_ids = jnp.zeros(one_hot.shape, jnp.int32).at[:, 0].set(token)
+    if c.mode == "explicit":
+        logp = token_logps(logits, token[:, None], jnp.full(token.shape, c.answer.temperature))[:, 0]
+        return _Step(plain_ids, jnp.zeros_like(one_hot), one_hot, latent_row, logp, jnp.zeros_like(thinking))
+
+    choice = jax.lax.cond(
+        latent_row.any(),
+        lambda: _latent_choice(logits, keys, noise_scale, cfg),
+        lambda: LatentChoice(plain_ids, jnp.zeros_like(one_hot), one_hot, jnp.zeros_like(thinking)),
+    )
+    forced = latent_row & (step >= c.latent.max_latent) if c.latent.max_latent else jnp.zeros_like(thinking)
+    token = jnp.where(latent_row, choice.ids[:, 0], token)
+    token = jnp.where(forced, end, token)
+    is_latent = latent_row & (token != end)
+    pick = is_latent[:, None]
+    ids = jnp.where(pick, choice.ids, plain_ids.at[:, 0].set(token))
+    scores = jnp.where(pick, choice.scores, 0.0)
+    weights = jnp.where(pick, choice.weights, one_hot)
+    temperature = step_temperature(c, is_latent, latent_row & ~is_latent, jnp.where(noise_scale > 0, noise_scale, 1.0))
+    logps = token_logps(logits, ids, temperature)
+    latent = latent_logp(c.latent, scores, logps, weights, jnp.where(noise_scale > 0, noise_scale, 1.0))
+    return _Step(ids, scores, weights, is_latent, jnp.where(is_latent, latent, logps[:, 0]), forced)
+
+
+def _sample(state: DecodeState, hidden: jax.Array, params: Params, keys: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig) -> DecodeState:
+    """Samples column `state.step` from hidden [N,D] and prepares the next input."""
+    t = state.step
+    logits = logits_of(params, hidden)
+    broken = ~jnp.isfinite(logits).all(axis=-1)
+    step_keys = jax.vmap(lambda key: jax.random.fold_in(key, t))(keys)
+    chosen = _choose(jnp.where(broken[:, None], 0.0, logits), step_keys, state.thinking, t, noise_scale, cfg)
+    token = chosen.ids[:, 0]
+    live = ~state.done & ~broken
+    ended = state.thinking & (token == cfg.data.think_end_id) & live
+    forced = state.forced | (chosen.forced & live)
+    eos = live & ~chosen.is_latent & (token == cfg.data.eos_id)
+    finish = jnp.where(eos, jnp.where(forced, Finish.FORCED_EXIT, Finish.EOS), state.record.finish)
+    finish = jnp.where(broken & ~state.done, Finish.NAN, finish)
+    rec = state.record
+
+    def put(buffer: jax.Array, value: jax.Array) -> jax.Array:
+        mask = live.reshape(live.shape + (1,) * (value.ndim - 1))
+        value = jnp.where(mask, value, jnp.zeros_like(value)).astype(buffer.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(buffer, value[:, None], t, axis=1)
+
+    record = rec.replace(
+        ids=put(rec.ids, chosen.ids),
+        scores=put(rec.scores, chosen.scores),
+        weights=put(rec.weights, chosen.weights),
+        is_latent=put(rec.is_latent, chosen.is_latent),
+        mask=put(rec.mask, live),
+        loss_mask=put(rec.loss_mask, live & ~chosen.forced),
+        logps=put(rec.logps, chosen.logp),
+        finish=finish,
+        chain_len=rec.chain_len + (state.thinking & live & ~ended),
+        thought=rec.thought | ended,
+    )
+    return state.replace(
+        step=t + 1,
+        embed=embed_mixture(params["embed"], chosen.ids, chosen.weights),
+        thinking=state.thinking & ~ended,
+        forced=forced,
+        done=state.done | eos | broken,
+        record=record,
+    )
+
+
+def _empty_record(rows: int, cfg: RolloutConfig) -> Rollout:
+    length, k = cfg.max_new_tokens, cfg.latent.k
+    flags = jnp.zeros((rows, length), bool)
+    return Rollout(
+        ids=jnp.zeros((rows, length, k), jnp.int32),
+        scores=jnp.zeros((rows, length, k), jnp.float32),
+        weights=jnp.zeros((rows, length, k), jnp.float32),
+        is_latent=flags,
+        mask=flags,
+        loss_mask=flags,
+        logps=jnp.zeros((rows, length), jnp.float32),
+        finish=jnp.full((rows,), Finish.RUNNING, jnp.int32),
+        chain_len=jnp.zeros((rows,), jnp.int32),
+        thought=jnp.zeros((rows,), bool),
+    )
+
+
+def rollout(
+    params: Params, prompts: PromptBatch, key: jax.Array, *, cfg: ExperimentConfig, noise_scale: jax.Array | None = None, first_sample: int = 0
+) -> Rollout:
+    """Samples cfg.rollout.group_size completions of every prompt.
+
+    prompts [B, P]; key: one key, from which every (uid, sample, step) derives its own, so that a sample is the same alone or in any batch and on
+    any mesh. noise_scale float32 [N] overrides the config per row (0: noise-free). Returns Rollout with N = B * G rows; prompt b has rows
+    b*G .. b*G+G-1. Source: DESIGN section 5.
+    """
+    c = cfg.rollout
+    batch, group = prompts.tokens.shape[0], c.group_size
+    rows = batch * group
+    noise_scale = jnp.full((rows,), c.latent.noise_scale, jnp.float32) if noise_scale is None else noise_scale
+    keys = row_keys(key, prompts.uid, group, first_sample)
+    hidden, prompt_k, prompt_v = prefill(params, cfg.model, prompts.tokens, prompts.mask)
+    state = DecodeState(
+        step=jnp.zeros((), jnp.int32),
+        embed=jnp.zeros((rows, cfg.model.d_model), params["embed"].dtype),
+        thinking=jnp.ones((rows,), bool),
+        forced=jnp.zeros((rows,), bool),
+        done=jnp.zeros((rows,), bool),
+        record=_empty_record(rows, c),
+        cache=make_cache(cfg.model, prompt_k, prompt_v, prompts.mask, group, c.max_new_tokens),
+    )
+    state = _sample(state, jnp.repeat(hidden, group, axis=0), params, keys, noise_scale, cfg)
+
+    def running(state: DecodeState) -> jax.Array:
+        return (state.step < c.max_new_tokens) & ~state.done.all()
+
+    def advance(state: DecodeState) -> DecodeState:
+        embeds = state.embed.reshape(batch, group, -1)
+        hidden, cache = decode_step(params, cfg.model, embeds, state.step - 1, state.cache)
+        return _sample(state.replace(cache=cache), hidden.reshape(rows, -1), params, keys, noise_scale, cfg)
+
+    record = jax.lax.while_loop(running, advance, state).record
+    return record.replace(finish=jnp.where(record.finish == Finish.RUNNING, Finish.LENGTH, record.finish))

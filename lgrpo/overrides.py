@@ -1,0 +1,321 @@
+"""Experiments from files, diffs of configs, command-line overrides and JSON: every way into and out of an ExperimentConfig.
+
+All of them are strict: an unknown field, a missing field and a value of the wrong type are a UserError that names the path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import importlib.util
+import io
+import math
+import os
+import re
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lgrpo.config import ExperimentConfig
+from lgrpo.errors import UserError
+
+# A run may be continued with other values here; any other change would make it another experiment.
+RESUME_MAY_CHANGE = ("name", "train.num_steps", "train.log_every", "logging", "checkpoint", "evaluation", "mesh")
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Field name -> resolved type, in the order of the fields."""
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a union; the type itself otherwise."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _dataclass_of(hint: Any) -> type | None:
+    """The dataclass among a hint's alternatives, if any."""
+    return next((m for m in _members(hint) if dataclasses.is_dataclass(m)), None)
+
+
+def describe(hint: Any) -> str:
+    """A type in words, for messages."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if len(_members(hint)) > 1:
+        return " or ".join(describe(m) for m in _members(hint))
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, args))
+    if origin is tuple:
+        return "a tuple (" + ", ".join("..." if a is ... else describe(a) for a in args) + ")"
+    return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
+
+
+def _coerce(value: Any, hint: Any, path: str, *, from_lists: bool) -> Any:
+    """`value` as a `hint`. Ints become floats where a float is wanted; nothing else is converted (lists to tuples only from JSON)."""
+    for member in _members(hint):
+        origin, args = typing.get_origin(member), typing.get_args(member)
+        if dataclasses.is_dataclass(member):
+            if isinstance(value, member):
+                return _check_tree(value, path)
+            if isinstance(value, Mapping):
+                return _build(member, value, path)
+        elif member is type(None):
+            if value is None:
+                return None
+        elif origin is Literal:
+            if any(type(value) is type(a) and value == a for a in args):
+                return value
+        elif origin is tuple:
+            if isinstance(value, tuple) or (from_lists and isinstance(value, list)):
+                items = args[:1] * len(value) if len(args) == 2 and args[1] is ... else args
+                if len(items) == len(value):
+                    return tuple(_coerce(v, t, f"{path}[{i}]", from_lists=from_lists) for i, (v, t) in enumerate(zip(value, items, strict=True)))
+        elif member is float and type(value) in (int, float):
+            if not math.isfinite(value):
+                raise UserError(f"{path}: {value!r} is not a finite number; settings must survive JSON")
+            return float(value)
+        elif type(value) is member:  # exact, so that True is no int
+            return value
+    raise UserError(f"{path}: {value!r} is a {type(value).__name__}, but it must be {describe(hint)}")
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _check_tree(cfg: Any, path: str = "") -> Any:
+    """`cfg` with every leaf checked against its annotation."""
+    hints = _hints(type(cfg))
+    return dataclasses.replace(cfg, **{n: _coerce(getattr(cfg, n), h, _join(path, n), from_lists=False) for n, h in hints.items()})
+
+
+def _build(cls: type, data: Mapping[str, Any], path: str) -> Any:
+    """A dataclass from a mapping that has exactly its fields."""
+    hints = _hints(cls)
+    for name in data:
+        if name not in hints:
+            raise _unknown(_join(path, str(name)), [_join(path, n) for n in hints])
+    missing = [_join(path, n) for n in hints if n not in data]
+    if missing:
+        raise UserError(f"config: {', '.join(missing)} missing; it was written by another version of lgrpo or edited by hand")
+    return cls(**{n: _coerce(data[n], h, _join(path, n), from_lists=True) for n, h in hints.items()})
+
+
+def _nearest(name: str, known: Sequence[str]) -> str | None:
+    """The most similar of `known`, comparing whole paths first and then last components."""
+    if hit := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
+        # A right leaf under a wrong parent (algo.k) beats a similar path when the leaf names exactly one field.
+        same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
+        return same_leaf[0] if len(same_leaf) == 1 else hit[0]
+    leaves = {k.rsplit(".", 1)[-1]: k for k in known}
+    hit = difflib.get_close_matches(name.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.7)
+    return leaves[hit[0]] if hit else None
+
+
+def _unknown(path: str, known: Sequence[str], what: str = "config field") -> UserError:
+    near = _nearest(path, known)
+    return UserError(f"{path}: no such {what}; " + (f"did you mean {near}?" if near else "see `python -m lgrpo train EXPERIMENT --help`"))
+
+
+def field_paths(cls: type = ExperimentConfig, prefix: str = "") -> list[str]:
+    """Dotted path of every leaf, those inside optional blocks (model.rope_scaling) included."""
+    paths = []
+    for name, hint in _hints(cls).items():
+        inner = _dataclass_of(hint)
+        if inner is None or len(_members(hint)) > 1:  # an optional block is itself a value: None
+            paths.append(prefix + name)
+        if inner is not None:
+            paths += field_paths(inner, f"{prefix}{name}.")
+    return paths
+
+
+def _set(cfg: Any, cls: type, parts: Sequence[str], value: Any, path: str) -> Any:
+    """`cfg` (an instance of cls, or None where an optional block is still unset) with one leaf replaced."""
+    name, rest = parts[0], parts[1:]
+    hint = _hints(cls).get(name)
+    if hint is None or (rest and _dataclass_of(hint) is None):
+        raise _unknown(path, field_paths())
+    cfg = cls() if cfg is None else cfg
+    new = _set(getattr(cfg, name), _dataclass_of(hint), rest, value, path) if rest else _coerce(value, hint, path, from_lists=False)
+    return dataclasses.replace(cfg, **{name: new})
+
+
+def apply_diff(cfg: ExperimentConfig, changes: Mapping[str, Any]) -> ExperimentConfig:
+    """`cfg` with dotted paths replaced, e.g. {"rollout.latent.one_sided": False}.
+
+    A field of an optional block that is None ("model.rope_scaling.factor") first sets the block to its defaults.
+    Errors: UserError for an unknown path (with the nearest valid one) and for a value of the wrong type.
+    """
+    for path, value in changes.items():
+        cfg = _set(cfg, ExperimentConfig, path.split("."), value, path)
+    return cfg
+
+
+def _leaves(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name in _hints(type(cfg)):
+        value = getattr(cfg, name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def diff(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+    """Dotted path -> (old value, new value) where they differ. A block that only one side has appears as a whole, as a dict."""
+
+    def walk(a: Any, b: Any, prefix: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+        for name in _hints(type(a)):
+            x, y, path = getattr(a, name), getattr(b, name), prefix + name
+            if dataclasses.is_dataclass(x) and dataclasses.is_dataclass(y):
+                yield from walk(x, y, path + ".")
+            elif x != y:
+                yield path, (dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x, dataclasses.asdict(y) if dataclasses.is_dataclass(y) else y)
+
+    return dict(walk(old, new, ""))
+
+
+def to_json(cfg: ExperimentConfig) -> dict[str, Any]:
+    """The tree as nested dicts of JSON values (tuples become lists)."""
+
+    def plain(x: Any) -> Any:
+        if dataclasses.is_dataclass(x):
+            return {f.name: plain(getattr(x, f.name)) for f in dataclasses.fields(x)}
+        return list(x) if isinstance(x, tuple) else x
+
+    return plain(cfg)
+
+
+def from_json(data: Mapping[str, Any]) -> ExperimentConfig:
+    """Inverse of to_json. Errors: UserError for unknown or missing fields and for values of the wrong type."""
+    if not isinstance(data, Mapping):
+        raise UserError(f"config: expected a JSON object, got {type(data).__name__}")
+    return _build(ExperimentConfig, data, "")
+
+
+def check_resume(old: ExperimentConfig, new: ExperimentConfig) -> None:
+    """Refuse to continue a run as another experiment. Errors: UserError with the diff of the fields outside RESUME_MAY_CHANGE."""
+    allowed = [a for a in RESUME_MAY_CHANGE if a != "train.num_steps" or old.optim.schedule == "constant"]  # a cosine ends with the run
+    changed = {p: v for p, v in diff(old, new).items() if not any(p == a or p.startswith(a + ".") for a in allowed)}
+    if changed:
+        lines = "".join(f"\n  {path}: {a!r} in the checkpoint, {b!r} now" for path, (a, b) in changed.items())
+        raise UserError(f"resume: {len(changed)} setting(s) differ from the checkpoint; restore them or use a new --workdir:{lines}")
+
+
+@contextlib.contextmanager
+def _importable(path: Path) -> Iterator[None]:
+    """Let an experiment import its siblings as `experiments.<name>` wherever the command runs."""
+    root = next((str(p.parent) for p in path.parents if p.name == "experiments"), str(Path.cwd()))
+    sys.path.insert(0, root)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(root)
+
+
+def load_experiment(path: str | os.PathLike[str]) -> ExperimentConfig:
+    """The config that an experiment file's get_config() returns, every leaf checked. Errors: UserError."""
+    file = Path(path).expanduser().resolve()
+    if not file.is_file() or file.suffix != ".py":
+        raise UserError(f"{path}: no such experiment file; give the path of a Python file with get_config(), e.g. experiments/x.py")
+    name = f"_lgrpo_experiment_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        with _importable(file):
+            spec.loader.exec_module(module)
+            if not callable(getattr(module, "get_config", None)):
+                raise UserError("it has no function get_config(); add one that returns an ExperimentConfig")
+            cfg = module.get_config()
+        if not isinstance(cfg, ExperimentConfig):
+            raise UserError(f"get_config() returned a {type(cfg).__name__}, not an ExperimentConfig")
+        return _check_tree(cfg)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+        where = f"{path}:{lines[-1]}" if lines else str(path)
+        raise UserError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+# -- command line -------------------------------------------------------------------------------------------------------------------------
+
+
+def _optional_blocks() -> dict[str, type]:
+    return {n: _dataclass_of(h) for n in field_paths() if (h := _hint_at(n)) is not None and _dataclass_of(h) is not None}
+
+
+def _hint_at(path: str) -> Any:
+    cls: Any = ExperimentConfig
+    for part in path.split("."):
+        hint = _hints(cls)[part]
+        cls = _dataclass_of(hint)
+    return hint
+
+
+def _preset_blocks(cfg: ExperimentConfig, argv: Sequence[str]) -> tuple[ExperimentConfig, list[str]]:
+    """Handle optional blocks, which tyro would make subcommands: `--model.rope-scaling None`, and options of a block that is None."""
+    known, blocks = set(field_paths()), _optional_blocks()
+    rest, items = [], list(argv)
+    while items:
+        token = items.pop(0)
+        option, _, attached = token.partition("=")
+        path = option[2:].replace("-", "_") if option.startswith("--") else ""
+        if path in blocks:
+            value = attached if "=" in token else (items.pop(0) if items else "")
+            if value != "None":
+                raise UserError(f"--{path} {value}: only None can be given; set its fields instead, e.g. --{path}.{next(iter(_hints(blocks[path])))}")
+            cfg = apply_diff(cfg, {path: None})
+            continue
+        if path and path not in known and path != "help":
+            near = _nearest(path, sorted(known))
+            mend = f"did you mean --{near.replace('_', '-')}?" if near else "see --help for all options"
+            raise UserError(f"{option}: no such option; {mend}")
+        block = path.rpartition(".")[0]
+        if block in blocks and dict(_leaves(cfg)).get(block, 0) is None:
+            cfg = apply_diff(cfg, {block: blocks[block]()})
+        rest.append(token)
+    return cfg, rest
+
+
+def _plain_error(text: str) -> str:
+    """What tyro says in its box, as one line without the box, the help text and the footer."""
+    rows = [re.sub(r"[│╭╮╰╯|+]", " ", line).strip() for line in text.splitlines()]
+    said: list[str] = []
+    for row in rows[1:]:  # the first row is the title
+        if re.fullmatch(r"[─\-\s]+", row) and row:
+            break
+        said.append(row)
+    # A union's complaint lists every alternative that was tried; its first half says it all.
+    return " ".join(" ".join(said).split()).partition(" Got errors")[0] or " ".join(text.split())
+
+
+def parse_overrides(cfg: ExperimentConfig, argv: Sequence[str], prog: str = "lgrpo") -> ExperimentConfig:
+    """`cfg` changed by command-line options named after its fields; `-` and `_` are alike, booleans are given as True or False.
+
+    Errors: UserError for unknown options (with the nearest valid one), missing or unparsable values. --help prints and exits (SystemExit 0).
+    """
+    import tyro  # here, because only the command line needs it
+
+    cfg, argv = _preset_blocks(cfg, argv)
+    off = [p for p in _optional_blocks() if dict(_leaves(cfg)).get(p, 0) is None]
+    notes = "".join(f" {p} is None; any of " + ", ".join(f"--{p}.{n}".replace("_", "-") for n in _hints(_optional_blocks()[p])) + " turns it on." for p in off)
+    config = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            new = tyro.cli(ExperimentConfig, args=list(argv), default=cfg, config=config, prog=prog, description=f"Settings of {cfg.name!r}.{notes}")
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(f"{_plain_error(errors.getvalue())} (see --help)") from None
+    return _check_tree(new)

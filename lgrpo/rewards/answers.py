@@ -1,0 +1,132 @@
+"""Finding the answer in a completion, and reading it as a number or as a normal form of text.
+
+Completions are untrusted: every function here is linear in its input and looks at a bounded part of it. Nothing is ever evaluated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import unicodedata
+from fractions import Fraction
+
+MAX_TEXT = 16_384
+"""Characters of a completion that are searched, counted from its end; what stands before cannot hold the answer."""
+MAX_ANSWER = 256
+"""Characters of an answer that is interpreted; a longer one is compared as it is."""
+
+_BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_UNSIGNED = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
+# A minus after a digit, a letter or a bracket is a subtraction.
+_LAST_NUMBER = re.compile(rf"(?:(?<![\w)\]}}])[-+])?{_UNSIGNED}(?:[eE][-+]?[0-9]{{1,3}}(?![0-9]))?(?:\s*/\s*[0-9]+)?%?", re.ASCII)
+_SIGNED = rf"[-+]?\s*{_UNSIGNED}"
+_NUMBER = re.compile(
+    rf"({_SIGNED})(?:[eE]([-+]?[0-9]{{1,3}})|\s*(?:\*|\\times|\\cdot|×)\s*10\s*\^\s*\{{?([-+]?[0-9]{{1,3}})\}}?)?", re.ASCII
+)
+_SLASH = re.compile(rf"({_SIGNED})\s*/\s*({_SIGNED})", re.ASCII)
+_FRAC = re.compile(rf"([-+]?)\s*\\[dt]?frac\s*(?:\{{\s*({_SIGNED})\s*\}}|([0-9]))\s*(?:\{{\s*({_SIGNED})\s*\}}|([0-9]))", re.ASCII)
+_NOISE = re.compile(r"\\(?:left|right|displaystyle|boldsymbol|!|,|;|:)|\{,\}(?=[0-9]{3})|\\?\$|\\?%|\^\s*\{?\s*\\circ\s*\}?|°")
+_TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
+_SPACES = re.compile(r"\s+")
+# Full-width forms by hand: NFKC would also turn 5² into 52 and 3½ into 31/2.
+_SAME = str.maketrans(
+    {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)} | {"−": "-", "–": "-", "—": "-", "﹣": "-", "⁄": "/", "∕": "/", "÷": "/"}
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """An answer in normal form: `number` where it is one, else `text` to be compared as it is."""
+
+    number: Fraction | None
+    text: str
+
+
+def answer_text(completion: str) -> str | None:
+    """The answer inside the text after thinking, as written, or None when there is none.
+
+    The content of the last balanced \\boxed{...}; else the rest of the line after the last ####; else the last number. An empty box or
+    an empty line after #### is no answer. Reads the last MAX_TEXT characters, in linear time.
+    """
+    text = completion.rstrip()[-MAX_TEXT:]
+    boxed = _last_boxed(text)
+    if boxed is not None:
+        return boxed.strip() or None
+    at = text.rfind("####")
+    if at >= 0:
+        return text[at + 4 :].strip(" \t").partition("\n")[0].strip() or None
+    numbers = [match.group() for match in _LAST_NUMBER.finditer(text.translate(_SAME))]
+    return numbers[-1] if numbers else None
+
+
+def _last_boxed(text: str) -> str | None:
+    """Content of the balanced \\boxed{...} that opens last; one pass, with the open braces on a stack."""
+    if "\\boxed" not in text:
+        return None
+    best: tuple[int, int] | None = None
+    stack: list[int] = []  # start of the content of a box, or -1 for an ordinary brace
+    for match in _BRACES.finditer(text):
+        piece = match.group()
+        if piece in ("\\{", "\\}"):
+            continue
+        if piece == "}":
+            start = stack.pop() if stack else -1
+            if start >= 0 and (best is None or start > best[0]):
+                best = (start, match.start())
+        else:
+            stack.append(match.end() if piece != "{" else -1)
+    return None if best is None else text[best[0] : best[1]]
+
+
+def read_answer(answer: str) -> Reading:
+    """Normal form of an answer.
+
+    Numbers: integers with or without thousands commas, decimals, a/b, \\frac, scientific notation with up to three exponent digits, a sign
+    (also the Unicode minus), in front of or behind $ and %, which are dropped: 50% reads as 50. Blanks between digits are not joined.
+    Invisible characters count as blanks. Anything else, and what is longer than MAX_ANSWER, is text without blanks, LaTeX spacing and
+    \\text, in lower case.
+    """
+    if len(answer) > MAX_ANSWER:
+        return Reading(None, answer.casefold())
+    text = unicodedata.normalize("NFC", answer).translate(_SAME)
+    text = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co") else c for c in text)
+    text = _NOISE.sub(_without_joining, text).strip()
+    bare = _TEXT.sub("", text).strip()
+    text = _TEXT.sub(r"\1", text) if not bare else bare
+    text = text.strip().removesuffix(".").strip()
+    number = _number(text)
+    if number is None and text.startswith("(") and text.endswith(")"):
+        inner = text[1:-1].strip()
+        number = _number(inner)
+        text = inner if len(inner) == 1 else text  # the letter of a choice
+    return Reading(number, _SPACES.sub("", text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")).casefold())
+
+
+def _without_joining(match: re.Match[str]) -> str:
+    """What noise becomes: nothing, but a blank between two digits, so that `5$5` is not 55; thousands separators are the exception."""
+    if match.group() == "{,}":
+        return ","
+    before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
+    return " " if before.isdigit() and after.isdigit() and match.group() not in ("\\!", "\\,") else ""
+
+
+def _number(text: str) -> Fraction | None:
+    """Exact value, or None. Digits are bounded by MAX_ANSWER, the exponent by 999."""
+    if match := _NUMBER.fullmatch(text):
+        return _plain(match[1]) * Fraction(10) ** int(match[2] or match[3] or 0)
+    if match := _SLASH.fullmatch(text):
+        return _ratio(_plain(match[1]), _plain(match[2]))
+    if match := _FRAC.fullmatch(text):
+        value = _ratio(_plain(match[2] or match[3]), _plain(match[4] or match[5]))
+        return -value if value is not None and match[1] == "-" else value
+    return None
+
+
+def _plain(text: str) -> Fraction:
+    """Value of a match of _SIGNED."""
+    return Fraction(_SPACES.sub("", text).replace(",", "").rstrip("."))
+
+
+def _ratio(a: Fraction, b: Fraction) -> Fraction | None:
+    return a / b if b else None

@@ -1,0 +1,55 @@
+"""From a rollout to rewards and validity, on the host."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lgrpo.config import ExperimentConfig
+from lgrpo.data import prompts
+from lgrpo.data.prompts import TextTokenizer
+from lgrpo.rewards.grade import ERRORS, grade
+from lgrpo.types import Finish, Rollout, Scored
+
+
+def completion_texts(rollout: Rollout, tokenizer: TextTokenizer, cfg: ExperimentConfig) -> list[str | None]:
+    """What each of the N rows says after the first end of thinking and before the end of sequence; None where thinking never ended.
+
+    What was fed while thinking is not text: the surface tokens of latent steps are never graded.
+    """
+    tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
+    rest = prompts.think_end_ids(cfg.data, tokenizer)[1:]  # of an end of thinking that takes several tokens
+    ended = mask & (tokens == cfg.data.think_end_id)
+    start = np.where(ended.any(1), ended.argmax(1) + 1, -1)
+    answers = []
+    for row, keep, at in zip(tokens, mask, start, strict=True):
+        ids = row[at:][keep[at:]].tolist() if at >= 0 else []
+        if cfg.data.eos_id in ids:
+            ids = ids[: ids.index(cfg.data.eos_id)]
+        answers.append(ids[len(rest) :] if ids[: len(rest)] == rest else ids)
+    texts = tokenizer.decode_batch(answers)
+    return [text if at >= 0 else None for text, at in zip(texts, start, strict=True)]
+
+
+def score(rollout: Rollout, answers: list[str], tokenizer: TextTokenizer, cfg: ExperimentConfig) -> Scored:
+    """Rewards (1 for a correct answer, else 0) and validity of N = B * G completions.
+
+    answers: the B gold answers; row n belongs to prompt n // G. Valid means finished by the end of sequence, whether thinking ended by
+    itself or by force; where that happened does not matter, so a row that ends at the very limit is valid. Invalid rows are graded all the
+    same: whether their reward counts is the algorithm's decision. errors counts wrong, no_answer and unparsable rows.
+    Errors: ValueError when N is no multiple of B.
+    """
+    rows = np.asarray(rollout.tokens).shape[0]
+    if not answers or rows % len(answers):
+        raise ValueError(f"{rows} completions for {len(answers)} gold answers")
+    group = rows // len(answers)
+    texts = completion_texts(rollout, tokenizer, cfg)
+    verdicts = [grade(text, answers[n // group]) for n, text in enumerate(texts)]
+    errors = dict.fromkeys(ERRORS, 0)
+    for verdict in verdicts:
+        if not verdict.correct:
+            errors[verdict.category] += 1
+    return Scored(
+        rewards=np.array([float(v.correct) for v in verdicts], np.float32),
+        valid=np.isin(np.asarray(rollout.finish), (Finish.EOS, Finish.FORCED_EXIT)),
+        errors=errors,
+    )

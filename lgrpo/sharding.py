@@ -1,0 +1,99 @@
+"""Device mesh, logical axes and placement. One dict maps logical axes to mesh axes; nothing is replicated silently."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lgrpo.config import MeshConfig
+from lgrpo.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# Logical axes of parameters and their mesh axis. None: never sharded.
+TRAIN_RULES: dict[str, str | None] = {
+    "layers": None,
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "norm": None,
+}
+# Decoding reads every weight at every step, so weights are gathered once per RL step rather than once per token.
+ROLLOUT_RULES: dict[str, str | None] = TRAIN_RULES | {"embed": None}
+
+
+def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """Mesh (data, fsdp, tensor) over `devices` (default: all). One axis may be -1. Errors: UserError when the sizes do not fit."""
+    devices = jax.devices() if devices is None else devices
+    sizes = [cfg.data, cfg.fsdp, cfg.tensor]
+    if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
+        raise UserError(f"mesh: sizes {dict(zip(AXES, sizes, strict=True))} are not valid; use positive numbers and at most one -1")
+    known = int(np.prod([s for s in sizes if s > 0]))
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = max(len(devices) // known, 1)
+    if int(np.prod(sizes)) != len(devices):
+        raise UserError(
+            f"mesh: {dict(zip(AXES, sizes, strict=True))} wants {int(np.prod(sizes))} devices but there are {len(devices)}; "
+            "set one of --mesh.data, --mesh.fsdp, --mesh.tensor to -1 or to sizes whose product is the number of devices"
+        )
+    return Mesh(np.asarray(devices).reshape(sizes), AXES)
+
+
+def partition_spec(name: str, shape: tuple[int, ...], axes: tuple[str, ...], rules: dict[str, str | None], mesh: Mesh) -> PartitionSpec:
+    """Placement of one tensor. Errors: ValueError for an unknown logical axis, a mesh axis used twice, a size that does not divide."""
+    used: list[str] = []
+    entries: list[str | None] = []
+    for size, axis in zip(shape, axes, strict=True):
+        if axis not in rules:
+            raise ValueError(f"{name}: logical axis {axis!r} has no rule; known are {sorted(rules)}")
+        target = rules[axis]
+        if target is not None:
+            if target in used:
+                raise ValueError(f"{name}: mesh axis {target!r} is used for two dimensions of {axes}")
+            if size % mesh.shape[target]:
+                raise ValueError(f"{name}: axis {axis}={size} is not divisible by mesh axis {target}={mesh.shape[target]}")
+            used.append(target)
+        entries.append(target)
+    return PartitionSpec(*entries)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Leading axis over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def put_batch(tree: Any, mesh: Mesh) -> Any:
+    """Host arrays [B, ...] -> device arrays sharded along B. Errors: ValueError when B does not divide."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    for leaf in jax.tree.leaves(tree):
+        if leaf.shape[0] % ways:
+            raise ValueError(f"batch of {leaf.shape[0]} rows does not divide over data*fsdp={ways} devices")
+    return jax.device_put(tree, batch_sharding(mesh))
+
+
+def constrain(x: jax.Array, *spec: Any) -> jax.Array:
+    """Pins a value inside jit to a placement on the mesh set by jax.set_mesh. A no-op only when no mesh is set. spec: entries of a PartitionSpec."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def constrain_batch(x: jax.Array) -> jax.Array:
+    """Leading axis over data and fsdp, when it divides: prompts of a small evaluation batch may not."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        return x
+    return constrain(x, BATCH_AXES)

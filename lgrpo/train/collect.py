@@ -1,0 +1,181 @@
+"""One RL step's experience: sample, grade, filter, refill. Surplus groups wait in a bounded buffer that is part of the checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+
+from lgrpo.config import DynamicSamplingConfig, ExperimentConfig
+from lgrpo.types import Array, Finish, PromptBatch, Rollout, Scored
+
+
+@struct.dataclass
+class Groups:
+    """Graded groups. `born` is the step that sampled them, -1 in empty slots."""
+
+    prompts: PromptBatch  # [B, ...]
+    rollout: Rollout  # leaves [B, G, ...]
+    rewards: Array  # float32 [B, G]
+    valid: Array  # bool [B, G]
+    born: Array  # int32 [B]
+
+    def rows(self, index: Array) -> Groups:
+        """The groups at `index`."""
+        return jax.tree.map(lambda x: np.asarray(x)[index], self)
+
+
+def concatenate(parts: list[Groups]) -> Groups:
+    """Groups one after another."""
+    return jax.tree.map(lambda *xs: np.concatenate([np.asarray(x) for x in xs]), *parts)
+
+
+def empty_buffer(cfg: ExperimentConfig) -> Groups | None:
+    """A buffer of cfg.train.prompts_per_step empty slots: surplus is always less than one generation. None without dynamic sampling."""
+    if not cfg.algo.dynamic.enabled:
+        return None
+    c, slots = cfg.rollout, cfg.train.prompts_per_step
+    steps = (slots, c.group_size, c.max_new_tokens)
+    rollout = Rollout(
+        ids=np.zeros((*steps, c.latent.k), np.int32),
+        scores=np.zeros((*steps, c.latent.k), np.float32),
+        weights=np.zeros((*steps, c.latent.k), np.float32),
+        is_latent=np.zeros(steps, bool),
+        mask=np.zeros(steps, bool),
+        loss_mask=np.zeros(steps, bool),
+        logps=np.zeros(steps, np.float32),
+        finish=np.zeros(steps[:2], np.int32),
+        chain_len=np.zeros(steps[:2], np.int32),
+        thought=np.zeros(steps[:2], bool),
+    )
+    prompts = PromptBatch(np.zeros((slots, cfg.data.max_prompt), np.int32), np.zeros((slots, cfg.data.max_prompt), bool), np.zeros(slots, np.int32))
+    zeros = np.zeros(steps[:2], np.float32)
+    return Groups(prompts, rollout, zeros, zeros.astype(bool), np.full(slots, -1, np.int32))
+
+
+def informative(rewards: Array, valid: Array) -> np.ndarray:
+    """Groups whose valid samples differ in reward. Exact comparison. rewards, valid [B, G] -> bool [B]."""
+    highest = np.where(valid, rewards, -np.inf).max(axis=-1)
+    lowest = np.where(valid, rewards, np.inf).min(axis=-1)
+    return np.asarray(highest > lowest)
+
+
+def select(buffer: Groups, fresh: list[Groups], *, want: int, step: int, max_age: int) -> tuple[Groups, Groups, int]:
+    """Oldest groups first, `want` of them; the rest goes back into the buffer. Returns (batch of `want` slots, buffer, groups used).
+
+    Missing groups are empty slots (nothing of them is masked in), so that the batch keeps its shape.
+    """
+    waiting = buffer.rows(np.flatnonzero((buffer.born >= 0) & (step - np.asarray(buffer.born) <= max_age)))
+    ready = concatenate([waiting, *fresh])
+    blank = jax.tree.map(np.zeros_like, buffer).replace(born=np.full_like(buffer.born, -1))
+    used = min(want, len(ready.born))
+    batch = concatenate([ready.rows(np.arange(used)), blank.rows(np.arange(want - used))])
+    # Surplus is the tail of the last generation, which has at most as many groups as the buffer has slots.
+    surplus = ready.rows(np.arange(used, len(ready.born)))
+    keep = min(len(surplus.born), len(buffer.born))
+    surplus = surplus.rows(np.arange(len(surplus.born) - keep, len(surplus.born)))
+    return batch, concatenate([surplus, blank.rows(np.arange(len(buffer.born) - keep))]), used
+
+
+@dataclasses.dataclass
+class Timer:
+    """Seconds spent, by phase, since the last reset."""
+
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def measure(self, phase: str, work: Callable[[], Any]) -> Any:
+        """Runs `work`, waits for its arrays, adds its time to `phase`."""
+        start = time.perf_counter()
+        result = jax.block_until_ready(work())
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+        return result
+
+
+def rollout_metrics(rollout: Rollout, scored: Scored) -> dict[str, float]:
+    """Scalars of one generation. rollout leaves [N, ...] (NumPy), before any filter."""
+    mask, latent, finish = np.asarray(rollout.mask), np.asarray(rollout.is_latent), np.asarray(rollout.finish)
+    thought, rows = np.asarray(rollout.thought), mask.shape[0]
+    total = mask.sum(-1)
+    latent_steps = latent.sum(-1)
+    chain = np.asarray(rollout.chain_len)
+    answer = total - chain - thought
+    valid = np.asarray(scored.valid)
+    out = {
+        "reward/mean": float(scored.rewards.mean()),
+        "reward/valid_mean": float(scored.rewards[valid].mean()) if valid.any() else 0.0,
+        "rollout/latent_steps": float(latent_steps.mean()),
+        "rollout/chain_tokens": float(chain.mean()),
+        "rollout/answer_tokens": float(answer.mean()),
+        "rollout/completion_tokens": float(total.mean()),
+        "rollout/latent_share": float(latent_steps.sum() / max(total.sum(), 1)),
+        "rollout/invalid_frac": float(1.0 - valid.mean()),
+        "rollout/truncated_frac": float((finish == Finish.LENGTH).mean()),
+        "rollout/forced_frac": float((finish == Finish.FORCED_EXIT).mean()),
+        "rollout/nan_frac": float((finish == Finish.NAN).mean()),
+    }
+    return out | {f"grade/{name}": count / rows for name, count in scored.errors.items()}
+
+
+def collect(
+    sample: Callable[[PromptBatch, int], Rollout],
+    grade: Callable[[Rollout, list[str]], Scored],
+    data: Iterator[tuple[PromptBatch, list[str]]],
+    buffer: Groups | None,
+    *,
+    cfg: ExperimentConfig,
+    step: int,
+    timer: Timer,
+    interrupted: Callable[[], bool],
+) -> tuple[Groups | None, Groups | None, dict[str, float]]:
+    """Experience of one RL step. sample(prompts, round) -> Rollout [N, ...]; grade(rollout, gold answers) -> Scored.
+
+    Without dynamic sampling one generation is used as it is. With it, groups without spread are dropped and further prompts drawn until there are
+    enough or cfg.algo.dynamic.max_rounds is reached; a starved step goes on with what there is. Returns (groups, buffer, metrics); groups is None
+    when `interrupted` said so between two generations: the caller then saves the data state of the step's start.
+    """
+    dynamic, want, size = cfg.algo.dynamic, cfg.train.prompts_per_step, cfg.rollout.group_size
+    fresh: list[Groups] = []
+    logs: list[dict[str, float]] = []
+    rounds = dynamic.max_rounds if buffer is not None else 1
+    have = 0 if buffer is None else int(((buffer.born >= 0) & (step - buffer.born <= dynamic.max_age)).sum())
+    while len(logs) < rounds and (have < want or not logs):
+        if logs and interrupted():
+            return None, buffer, {}
+        prompts, answers = next(data)
+        rollout = timer.measure("rollout", lambda prompts=prompts, index=len(logs): sample(prompts, index))
+        rollout = jax.device_get(rollout) if buffer is not None else rollout
+        scored = timer.measure("grade", lambda rollout=rollout, answers=answers: grade(rollout, answers))
+        logs.append(timer.measure("grade", lambda rollout=rollout, scored=scored: rollout_metrics(rollout, scored)))
+        groups = Groups(
+            prompts=prompts,
+            rollout=jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), rollout),
+            rewards=scored.rewards.reshape(-1, size),
+            valid=scored.valid.reshape(-1, size),
+            born=np.full(len(answers), step, np.int32),
+        )
+        useful = informative(groups.rewards, groups.valid)
+        logs[-1]["dynamic/informative_frac"] = float(useful.mean())
+        if buffer is None:
+            return groups, None, logs[0]
+        fresh.append(groups.rows(np.flatnonzero(useful)))
+        have += int(useful.sum())
+    return _finish(buffer, fresh, logs, dynamic, want, step)
+
+
+def _finish(
+    buffer: Groups, fresh: list[Groups], logs: list[dict[str, float]], dynamic: DynamicSamplingConfig, want: int, step: int
+) -> tuple[Groups, Groups, dict[str, float]]:
+    batch, left, used = select(buffer, fresh, want=want, step=step, max_age=dynamic.max_age)
+    metrics = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
+    metrics |= {
+        "dynamic/rounds": float(len(logs)),
+        "dynamic/used_frac": used / want,
+        "dynamic/starved": float(used < want),
+        "dynamic/buffered": float((np.asarray(left.born) >= 0).sum()),
+    }
+    return batch, left, metrics

@@ -1,0 +1,129 @@
+"""The Latent-GRPO loop: prompts -> rollout -> score -> advantages -> update, and what surrounds it. Read `train` first."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from lgrpo.config import ExperimentConfig
+from lgrpo.data.pipeline import prompt_stream
+from lgrpo.data.prompts import describe_prompt
+from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
+from lgrpo.keys import Stream, key_for
+from lgrpo.metrics import progress, summary_table
+from lgrpo.rewards.score import score
+from lgrpo.sharding import put_batch
+from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
+from lgrpo.train.health import check_gradients, evaluation_metrics, should_save
+from lgrpo.train.setup import Session, open_session, publish
+from lgrpo.train.step import make_train_batch, rollout_step, train_step
+from lgrpo.types import Params, PromptBatch, Rollout, Scored, TrainState
+
+
+def run(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> int:
+    """Trains, or goes on training, in `workdir`. Returns the exit code: 0, or 75 when a signal stopped it after saving."""
+    session = open_session(cfg, pathlib.Path(workdir), rl=True, buffer=empty_buffer)
+    try:
+        with StopFlag() as stop, jax.set_mesh(session.mesh):
+            return train(session, stop)
+    finally:
+        session.close()
+
+
+def train(session: Session, stop: StopFlag) -> int:
+    """The loop. Everything that must survive a kill is in (state, data state, buffer)."""
+    cfg, state = session.cfg, session.state
+    data = prompt_stream(cfg, session.tokenizer, cfg.data.train_split, batch=cfg.train.prompts_per_step)
+    buffer = empty_buffer(cfg)
+    if session.restored:
+        data.set_state(session.restored.data)
+        buffer = session.restored.buffer
+    else:
+        print(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.dropped} records too long", file=sys.stderr)
+
+    def save(done: int, data_state: dict[str, Any], metrics: dict[str, float]) -> None:
+        best = metrics.get("eval/pass@1_sampled")
+        session.checkpoints.save(done, state=state, data=data_state, buffer=buffer, cfg=cfg, extra={}, metric=best)
+
+    with progress(cfg.train.num_steps, "rl", cfg.logging.progress, initial=session.start) as bar:
+        for step in range(session.start, cfg.train.num_steps):
+            timer, started, resume_point = Timer(), time.perf_counter(), data.get_state()
+            groups, new_buffer, metrics = _experience(session, state.params, data, buffer, step, timer, stop)
+            if groups is None:  # interrupted between two generations: this step starts again from its prompts
+                save(step, resume_point, {})
+                return EXIT_PREEMPTED
+            buffer = new_buffer
+            state, update = timer.measure("train", lambda state=state, groups=groups: _learn(session, state, groups))
+            metrics |= {name: float(value) for name, value in update.items()}
+            metrics |= _timing(timer, time.perf_counter() - started, metrics, cfg)
+            done = step + 1
+            check_gradients(metrics, cfg, done)
+            metrics |= evaluation_metrics(session, state.params, done)
+            if done % cfg.train.log_every == 0 or done == cfg.train.num_steps:
+                session.writer.write(done, metrics)
+            bar.set_postfix(reward=f"{metrics['reward/mean']:.3f}", latents=f"{metrics['rollout/latent_steps']:.1f}")
+            bar.update()
+            if should_save(cfg, done) or stop.requested:
+                save(done, data.get_state(), metrics)
+            if stop.requested and done < cfg.train.num_steps:
+                return EXIT_PREEMPTED
+    print(_summary(session))
+    return 0
+
+
+def _experience(
+    session: Session, params: Params, data: Any, buffer: Groups | None, step: int, timer: Timer, stop: StopFlag
+) -> tuple[Groups | None, Groups | None, dict[str, float]]:
+    """Samples and grades the groups of one step with the current weights."""
+    cfg, mesh = session.cfg, session.mesh
+    weights = publish(params, cfg, mesh)
+    step_key = key_for(cfg.seed, step, Stream.ROLLOUT)
+
+    def sample(prompts: PromptBatch, index: int) -> Rollout:
+        return rollout_step(weights, put_batch(prompts, mesh), jax.random.fold_in(step_key, index), cfg=cfg)
+
+    def grade(rollout: Rollout, answers: list[str]) -> Scored:
+        return score(rollout, answers, session.tokenizer, cfg)
+
+    return collect(sample, grade, data, buffer, cfg=cfg, step=step, timer=timer, interrupted=lambda: stop.requested)
+
+
+def _learn(session: Session, state: TrainState, groups: Groups) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Advantages and all updates of one step. Donates `state`."""
+    groups = put_batch(groups, session.mesh)
+    batch = make_train_batch(groups.prompts, groups.rollout, groups.rewards, groups.valid, cfg=session.cfg)
+    return train_step(state, batch, cfg=session.cfg)
+
+
+def _timing(timer: Timer, total: float, metrics: dict[str, float], cfg: ExperimentConfig) -> dict[str, float]:
+    """Seconds by phase. time/host_frac: share of the step outside jitted code."""
+    seconds = timer.seconds
+    rollout_s, train_s = seconds.get("rollout", 0.0), seconds.get("train", 0.0)
+    rows = cfg.train.prompts_per_step * cfg.rollout.group_size * metrics.get("dynamic/rounds", 1.0)
+    return {
+        "time/rollout_s": rollout_s,
+        "time/grade_s": seconds.get("grade", 0.0),
+        "time/train_s": train_s,
+        "time/step_s": total,
+        "time/host_frac": 1.0 - (rollout_s + train_s) / total,
+        "perf/tokens_per_s": metrics["rollout/completion_tokens"] * rows / max(rollout_s, 1e-9),
+    }
+
+
+def _summary(session: Session) -> str:
+    """First and last tenth of the run, side by side."""
+    lines = session.writer.read()
+    span = max(1, len(lines) // 10)
+    names = ("reward/mean", "rollout/latent_steps", "rollout/chain_tokens", "rollout/answer_tokens", "rollout/invalid_frac", "time/step_s")
+
+    def mean(part: list[dict[str, Any]], name: str) -> str:
+        values = [line[name] for line in part if line.get(name) is not None]
+        return f"{np.mean(values):.4f}" if values else "-"
+
+    rows = [[name, mean(lines[:span], name), mean(lines[-span:], name)] for name in names]
+    return summary_table(rows, ["metric", f"first {span} steps", f"last {span} steps"])

@@ -1,0 +1,115 @@
+"""What every run needs before its first step: resolved config, mesh, parameters, checkpoints, writers. Priority of initial parameters:
+1. the newest checkpoint of the workdir (when cfg.checkpoint.resume), 2. cfg.train.init_from, 3. random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from lgrpo.checkpoint import Checkpoints, Restored, load_params
+from lgrpo.config import ExperimentConfig
+from lgrpo.data.prompts import TextTokenizer, load_tokenizer, resolve
+from lgrpo.errors import UserError
+from lgrpo.keys import Stream, key_for
+from lgrpo.metrics import MetricsWriter
+from lgrpo.models.decoder import compute_params
+from lgrpo.models.spec import abstract_params, init_params, param_shardings
+from lgrpo.overrides import to_json
+from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
+from lgrpo.train.optimizer import make_optimizer
+from lgrpo.train.step import init_state, total_updates
+from lgrpo.types import Params, TrainState
+from lgrpo.validate import require_valid
+
+
+@dataclasses.dataclass
+class Session:
+    """A run that is ready to start. `restored` is None for a fresh one."""
+
+    cfg: ExperimentConfig
+    workdir: pathlib.Path
+    tokenizer: TextTokenizer
+    mesh: Mesh
+    state: TrainState
+    checkpoints: Checkpoints
+    restored: Restored | None
+    writer: MetricsWriter
+
+    @property
+    def start(self) -> int:
+        """Steps already done."""
+        return self.restored.step if self.restored else 0
+
+    def close(self) -> None:
+        """Waits for pending saves and closes the writers."""
+        self.checkpoints.close()
+        self.writer.close()
+
+
+def prepare(cfg: ExperimentConfig, *, kind: str) -> tuple[ExperimentConfig, TextTokenizer]:
+    """Fills in what depends on the tokenizer and checks the whole config. Errors: UserError listing every problem."""
+    tokenizer = load_tokenizer(cfg.data)
+    cfg = resolve(cfg, tokenizer)
+    require_valid(cfg, device_count=jax.device_count(), kind=kind)
+    return cfg, tokenizer
+
+
+def state_shardings(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> Any:
+    """NamedShardings with the structure of TrainState: moments are placed like their parameters, scalars everywhere."""
+    shardings = param_shardings(cfg.model, mesh)
+    params = abstract_params(cfg.model)
+    state = jax.eval_shape(lambda p: init_state(p, cfg, rl=rl), params)
+    optimizer = make_optimizer(cfg.optim, params, total_updates(cfg, rl=rl))
+    everywhere = replicated(mesh)
+    opt = optax.tree_utils.tree_map_params(optimizer, lambda _, s: s, state.opt_state, shardings, transform_non_params=lambda _: everywhere)
+    return TrainState(everywhere, shardings, opt, everywhere, everywhere, None if state.reference is None else shardings)
+
+
+def fresh_params(cfg: ExperimentConfig, mesh: Mesh) -> Params:
+    """Parameters of a new run, placed: from cfg.train.init_from, else random."""
+    shardings = param_shardings(cfg.model, mesh)
+    if cfg.train.init_from:
+        return load_params(pathlib.Path(cfg.train.init_from), abstract_params(cfg.model, shardings))
+    key = key_for(cfg.seed, 0, Stream.INIT)
+    return jax.jit(lambda: init_params(cfg.model, key), out_shardings=shardings)()
+
+
+def publish(params: Params, cfg: ExperimentConfig, mesh: Mesh) -> Params:
+    """Weights for the rollout: in the compute type, gathered over fsdp, once per RL step. A no-op where nothing changes."""
+    target = param_shardings(cfg.model, mesh, ROLLOUT_RULES)
+    if jnp.dtype(cfg.model.dtype) == jnp.dtype(cfg.model.param_dtype):
+        return jax.device_put(params, target)
+    return jax.jit(lambda p: compute_params(p, cfg.model), out_shardings=target)(params)
+
+
+def open_session(cfg: ExperimentConfig, workdir: pathlib.Path, *, rl: bool, buffer: Callable[[ExperimentConfig], Any] = lambda _: None) -> Session:
+    """Resumes the workdir or starts in it. buffer: makes the empty dynamic-sampling buffer of a resolved config, the target of its restore.
+
+    Errors: UserError for an invalid config, a workdir of another config, initial parameters that do not fit.
+    """
+    cfg, tokenizer = prepare(cfg, kind="train" if rl else "sft")
+    mesh = make_mesh(cfg.mesh)
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(workdir, cfg.checkpoint)
+    placed = state_shardings(cfg, mesh, rl=rl)
+    restored = None
+    if checkpoints.latest() is not None:
+        if not cfg.checkpoint.resume:
+            raise UserError(f"{workdir} already holds checkpoints and checkpoint.resume is False; choose another --workdir or remove it")
+        abstract = jax.eval_shape(lambda p: init_state(p, cfg, rl=rl), abstract_params(cfg.model))
+        target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed)
+        restored = checkpoints.restore(target, buffer(cfg), cfg)
+        print(f"resuming {workdir} at step {restored.step}", file=sys.stderr)
+    state = restored.state if restored else jax.jit(lambda p: init_state(p, cfg, rl=rl), out_shardings=placed)(fresh_params(cfg, mesh))
+    (workdir / "config.json").write_text(json.dumps(to_json(cfg), indent=1) + "\n")
+    writer = MetricsWriter(workdir, cfg.logging, resume_step=restored.step if restored else 0)
+    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer)

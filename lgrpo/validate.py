@@ -1,0 +1,235 @@
+"""Rules that tie settings together, checked before anything is built: every violation at once, each with field, value and remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import Literal
+
+from lgrpo.config import AnswerConfig, ExperimentConfig, MeshConfig
+from lgrpo.errors import UserError
+
+Kind = Literal["train", "sft", "eval"]
+
+_AT_LEAST: dict[int, tuple[str, ...]] = {
+    1: (
+        *("model.d_model", "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.head_dim", "model.d_ff"),
+        *("rollout.latent.k", "rollout.group_size", "rollout.max_new_tokens", "algo.dynamic.max_rounds", "data.max_prompt"),
+        *("sft.compression", "sft.batch_size", "sft.max_chain", "sft.max_answer", "optim.max_nonfinite"),
+        *("train.num_steps", "train.prompts_per_step", "train.updates_per_step", "train.logprob_chunk", "train.log_every"),
+        *("checkpoint.keep", "evaluation.samples", "evaluation.batch", "evaluation.bootstrap"),
+    ),
+    0: (
+        *("seed", "model.vocab_size", "model.init_scale", "rollout.latent.noise_scale", "rollout.latent.delta", "rollout.latent.min_latent"),
+        *("rollout.latent.max_latent", "rollout.answer.top_k", "evaluation.answer.top_k", "algo.dynamic.max_age", "algo.clip_high"),
+        *("algo.negative_weight", "algo.kl_coef", "sft.label_noise", "sft.kl_weight", "optim.warmup", "optim.weight_decay"),
+        *("train.microbatch", "checkpoint.every", "evaluation.every", "evaluation.problems"),
+    ),
+}
+_POSITIVE = (
+    *("model.rope_theta", "model.rms_eps", "rollout.latent.tau", "rollout.answer.temperature", "evaluation.answer.temperature"),
+    *("optim.lr", "optim.eps", "optim.clip_norm"),
+)
+_FRACTION = ("rollout.latent.top_p", "rollout.answer.top_p", "evaluation.answer.top_p")  # (0, 1]
+_BELOW_ONE = ("algo.clip_low", "optim.b1", "optim.b2")  # [0, 1)
+_MAX_SEED = 2**32
+
+
+def mesh_sizes(mesh: MeshConfig, device_count: int) -> tuple[int, int, int] | None:
+    """(data, fsdp, tensor) with -1 filled in, or None when they cannot be laid over `device_count` devices."""
+    sizes = [mesh.data, mesh.fsdp, mesh.tensor]
+    if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
+        return None
+    known = math.prod(s for s in sizes if s > 0)
+    sizes = [device_count // known if s == -1 else s for s in sizes]
+    return (sizes[0], sizes[1], sizes[2]) if math.prod(sizes) == device_count else None
+
+
+def _nearest_multiples(value: int, unit: int) -> str:
+    """The multiples of `unit` around `value`, in words."""
+    below = value // unit * unit
+    return f"{below} or {below + unit}" if below else str(unit)
+
+
+def _ranges(cfg: ExperimentConfig) -> Iterator[str]:
+    """Bounds of single settings."""
+    for low, paths in _AT_LEAST.items():
+        for path in paths:
+            if (value := attrgetter(path)(cfg)) < low:
+                yield f"{path}={value}: too small; use a number >= {low}"
+    for path in _POSITIVE:
+        if (value := attrgetter(path)(cfg)) <= 0:
+            yield f"{path}={value}: must be positive; use a number > 0"
+    for path in _FRACTION:
+        if not 0 < (value := attrgetter(path)(cfg)) <= 1:
+            yield f"{path}={value}: not a probability mass; use a number in (0, 1]"
+    for path in _BELOW_ONE:
+        if not 0 <= (value := attrgetter(path)(cfg)) < 1:
+            yield f"{path}={value}: out of range; use a number in [0, 1)"
+    if cfg.seed >= _MAX_SEED:
+        yield f"seed={cfg.seed}: too large; use a number below 2**32"
+    if cfg.algo.dual_clip <= 1:
+        yield f"algo.dual_clip={cfg.algo.dual_clip}: would cut into the clip range; use a number > 1, such as 3"
+    if cfg.evaluation.noise_scale < 0 and cfg.evaluation.noise_scale != -1:
+        yield f"evaluation.noise_scale={cfg.evaluation.noise_scale}: use a number >= 0, or -1 for the noise of training"
+    for path in ("rollout.latent.clamp", "sft.label_clamp"):
+        if (clamp := attrgetter(path)(cfg)) is not None and clamp[0] >= clamp[1]:
+            yield f"{path}={clamp}: the low end is not below the high end; use for instance (-1.5, 3.0), or None"
+
+
+def _model(cfg: ExperimentConfig) -> Iterator[str]:
+    m = cfg.model
+    if m.n_kv_heads > 0 and m.n_heads % m.n_kv_heads:
+        yield f"model.n_heads={m.n_heads}: not divisible by model.n_kv_heads={m.n_kv_heads}; use {_nearest_multiples(m.n_heads, m.n_kv_heads)} heads"
+    if m.head_dim % 2:
+        yield f"model.head_dim={m.head_dim}: rotary embeddings turn pairs of coordinates; use {m.head_dim + 1}"
+    if m.vocab_size and cfg.rollout.latent.k > m.vocab_size:
+        yield f"rollout.latent.k={cfg.rollout.latent.k}: more than model.vocab_size={m.vocab_size}; use at most {m.vocab_size}"
+    if m.tie_embeddings and cfg.optim.freeze_embed != cfg.optim.freeze_unembed:
+        yield (
+            f"optim.freeze_embed={cfg.optim.freeze_embed}, optim.freeze_unembed={cfg.optim.freeze_unembed}: with model.tie_embeddings=True they are "
+            "one table; give both the same value"
+        )
+    if (r := m.rope_scaling) is not None and not (0 < r.low_freq_factor < r.high_freq_factor and r.factor >= 1 and r.original_max_position >= 1):
+        yield (
+            f"model.rope_scaling: factor={r.factor}, low_freq_factor={r.low_freq_factor}, high_freq_factor={r.high_freq_factor}, "
+            f"original_max_position={r.original_max_position}: use factor >= 1, 0 < low < high, a positive length"
+        )
+
+
+def _tokens(cfg: ExperimentConfig) -> Iterator[str]:
+    d, vocab = cfg.data, cfg.model.vocab_size
+    for name in ("think_end_id", "eos_id"):
+        value = getattr(d, name)
+        if value < -1 or (vocab and value >= vocab):
+            yield f"data.{name}={value}: not an id of the vocabulary (size {vocab or 'not resolved yet'}); use -1 to take it from the tokenizer"
+    if d.think_end == d.eos or (d.think_end_id == d.eos_id and d.eos_id >= 0):
+        yield (
+            f"data.think_end={d.think_end!r} (id {d.think_end_id}), data.eos={d.eos!r} (id {d.eos_id}): "
+            "thinking and answer need different end tokens; change one of them"
+        )
+    if d.source == "jsonl" and not d.path:
+        yield "data.path='': data.source=jsonl needs the folder with <split>.jsonl files; set --data.path"
+
+
+def _latent(cfg: ExperimentConfig, kind: Kind) -> Iterator[str]:
+    """Latent sampling, and what each density needs to be one."""
+    c, length = cfg.rollout.latent, max(cfg.rollout.max_new_tokens, 1)
+    if cfg.rollout.mode != "latent":
+        return
+    if c.one_sided and c.clamp is None:
+        yield "rollout.latent.one_sided=True, rollout.latent.clamp=None: the clamp's low end sets the shift; give a clamp or set one_sided to False"
+    if c.max_latent and c.min_latent > c.max_latent:
+        yield f"rollout.latent.min_latent={c.min_latent}: above rollout.latent.max_latent={c.max_latent}; use at most {c.max_latent}"
+    for name in ("min_latent", "max_latent"):
+        if getattr(c, name) >= length:
+            yield f"rollout.latent.{name}={getattr(c, name)}: leaves no room in rollout.max_new_tokens={length} for an answer; use less than {length}"
+    if kind != "train":
+        return
+    if c.noise_scale == 0:
+        yield "rollout.latent.noise_scale=0: without noise a group has nothing to compare and scores have no density; use a number > 0, such as 1.0"
+    if c.density == "exact":
+        wanted = {"clamp": None, "one_sided": False, "top_p": 1.0, "order": "perturb_then_topk", "score_gradient": "plain", "density_scale": "noise"}
+        for name, want in wanted.items():
+            if (value := getattr(c, name)) != want:
+                yield (
+                    f"rollout.latent.{name}={value!r}: density=exact holds only for unclamped, unshifted noise on the full vocabulary; "
+                    f"set --rollout.latent.{name.replace('_', '-')} {want}"
+                )
+
+
+def _answer(answer: AnswerConfig, kind: Kind) -> Iterator[str]:
+    """The sampler must have the density that the loss scores, softmax(z / T)."""
+    if kind != "train":
+        return
+    why = "the loss scores the whole softmax(z / T)"
+    if answer.top_p < 1:
+        yield f"rollout.answer.top_p={answer.top_p}: {why}; use 1.0 here, and evaluation.answer.top_p to truncate in evaluation"
+    if answer.top_k > 0:
+        yield f"rollout.answer.top_k={answer.top_k}: {why}; use 0 here, and evaluation.answer.top_k to truncate in evaluation"
+    if answer.sampler == "greedy":
+        yield "rollout.answer.sampler=greedy: it has no density to train on; use sample here, and evaluation.answer.sampler in evaluation"
+
+
+def _algo(cfg: ExperimentConfig) -> Iterator[str]:
+    """Only meaningful for RL."""
+    a = cfg.algo
+    if cfg.rollout.group_size == 1:
+        yield "rollout.group_size=1: advantages compare the samples of a group; use at least 2"
+    if a.lone_survivor == "reward" and a.invalid == "keep":
+        yield "algo.lone_survivor=reward: with algo.invalid=keep every sample counts, so none is alone; set algo.invalid to exclude, or lone_survivor to zero"
+    if cfg.rollout.mode == "explicit" and a.first_token and a.winner_score == "latent_mean":
+        yield "algo.winner_score=latent_mean: rollout.mode=explicit has no latent steps; use response_mean or answer_mean"
+
+
+def _batches(cfg: ExperimentConfig, kind: Kind, ways: int) -> Iterator[str]:
+    """Sizes that must divide. `ways`: data * fsdp, over which the leading axis of every batch is spread."""
+    # Sizes out of range were reported before; here they only must not divide by zero.
+    t, e, micro = cfg.train, cfg.evaluation, max(cfg.train.microbatch, 0)
+    spread = f"the {ways} devices of mesh data*fsdp"
+    if (kind == "eval" or e.every) and e.batch % ways:
+        yield f"evaluation.batch={e.batch}: does not divide over {spread}; use {_nearest_multiples(e.batch, ways)}"
+    if kind == "eval":
+        return
+    field, total, updates = ("train.prompts_per_step", t.prompts_per_step, t.updates_per_step) if kind == "train" else ("sft.batch_size", cfg.sft.batch_size, 1)
+    if micro % ways:
+        yield f"train.microbatch={micro}: does not divide over {spread}; use {_nearest_multiples(micro, ways)}, or 0 for the whole update"
+        return
+    unit = max(updates, 1) * (micro or ways)
+    if total % unit:
+        parts = [f"train.updates_per_step={updates}"] * (updates > 1) + [f"train.microbatch={micro}"] * bool(micro) + [spread] * (ways > 1)
+        yield f"{field}={total}: does not divide by {', '.join(parts)}; use {_nearest_multiples(total, unit)}"
+
+
+def _mesh(cfg: ExperimentConfig, sizes: tuple[int, int, int]) -> Iterator[str]:
+    """Dimensions that are split over tensor and fsdp."""
+    m, (_, fsdp, tensor) = cfg.model, sizes
+    for name in ("n_heads", "n_kv_heads", "d_ff", "vocab_size"):
+        if (value := getattr(m, name)) % tensor:
+            yield f"model.{name}={value}: not divisible by mesh.tensor={tensor}; use a tensor axis that divides it, such as {math.gcd(value, tensor)}"
+    if m.d_model % fsdp:
+        yield f"model.d_model={m.d_model}: not divisible by mesh.fsdp={fsdp}; use an fsdp axis that divides it, such as {math.gcd(m.d_model, fsdp)}"
+
+
+def _sft(cfg: ExperimentConfig) -> Iterator[str]:
+    if cfg.sft.stage == "latent" and cfg.sft.compression > cfg.rollout.latent.k:
+        yield (
+            f"sft.compression={cfg.sft.compression}: a chunk may hold more tokens than rollout.latent.k={cfg.rollout.latent.k}; "
+            f"use at most {cfg.rollout.latent.k}, or a larger k"
+        )
+
+
+def _schedule(cfg: ExperimentConfig, kind: Kind) -> Iterator[str]:
+    updates = cfg.train.num_steps * (cfg.train.updates_per_step if kind == "train" else 1)
+    if cfg.optim.schedule == "cosine" and cfg.optim.warmup >= updates:
+        yield f"optim.warmup={cfg.optim.warmup}: not below the {updates} updates of the run, so schedule=cosine never starts; use less than {updates}"
+
+
+def validate(cfg: ExperimentConfig, *, device_count: int, kind: Kind) -> list[str]:
+    """Every problem of `cfg` for a run of `kind` on `device_count` devices, [] when there is none. Pure; needs no tokenizer.
+
+    Rules about the vocabulary and the end tokens are checked as far as they are resolved (vocab_size > 0, ids >= 0).
+    """
+    problems = [*_ranges(cfg), *_model(cfg), *_tokens(cfg), *_latent(cfg, kind), *_answer(cfg.rollout.answer, kind)]
+    if kind == "train":
+        problems += _algo(cfg)
+    if kind == "sft":
+        problems += _sft(cfg)
+    if kind != "eval":
+        problems += _schedule(cfg, kind)
+    sizes = mesh_sizes(cfg.mesh, device_count)
+    if sizes is None:
+        m = cfg.mesh
+        problems.append(
+            f"mesh.data={m.data}, mesh.fsdp={m.fsdp}, mesh.tensor={m.tensor}: do not fill {device_count} device(s); "
+            f"use sizes whose product is {device_count}, one of them may be -1"
+        )
+        return problems
+    return [*problems, *_mesh(cfg, sizes), *_batches(cfg, kind, sizes[0] * sizes[1])]
+
+
+def require_valid(cfg: ExperimentConfig, *, device_count: int, kind: Kind) -> None:
+    """Errors: UserError listing every problem, one per line."""
+    if problems := validate(cfg, device_count=device_count, kind=kind):
+        raise UserError("\n  ".join([f"config: {len(problems)} problem(s) in {cfg.name!r}:", *problems]))
