@@ -17,7 +17,9 @@ def initialize() -> None:
     env = os.environ
     if int(env.get("JAX_NUM_PROCESSES", "1")) > 1:
         jax.distributed.initialize(
-            coordinator_address=env["JAX_COORDINATOR_ADDRESS"], num_processes=int(env["JAX_NUM_PROCESSES"]), process_id=int(env["JAX_PROCESS_ID"])
+            coordinator_address=env["JAX_COORDINATOR_ADDRESS"],
+            num_processes=int(env["JAX_NUM_PROCESSES"]),
+            process_id=int(env["JAX_PROCESS_ID"]),
         )
     elif _announced(env):
         jax.distributed.initialize()  # JAX knows these clusters

@@ -77,7 +77,9 @@ def _coerce(value: Any, hint: Any, path: str, *, from_lists: bool) -> Any:
             if isinstance(value, tuple) or (from_lists and isinstance(value, list)):
                 items = args[:1] * len(value) if len(args) == 2 and args[1] is ... else args
                 if len(items) == len(value):
-                    return tuple(_coerce(v, t, f"{path}[{i}]", from_lists=from_lists) for i, (v, t) in enumerate(zip(value, items, strict=True)))
+                    return tuple(
+                        _coerce(v, t, f"{path}[{i}]", from_lists=from_lists) for i, (v, t) in enumerate(zip(value, items, strict=True))
+                    )
         elif member is float and type(value) in (int, float):
             if not math.isfinite(value):
                 raise UserError(f"{path}: {value!r} is not a finite number; settings must survive JSON")
@@ -177,7 +179,13 @@ def diff(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, A
             if dataclasses.is_dataclass(x) and dataclasses.is_dataclass(y):
                 yield from walk(x, y, path + ".")
             elif x != y:
-                yield path, (dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x, dataclasses.asdict(y) if dataclasses.is_dataclass(y) else y)
+                yield (
+                    path,
+                    (
+                        dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x,
+                        dataclasses.asdict(y) if dataclasses.is_dataclass(y) else y,
+                    ),
+                )
 
     return dict(walk(old, new, ""))
 
@@ -273,7 +281,9 @@ def _preset_blocks(cfg: ExperimentConfig, argv: Sequence[str]) -> tuple[Experime
         if path in blocks:
             value = attached if "=" in token else (items.pop(0) if items else "")
             if value != "None":
-                raise UserError(f"--{path} {value}: only None can be given; set its fields instead, e.g. --{path}.{next(iter(_hints(blocks[path])))}")
+                raise UserError(
+                    f"--{path} {value}: only None can be given; set its fields instead, e.g. --{path}.{next(iter(_hints(blocks[path])))}"
+                )
             cfg = apply_diff(cfg, {path: None})
             continue
         if path and path not in known and path != "help":
@@ -302,18 +312,23 @@ def _plain_error(text: str) -> str:
 def parse_overrides(cfg: ExperimentConfig, argv: Sequence[str], prog: str = "lgrpo") -> ExperimentConfig:
     """`cfg` changed by command-line options named after its fields; `-` and `_` are alike, booleans are given as True or False.
 
-    Errors: UserError for unknown options (with the nearest valid one), missing or unparsable values. --help prints and exits (SystemExit 0).
+    Errors: UserError for unknown options (with the nearest valid one), missing or unparsable values. --help prints and raises SystemExit(0).
     """
     import tyro  # here, because only the command line needs it
 
     cfg, argv = _preset_blocks(cfg, argv)
     off = [p for p in _optional_blocks() if dict(_leaves(cfg)).get(p, 0) is None]
-    notes = "".join(f" {p} is None; any of " + ", ".join(f"--{p}.{n}".replace("_", "-") for n in _hints(_optional_blocks()[p])) + " turns it on." for p in off)
+    notes = "".join(
+        f" {p} is None; any of " + ", ".join(f"--{p}.{n}".replace("_", "-") for n in _hints(_optional_blocks()[p])) + " turns it on."
+        for p in off
+    )
     config = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            new = tyro.cli(ExperimentConfig, args=list(argv), default=cfg, config=config, prog=prog, description=f"Settings of {cfg.name!r}.{notes}")
+            new = tyro.cli(
+                ExperimentConfig, args=list(argv), default=cfg, config=config, prog=prog, description=f"Settings of {cfg.name!r}.{notes}"
+            )
     except SystemExit as stop:
         if not stop.code:
             raise

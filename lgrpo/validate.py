@@ -21,7 +21,14 @@ _AT_LEAST: dict[int, tuple[str, ...]] = {
         *("checkpoint.keep", "evaluation.samples", "evaluation.batch", "evaluation.bootstrap"),
     ),
     0: (
-        *("seed", "model.vocab_size", "model.init_scale", "rollout.latent.noise_scale", "rollout.latent.delta", "rollout.latent.min_latent"),
+        *(
+            "seed",
+            "model.vocab_size",
+            "model.init_scale",
+            "rollout.latent.noise_scale",
+            "rollout.latent.delta",
+            "rollout.latent.min_latent",
+        ),
         *("rollout.latent.max_latent", "rollout.answer.top_k", "evaluation.answer.top_k", "algo.dynamic.max_age", "algo.clip_high"),
         *("algo.negative_weight", "algo.kl_coef", "sft.label_noise", "sft.kl_weight", "optim.warmup", "optim.weight_decay"),
         *("train.microbatch", "checkpoint.every", "evaluation.every", "evaluation.problems"),
@@ -81,17 +88,20 @@ def _ranges(cfg: ExperimentConfig) -> Iterator[str]:
 def _model(cfg: ExperimentConfig) -> Iterator[str]:
     m = cfg.model
     if m.n_kv_heads > 0 and m.n_heads % m.n_kv_heads:
-        yield f"model.n_heads={m.n_heads}: not divisible by model.n_kv_heads={m.n_kv_heads}; use {_nearest_multiples(m.n_heads, m.n_kv_heads)} heads"
+        near = _nearest_multiples(m.n_heads, m.n_kv_heads)
+        yield f"model.n_heads={m.n_heads}: not divisible by model.n_kv_heads={m.n_kv_heads}; use {near} heads"
     if m.head_dim % 2:
         yield f"model.head_dim={m.head_dim}: rotary embeddings turn pairs of coordinates; use {m.head_dim + 1}"
     if m.vocab_size and cfg.rollout.latent.k > m.vocab_size:
         yield f"rollout.latent.k={cfg.rollout.latent.k}: more than model.vocab_size={m.vocab_size}; use at most {m.vocab_size}"
     if m.tie_embeddings and cfg.optim.freeze_embed != cfg.optim.freeze_unembed:
         yield (
-            f"optim.freeze_embed={cfg.optim.freeze_embed}, optim.freeze_unembed={cfg.optim.freeze_unembed}: with model.tie_embeddings=True they are "
-            "one table; give both the same value"
+            f"optim.freeze_embed={cfg.optim.freeze_embed}, optim.freeze_unembed={cfg.optim.freeze_unembed}: with model.tie_embeddings=True "
+            "they are one table; give both the same value"
         )
-    if (r := m.rope_scaling) is not None and not (0 < r.low_freq_factor < r.high_freq_factor and r.factor >= 1 and r.original_max_position >= 1):
+    if (r := m.rope_scaling) is not None and not (
+        0 < r.low_freq_factor < r.high_freq_factor and r.factor >= 1 and r.original_max_position >= 1
+    ):
         yield (
             f"model.rope_scaling: factor={r.factor}, low_freq_factor={r.low_freq_factor}, high_freq_factor={r.high_freq_factor}, "
             f"original_max_position={r.original_max_position}: use factor >= 1, 0 < low < high, a positive length"
@@ -103,7 +113,7 @@ def _tokens(cfg: ExperimentConfig) -> Iterator[str]:
     for name in ("think_end_id", "eos_id"):
         value = getattr(d, name)
         if value < -1 or (vocab and value >= vocab):
-            yield f"data.{name}={value}: not an id of the vocabulary (size {vocab or 'not resolved yet'}); use -1 to take it from the tokenizer"
+            yield f"data.{name}={value}: no id of the vocabulary (size {vocab or 'not resolved yet'}); use -1 to take it from the tokenizer"
     if d.think_end == d.eos or (d.think_end_id == d.eos_id and d.eos_id >= 0):
         yield (
             f"data.think_end={d.think_end!r} (id {d.think_end_id}), data.eos={d.eos!r} (id {d.eos_id}): "
@@ -119,18 +129,25 @@ def _latent(cfg: ExperimentConfig, kind: Kind) -> Iterator[str]:
     if cfg.rollout.mode != "latent":
         return
     if c.one_sided and c.clamp is None:
-        yield "rollout.latent.one_sided=True, rollout.latent.clamp=None: the clamp's low end sets the shift; give a clamp or set one_sided to False"
+        yield "rollout.latent.one_sided=True: rollout.latent.clamp=None has no low end to set the shift; give a clamp or set one_sided to False"
     if c.max_latent and c.min_latent > c.max_latent:
         yield f"rollout.latent.min_latent={c.min_latent}: above rollout.latent.max_latent={c.max_latent}; use at most {c.max_latent}"
     for name in ("min_latent", "max_latent"):
-        if getattr(c, name) >= length:
-            yield f"rollout.latent.{name}={getattr(c, name)}: leaves no room in rollout.max_new_tokens={length} for an answer; use less than {length}"
+        if (value := getattr(c, name)) >= length:
+            yield f"rollout.latent.{name}={value}: leaves no room in rollout.max_new_tokens={length} for an answer; use less than {length}"
     if kind != "train":
         return
     if c.noise_scale == 0:
-        yield "rollout.latent.noise_scale=0: without noise a group has nothing to compare and scores have no density; use a number > 0, such as 1.0"
+        yield "rollout.latent.noise_scale=0: without noise the samples of a group are equal and have no density; use a number > 0, such as 1.0"
     if c.density == "exact":
-        wanted = {"clamp": None, "one_sided": False, "top_p": 1.0, "order": "perturb_then_topk", "score_gradient": "plain", "density_scale": "noise"}
+        wanted = {
+            "clamp": None,
+            "one_sided": False,
+            "top_p": 1.0,
+            "order": "perturb_then_topk",
+            "score_gradient": "plain",
+            "density_scale": "noise",
+        }
         for name, want in wanted.items():
             if (value := getattr(c, name)) != want:
                 yield (
@@ -158,7 +175,7 @@ def _algo(cfg: ExperimentConfig) -> Iterator[str]:
     if cfg.rollout.group_size == 1:
         yield "rollout.group_size=1: advantages compare the samples of a group; use at least 2"
     if a.lone_survivor == "reward" and a.invalid == "keep":
-        yield "algo.lone_survivor=reward: with algo.invalid=keep every sample counts, so none is alone; set algo.invalid to exclude, or lone_survivor to zero"
+        yield "algo.lone_survivor=reward: with algo.invalid=keep no sample is alone; set algo.invalid to exclude or zero, or lone_survivor to zero"
     if cfg.rollout.mode == "explicit" and a.first_token and a.winner_score == "latent_mean":
         yield "algo.winner_score=latent_mean: rollout.mode=explicit has no latent steps; use response_mean or answer_mean"
 
@@ -172,7 +189,9 @@ def _batches(cfg: ExperimentConfig, kind: Kind, ways: int) -> Iterator[str]:
         yield f"evaluation.batch={e.batch}: does not divide over {spread}; use {_nearest_multiples(e.batch, ways)}"
     if kind == "eval":
         return
-    field, total, updates = ("train.prompts_per_step", t.prompts_per_step, t.updates_per_step) if kind == "train" else ("sft.batch_size", cfg.sft.batch_size, 1)
+    field, total, updates = (
+        ("train.prompts_per_step", t.prompts_per_step, t.updates_per_step) if kind == "train" else ("sft.batch_size", cfg.sft.batch_size, 1)
+    )
     if micro % ways:
         yield f"train.microbatch={micro}: does not divide over {spread}; use {_nearest_multiples(micro, ways)}, or 0 for the whole update"
         return
@@ -187,9 +206,10 @@ def _mesh(cfg: ExperimentConfig, sizes: tuple[int, int, int]) -> Iterator[str]:
     m, (_, fsdp, tensor) = cfg.model, sizes
     for name in ("n_heads", "n_kv_heads", "d_ff", "vocab_size"):
         if (value := getattr(m, name)) % tensor:
-            yield f"model.{name}={value}: not divisible by mesh.tensor={tensor}; use a tensor axis that divides it, such as {math.gcd(value, tensor)}"
+            yield f"model.{name}={value}: not divisible by mesh.tensor={tensor}; use an axis that divides it, such as {math.gcd(value, tensor)}"
     if m.d_model % fsdp:
-        yield f"model.d_model={m.d_model}: not divisible by mesh.fsdp={fsdp}; use an fsdp axis that divides it, such as {math.gcd(m.d_model, fsdp)}"
+        near = math.gcd(m.d_model, fsdp)
+        yield f"model.d_model={m.d_model}: not divisible by mesh.fsdp={fsdp}; use an axis that divides it, such as {near}"
 
 
 def _sft(cfg: ExperimentConfig) -> Iterator[str]:
@@ -203,7 +223,7 @@ def _sft(cfg: ExperimentConfig) -> Iterator[str]:
 def _schedule(cfg: ExperimentConfig, kind: Kind) -> Iterator[str]:
     updates = cfg.train.num_steps * (cfg.train.updates_per_step if kind == "train" else 1)
     if cfg.optim.schedule == "cosine" and cfg.optim.warmup >= updates:
-        yield f"optim.warmup={cfg.optim.warmup}: not below the {updates} updates of the run, so schedule=cosine never starts; use less than {updates}"
+        yield f"optim.warmup={cfg.optim.warmup}: the run has {updates} updates, so schedule=cosine never starts; use less than {updates}"
 
 
 def validate(cfg: ExperimentConfig, *, device_count: int, kind: Kind) -> list[str]:

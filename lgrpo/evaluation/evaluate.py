@@ -120,8 +120,8 @@ def table(result: EvalResult) -> str:
     def show(interval: Interval | None) -> str:
         return "-" if interval is None else f"{interval['value']:.4f} [{interval['low']:.4f}, {interval['high']:.4f}]"
 
-    names = list(result.sampled)
-    return summary_table([[n, show(result.clean.get(n)), show(result.sampled[n])] for n in names], ["metric", "noise-free", "sampled"])
+    rows = [{"metric": name, "noise-free": show(result.clean.get(name)), "sampled": show(result.sampled[name])} for name in result.sampled]
+    return summary_table(rows, ["metric", "noise-free", "sampled"])
 
 
 def write_result(result: EvalResult, folder: pathlib.Path) -> None:

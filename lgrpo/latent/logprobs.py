@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -18,19 +20,39 @@ def ban(logits: jax.Array, token: int, banned: jax.Array) -> jax.Array:
     return logits.at[..., token].set(jnp.where(banned, BANNED, logits[..., token]))
 
 
-def token_logps(logits: jax.Array, ids: jax.Array, temperature: jax.Array) -> jax.Array:
-    """log softmax(logits / temperature) at ids. logits float32 [..., V], ids [..., K], temperature [...] -> [..., K]."""
+class TokenLogps(NamedTuple):
+    """Log-probs of K tokens per position, and of all others together (None where nobody needs it)."""
+
+    chosen: jax.Array  # float32 [..., K]
+    rest: jax.Array | None  # float32 [...]
+
+
+def token_logps(logits: jax.Array, ids: jax.Array, temperature: jax.Array, *, with_rest: bool = False) -> TokenLogps:
+    """log softmax(logits / temperature) at ids. logits float32 [..., V], ids [..., K], temperature [...]."""
     scaled = logits / temperature[..., None]
-    chosen = jnp.take_along_axis(scaled, ids, axis=-1)
-    return chosen - jax.nn.logsumexp(scaled, axis=-1, keepdims=True)
+    total = jax.nn.logsumexp(scaled, axis=-1, keepdims=True)
+    chosen = jnp.take_along_axis(scaled, ids, axis=-1) - total
+    if not with_rest:
+        return TokenLogps(chosen, None)
+    # Summed over the tokens that remain: 1 - sum(chosen) would cancel to noise where the policy is nearly deterministic.
+    others = jnp.put_along_axis(scaled, ids, BANNED, axis=-1, inplace=False)
+    return TokenLogps(chosen, jax.nn.logsumexp(others, axis=-1) - total[..., 0])
 
 
 def chunked_logps(
-    params: Params, hidden: jax.Array, ids: jax.Array, temperature: jax.Array, *, chunk: int, banned_id: int = 0, banned: jax.Array | None = None
-) -> jax.Array:
+    params: Params,
+    hidden: jax.Array,
+    ids: jax.Array,
+    temperature: jax.Array,
+    *,
+    chunk: int,
+    banned_id: int = 0,
+    banned: jax.Array | None = None,
+    with_rest: bool = False,
+) -> TokenLogps:
     """token_logps of hidden states, `chunk` positions at a time, recomputed in the backward pass.
 
-    hidden [N,T,D], ids int [N,T,K], temperature [N,T], banned bool [N,T] (where banned_id is impossible) -> float32 [N,T,K].
+    hidden [N,T,D], ids int [N,T,K], temperature [N,T], banned bool [N,T] (where banned_id is impossible) -> float32 [N,T,K] and [N,T].
     The slices run along T, so that a sharded N stays where it is.
     """
     rows, length = ids.shape[:2]
@@ -44,11 +66,11 @@ def chunked_logps(
     banned = jnp.zeros((rows, length), bool) if banned is None else banned
 
     @jax.checkpoint
-    def one(hidden: jax.Array, ids: jax.Array, temperature: jax.Array, banned: jax.Array) -> jax.Array:
-        return token_logps(ban(logits_of(params, hidden), banned_id, banned), ids, temperature)
+    def one(hidden: jax.Array, ids: jax.Array, temperature: jax.Array, banned: jax.Array) -> TokenLogps:
+        return token_logps(ban(logits_of(params, hidden), banned_id, banned), ids, temperature, with_rest=with_rest)
 
     out = jax.lax.map(lambda xs: one(*xs), (slices(hidden), slices(ids), slices(temperature, fill=1), slices(banned)))
-    return jnp.moveaxis(out, 0, 1).reshape(rows, count * width, -1)[:, :length]
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(rows, count * width, *x.shape[3:])[:, :length], out)
 
 
 def step_temperature(cfg: RolloutConfig, is_latent: jax.Array, is_exit: jax.Array, noise_scale: jax.Array) -> jax.Array:
@@ -64,12 +86,12 @@ def step_temperature(cfg: RolloutConfig, is_latent: jax.Array, is_exit: jax.Arra
 
 
 def latent_logp(
-    cfg: LatentConfig, scores: jax.Array, logps: jax.Array, weights: jax.Array, noise_scale: jax.Array, advantages: jax.Array | None = None
+    cfg: LatentConfig, scores: jax.Array, tokens: TokenLogps, weights: jax.Array, noise_scale: jax.Array, advantages: jax.Array | None = None
 ) -> jax.Array:
-    """Density of recorded latent steps. scores, logps (at step_temperature), weights [*b,K]; noise_scale, advantages [*b] -> [*b]."""
-    scale = noise_scale[..., None]
+    """Density of recorded latent steps. scores, weights [*b,K]; tokens at step_temperature; noise_scale, advantages [*b] -> [*b]."""
+    scale, logps = noise_scale[..., None], tokens.chosen
     if cfg.density == "exact":
-        return score_logp(scores / scale, logps, density="exact")
+        return score_logp(scores / scale, logps, density="exact", rest_logp=tokens.rest)
     settings = {"density": cfg.density, "score_gradient": cfg.score_gradient, "advantages": advantages, "weights": weights}
     if cfg.density_scale == "unit":
         return score_logp(scores, logps, **settings)

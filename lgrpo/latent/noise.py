@@ -47,7 +47,7 @@ def _gumbel_terms(margin: jax.Array, score_gradient: ScoreGradient, advantages: 
     return jnp.where(needed, replaced, -safe - jnp.exp(-safe))
 
 
-def _exact_logp(scores: jax.Array, logps: jax.Array) -> jax.Array:
+def _exact_logp(scores: jax.Array, logps: jax.Array, rest_logp: jax.Array | None) -> jax.Array:
     """Log-density of the K best perturbed scores up to a common shift, for unclamped noise on the whole vocabulary.
 
     scores a_k (best first) and logps log pi_k [*b, K]. Equals sum(log pi_k - a_k) - K log(sum pi_k e^-a_k + e^-a_K (1 - sum pi_k)) + log (K-1)!.
@@ -55,8 +55,10 @@ def _exact_logp(scores: jax.Array, logps: jax.Array) -> jax.Array:
     k = scores.shape[-1]
     lowest = jnp.min(scores, axis=-1, keepdims=True)
     height = scores - lowest  # the density does not depend on the shift; this one keeps every exponential below 1
-    total = jnp.sum(jnp.exp(logps), axis=-1)
-    rest = jnp.maximum(1.0 - total, 0.0)
+    if rest_logp is None:
+        rest = jnp.maximum(1.0 - jnp.sum(jnp.exp(logps), axis=-1), 0.0)
+    else:
+        rest = jnp.exp(rest_logp)
     mass = jnp.sum(jnp.exp(logps - height), axis=-1) + rest
     return jnp.sum(logps - height, axis=-1) - k * jnp.log(jnp.maximum(mass, _TINY)) + math.lgamma(k)
 
@@ -69,12 +71,14 @@ def score_logp(
     score_gradient: ScoreGradient = "plain",
     advantages: jax.Array | None = None,
     weights: jax.Array | None = None,
+    rest_logp: jax.Array | None = None,
 ) -> jax.Array:
     """What stands for the log-prob of a latent step.
 
     scores [*b, K]: recorded scores u, a constant (no gradient). logps [*b, K]: log-probs of the same tokens under the policy. For `exact` the
     scores are u/s, best first, and the logps those of softmax(l/s). advantages [*b] only choose the gradient of components below their log-prob;
-    None leaves it plain. weights [*b, K]: mixture weights, for gumbel_weighted. Returns [*b], nats.
+    None leaves it plain. weights [*b, K]: mixture weights, for gumbel_weighted. rest_logp [*b]: for `exact`, the log of the mass of all tokens that
+    were not chosen; without it 1 - sum(exp(logps)) is used, whose rounding shows where the policy is nearly deterministic. Returns [*b], nats.
 
     Errors: ValueError for an unknown density, missing weights, or `exact` with a score gradient other than plain.
     Source: paper equation 12-13; golden vectors in tests/golden/score_logp.npz; the exact density in docs/deviations.md.
@@ -84,7 +88,7 @@ def score_logp(
     if density == "exact":
         if score_gradient != "plain":
             raise ValueError("density 'exact' has one gradient; score_gradient must be 'plain'")
-        return _exact_logp(scores, logps)
+        return _exact_logp(scores, logps, rest_logp)
     if density not in ("gumbel_mean", "gumbel_weighted"):
         raise ValueError(f"density {density!r} is unknown; use gumbel_mean, gumbel_weighted or exact")
     if score_gradient not in ("plain", "bounded", "aligned"):

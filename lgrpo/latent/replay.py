@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lgrpo.config import ExperimentConfig
-from lgrpo.latent.logprobs import chunked_logps, latent_logp, step_temperature
+from lgrpo.latent.logprobs import TokenLogps, chunked_logps, latent_logp, step_temperature
 from lgrpo.latent.mixture import embed_mixture
 from lgrpo.models.decoder import compute_params, forward_group
 from lgrpo.types import Params, PromptBatch, Rollout
@@ -63,13 +63,14 @@ def replay_logps(
         chunk=cfg.train.logprob_chunk,
         banned_id=cfg.data.think_end_id,
         banned=banned,
+        with_rest=latent_mode and c.latent.density == "exact",
     )
-    total = logps[..., 0]
+    total = logps.chosen[..., 0]
     if latent_mode:
         # Where a step is not latent its margins are replaced, so that the unused density cannot overflow in the backward pass.
         pick = is_latent[..., None]
         scores = jnp.where(pick, flat(rollout.scores), 0.0)
-        safe = jnp.where(pick, logps, 0.0)
+        safe = TokenLogps(jnp.where(pick, logps.chosen, 0.0), None if logps.rest is None else jnp.where(is_latent, logps.rest, 0.0))
         uniform = jnp.where(pick, flat(weights), 1.0 / k)
         latent = latent_logp(c.latent, scores, safe, uniform, noise_scale, None if advantages is None else flat(advantages))
         total = jnp.where(is_latent, latent, total)

@@ -80,7 +80,7 @@ def _choose(logits: jax.Array, keys: jax.Array, thinking: jax.Array, step: jax.A
     # K-wide records also for explicit runs with K = 1: the columns beyond the first stay 0.
     plain_ids = jnp.zeros(one_hot.shape, jnp.int32).at[:, 0].set(token)
     if c.mode == "explicit":
-        logp = token_logps(logits, token[:, None], jnp.full(token.shape, c.answer.temperature))[:, 0]
+        logp = token_logps(logits, token[:, None], jnp.full(token.shape, c.answer.temperature)).chosen[:, 0]
         return _Step(plain_ids, jnp.zeros_like(one_hot), one_hot, latent_row, logp, jnp.zeros_like(thinking))
 
     choice = jax.lax.cond(
@@ -96,10 +96,11 @@ def _choose(logits: jax.Array, keys: jax.Array, thinking: jax.Array, step: jax.A
     ids = jnp.where(pick, choice.ids, plain_ids.at[:, 0].set(token))
     scores = jnp.where(pick, choice.scores, 0.0)
     weights = jnp.where(pick, choice.weights, one_hot)
-    temperature = step_temperature(c, is_latent, latent_row & ~is_latent, jnp.where(noise_scale > 0, noise_scale, 1.0))
-    logps = token_logps(logits, ids, temperature)
-    latent = latent_logp(c.latent, scores, logps, weights, jnp.where(noise_scale > 0, noise_scale, 1.0))
-    return _Step(ids, scores, weights, is_latent, jnp.where(is_latent, latent, logps[:, 0]), forced)
+    scale = jnp.where(noise_scale > 0, noise_scale, 1.0)  # noise-free rows are not trained on; their density only has to be finite
+    temperature = step_temperature(c, is_latent, latent_row & ~is_latent, scale)
+    logps = token_logps(logits, ids, temperature, with_rest=c.latent.density == "exact")
+    latent = latent_logp(c.latent, scores, logps, weights, scale)
+    return _Step(ids, scores, weights, is_latent, jnp.where(is_latent, latent, logps.chosen[:, 0]), forced)
 
 
 def _sample(state: DecodeState, hidden: jax.Array, params: Params, keys: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig) -> DecodeState:

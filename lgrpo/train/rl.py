@@ -15,7 +15,7 @@ from lgrpo.data.pipeline import prompt_stream
 from lgrpo.data.prompts import describe_prompt
 from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.keys import Stream, key_for
-from lgrpo.metrics import progress, summary_table
+from lgrpo.metrics import progress, read_metrics, summary_table
 from lgrpo.rewards.score import score
 from lgrpo.sharding import put_batch
 from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
@@ -48,7 +48,7 @@ def train(session: Session, stop: StopFlag) -> int:
 
     def save(done: int, data_state: dict[str, Any], metrics: dict[str, float]) -> None:
         best = metrics.get("eval/pass@1_sampled")
-        session.checkpoints.save(done, state=state, data=data_state, buffer=buffer, cfg=cfg, extra={}, metric=best)
+        session.checkpoints.save(done, state=state, data=data_state, buffer=buffer, cfg=cfg, extra=session.extra(), metric=best)
 
     with progress(cfg.train.num_steps, "rl", cfg.logging.progress, initial=session.start) as bar:
         for step in range(session.start, cfg.train.num_steps):
@@ -117,13 +117,14 @@ def _timing(timer: Timer, total: float, metrics: dict[str, float], cfg: Experime
 
 def _summary(session: Session) -> str:
     """First and last tenth of the run, side by side."""
-    lines = session.writer.read()
+    lines = read_metrics(session.workdir)
     span = max(1, len(lines) // 10)
     names = ("reward/mean", "rollout/latent_steps", "rollout/chain_tokens", "rollout/answer_tokens", "rollout/invalid_frac", "time/step_s")
 
-    def mean(part: list[dict[str, Any]], name: str) -> str:
+    def mean(part: list[dict[str, Any]], name: str) -> float | None:
         values = [line[name] for line in part if line.get(name) is not None]
-        return f"{np.mean(values):.4f}" if values else "-"
+        return float(np.mean(values)) if values else None
 
-    rows = [[name, mean(lines[:span], name), mean(lines[-span:], name)] for name in names]
-    return summary_table(rows, ["metric", f"first {span} steps", f"last {span} steps"])
+    columns = ["metric", f"first {span} steps", f"last {span} steps"]
+    rows = [dict(zip(columns, (name, mean(lines[:span], name), mean(lines[-span:], name)), strict=True)) for name in names]
+    return summary_table(rows, columns)

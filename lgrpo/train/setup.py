@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,15 +15,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from lgrpo.checkpoint import Checkpoints, Restored, load_params
+from lgrpo.checkpoint import Checkpoints, Restored, load_params, write_config
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.prompts import TextTokenizer, load_tokenizer, resolve
-from lgrpo.errors import UserError
 from lgrpo.keys import Stream, key_for
 from lgrpo.metrics import MetricsWriter
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import abstract_params, init_params, param_shardings
-from lgrpo.overrides import to_json
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
 from lgrpo.train.optimizer import make_optimizer
 from lgrpo.train.step import init_state, total_updates
@@ -43,11 +41,17 @@ class Session:
     checkpoints: Checkpoints
     restored: Restored | None
     writer: MetricsWriter
+    opened: float = dataclasses.field(default_factory=time.perf_counter)
 
     @property
     def start(self) -> int:
         """Steps already done."""
         return self.restored.step if self.restored else 0
+
+    def extra(self) -> dict[str, float]:
+        """What a checkpoint keeps besides arrays: seconds spent on the run so far, over all its restarts."""
+        before = self.restored.extra["seconds"] if self.restored else 0.0
+        return {"seconds": before + time.perf_counter() - self.opened}
 
     def close(self) -> None:
         """Waits for pending saves and closes the writers."""
@@ -103,13 +107,11 @@ def open_session(cfg: ExperimentConfig, workdir: pathlib.Path, *, rl: bool, buff
     placed = state_shardings(cfg, mesh, rl=rl)
     restored = None
     if checkpoints.latest() is not None:
-        if not cfg.checkpoint.resume:
-            raise UserError(f"{workdir} already holds checkpoints and checkpoint.resume is False; choose another --workdir or remove it")
         abstract = jax.eval_shape(lambda p: init_state(p, cfg, rl=rl), abstract_params(cfg.model))
         target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed)
         restored = checkpoints.restore(target, buffer(cfg), cfg)
         print(f"resuming {workdir} at step {restored.step}", file=sys.stderr)
     state = restored.state if restored else jax.jit(lambda p: init_state(p, cfg, rl=rl), out_shardings=placed)(fresh_params(cfg, mesh))
-    (workdir / "config.json").write_text(json.dumps(to_json(cfg), indent=1) + "\n")
+    write_config(workdir, cfg)
     writer = MetricsWriter(workdir, cfg.logging, resume_step=restored.step if restored else 0)
     return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer)

@@ -51,7 +51,7 @@ def train(session: Session, stop: StopFlag) -> int:
             bar.update()
             if should_save(cfg, done) or stop.requested:
                 best = metrics.get("eval/pass@1_sampled")
-                session.checkpoints.save(done, state=state, data=data.get_state(), buffer=None, cfg=cfg, extra={}, metric=best)
+                session.checkpoints.save(done, state=state, data=data.get_state(), buffer=None, cfg=cfg, extra=session.extra(), metric=best)
             if stop.requested and done < cfg.train.num_steps:
                 return EXIT_PREEMPTED
     return 0

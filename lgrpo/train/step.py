@@ -196,7 +196,7 @@ def _sft_terms(params: Params, prompts: PromptBatch, targets: SftTargets, cfg: E
     """(cross-entropy, KL) of a slice, as sums and counts."""
     params = compute_params(params, cfg.model)
     hidden = completion_hidden(params, cfg, prompts, targets.ids[:, None], targets.weights[:, None])
-    logps = chunked_logps(params, hidden, targets.ids, jnp.ones(targets.mask.shape, jnp.float32), chunk=cfg.train.logprob_chunk)
+    logps = chunked_logps(params, hidden, targets.ids, jnp.ones(targets.mask.shape, jnp.float32), chunk=cfg.train.logprob_chunk).chosen
     return sft_loss(targets, logps, kl_weight=cfg.sft.kl_weight)
 
 

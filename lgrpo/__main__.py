@@ -1,0 +1,129 @@
+"""Command line: python -m lgrpo COMMAND EXPERIMENT [--workdir DIR] [--section.field VALUE ...]."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lgrpo.errors import UserError
+
+# Imports of JAX and of the loops are inside the functions: --help and a mistyped option answer at once.
+
+_COMMANDS = {
+    "train": "reinforcement learning",
+    "sft": "supervised training: explicit chains, or Latent-SFT stage 2",
+    "eval": "accuracy and pass@k of the workdir's newest checkpoint, with and without latent noise",
+    "check": "print the resolved config and what is wrong with it; builds nothing",
+}
+_USAGE = """\
+usage: python -m lgrpo COMMAND EXPERIMENT [--workdir DIR] [--section.field VALUE ...]
+
+commands:
+{commands}
+
+EXPERIMENT is a Python file with get_config(), such as experiments/x.py.
+Every setting is an option: --algo.clip-low 0.1 --rollout.latent.clamp None --train.share-prefix False
+`python -m lgrpo train EXPERIMENT --help` lists them with their values in that experiment.
+A run continues from the newest checkpoint of its workdir; --checkpoint.resume False refuses to.
+
+exit codes: 0 done, 2 a mistake in the command or the config, 75 stopped by a signal after saving (run the same command again)"""
+
+
+def _usage() -> str:
+    return _USAGE.format(commands="\n".join(f"  {name:<7}{what}" for name, what in _COMMANDS.items()))
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that reports mistakes as we do."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def _own_options(command: str) -> _Parser:
+    """The few options that are not settings of the experiment."""
+    parser = _Parser(prog=f"python -m lgrpo {command} EXPERIMENT", allow_abbrev=False, add_help=False)
+    if command == "check":
+        parser.add_argument("--kind", choices=("train", "sft", "eval"), default="train", help="which command the config is meant for")
+        parser.add_argument("--devices", type=int, default=0, help="number of devices to check against; default: those of this machine")
+    else:
+        parser.add_argument("--workdir", type=Path, help="folder for checkpoints, metrics and results")
+    return parser
+
+
+def _check(options: argparse.Namespace, cfg: object) -> int:
+    import jax
+
+    from lgrpo.overrides import to_json
+    from lgrpo.validate import validate
+
+    devices = options.devices or jax.device_count()
+    print(json.dumps(to_json(cfg), indent=2))
+    problems = validate(cfg, device_count=devices, kind=options.kind)
+    if problems:
+        raise UserError("\n  ".join([f"{len(problems)} problem(s) for `{options.kind}` on {devices} device(s):", *problems]))
+    print(f"ok for `{options.kind}` on {devices} device(s)", file=sys.stderr)
+    return 0
+
+
+def _dispatch(command: str, options: argparse.Namespace, cfg: object) -> int:
+    from lgrpo import multihost
+
+    multihost.initialize()
+    if command == "train":
+        from lgrpo.train import rl
+
+        return rl.run(cfg, options.workdir)
+    if command == "sft":
+        from lgrpo.train import sft
+
+        return sft.run(cfg, options.workdir)
+    from lgrpo.evaluation import evaluate
+
+    return evaluate.run(cfg, options.workdir)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Exit code of a command line. Errors: UserError; SystemExit after --help."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if argv else 2
+    command, rest = argv[0], list(argv[1:])
+    if command not in _COMMANDS:
+        raise UserError(f"{command}: no such command; use one of {', '.join(_COMMANDS)}")
+    parser = _own_options(command)
+    helping = "-h" in rest or "--help" in rest
+    # First, because an option's values cannot be told from an experiment.
+    if not rest or rest[0].startswith("-"):
+        if helping:
+            print(f"{_usage()}\n\n{parser.format_help()}")
+            return 0
+        raise UserError(f"no experiment given; use python -m lgrpo {command} experiments/x.py ...")
+    from lgrpo.overrides import load_experiment, parse_overrides
+
+    cfg = load_experiment(rest[0])
+    options, settings = parser.parse_known_args(rest[1:])
+    if helping:
+        print(parser.format_help())
+    cfg = parse_overrides(cfg, settings, prog=parser.prog.replace("EXPERIMENT", rest[0]))
+    if command == "check":
+        return _check(options, cfg)
+    if options.workdir is None:
+        raise UserError(f"--workdir is missing; give the folder for the results, e.g. --workdir /tmp/{cfg.name}")
+    return _dispatch(command, options, cfg)
+
+
+def main() -> None:
+    """Entry point. UserError: `error: ...` on stderr and exit code 2."""
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""Checkpoints on Orbax: the whole state of a run in one atomic folder per step.
+
+`<workdir>/checkpoints/<step>/` holds four items: `params`; `rest` (optimizer, counters, reference); `buffer` (dynamic sampling, when there
+is one); `meta` (JSON: config, data position, counters, versions). Tensors are stored under dotted names (`blocks.wq`), so that another mesh,
+another number of devices or a reader of the parameters alone needs no knowledge of our classes. Orbax writes into a temporary folder and
+renames it: what has the name of a step is whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from lgrpo import multihost
+from lgrpo.config import CheckpointConfig, ExperimentConfig
+from lgrpo.errors import UserError
+from lgrpo.overrides import check_resume, from_json, to_json
+from lgrpo.types import Params, TrainState
+
+T = TypeVar("T")
+PathLike = str | os.PathLike[str]
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# What damaged files raise. Anything else, such as running out of memory, says nothing about the checkpoint.
+_DAMAGE = (ValueError, OSError, KeyError, EOFError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What Checkpoints.save was given, and the step."""
+
+    step: int
+    state: TrainState
+    data: dict[str, Any]
+    buffer: Any
+    extra: dict[str, Any]
+
+
+class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the newest n and, when asked, the one with the highest metric (the first of equals)."""
+
+    def __init__(self, newest: int, best: bool) -> None:
+        self.newest, self.best = newest, best
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        keep = {c.step for c in checkpoints[-self.newest :]}
+        best = _best_step(checkpoints)
+        return [c.step in keep or (self.best and c.step == best) for c in checkpoints]
+
+
+def _metric(info: Any) -> float:
+    value = (info.metrics or {}).get("metric")
+    return -math.inf if value is None else value
+
+
+def _best_step(infos: Sequence[Any]) -> int | None:
+    best = max(infos, key=_metric, default=None)
+    return None if best is None or _metric(best) == -math.inf else best.step
+
+
+def _manager(folder: epath.Path, *, read_only: bool, policy: _NewestAndBest | None = None) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        create=not read_only,
+        read_only=read_only,
+        preservation_policy=policy,
+        best_fn=lambda m: m["metric"] if m["metric"] is not None else -math.inf,
+    )
+    arrays, text = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
+    return ocp.CheckpointManager(
+        folder, options=options, item_handlers={"params": arrays(), "rest": arrays(), "buffer": arrays(), "meta": text()}
+    )
+
+
+# -- trees as flat dicts ------------------------------------------------------------------------------------------------------------------
+
+
+def _flatten(tree: Any) -> dict[str, Any]:
+    """Leaves by dotted name; None and empty containers have no leaves. Errors: ValueError when two names coincide."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    flat = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    if len(flat) != len(leaves):
+        raise ValueError("checkpoint: two leaves have the same dotted name; rename a dict key that contains a dot")
+    return flat
+
+
+def _unflatten(target: Any, flat: dict[str, Any]) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(target), [flat[name] for name in _flatten(target)])
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape, type and placement of a target leaf; without a placement, the first device."""
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
+
+
+def _split(state: TrainState) -> tuple[Params, TrainState]:
+    return state.params, state.replace(params=None)
+
+
+def _stored(manager: ocp.CheckpointManager, step: int, item: str) -> dict[str, Any]:
+    """Name -> array metadata of a stored item. Errors: ValueError when they cannot be read."""
+    metadata = manager.item_metadata(step)[item]
+    if metadata is None or metadata.tree is None:
+        raise ValueError(f"{item} has no readable metadata")
+    return dict(metadata.tree)
+
+
+def _require_same(stored: dict[str, Any], target: dict[str, jax.ShapeDtypeStruct], where: str, *, dtypes: bool) -> None:
+    """Errors: UserError naming the first tensor that differs."""
+    mend = "use the model settings that the checkpoint was made with (its config.json)"
+    for name in sorted(stored.keys() | target.keys()):
+        if name not in stored or name not in target:
+            side = "this model but not in the checkpoint" if name in target else "the checkpoint but not in this model"
+            raise UserError(f"{where}: tensor {name} is in {side}; {mend}")
+        theirs, ours = stored[name], target[name]
+        if tuple(theirs.shape) != tuple(ours.shape):
+            raise UserError(
+                f"{where}: tensor {name} has shape {tuple(theirs.shape)} in the checkpoint and {tuple(ours.shape)} in this model; {mend}"
+            )
+        if dtypes and np.dtype(theirs.dtype) != np.dtype(ours.dtype):
+            raise UserError(
+                f"{where}: tensor {name} is {np.dtype(theirs.dtype)} in the checkpoint and {np.dtype(ours.dtype)} in this model; {mend}"
+            )
+
+
+def _read_arrays(manager: ocp.CheckpointManager, step: int, item: str, target: Any, where: str, *, dtypes: bool = True) -> Any:
+    """One stored item in the structure, types and placement of `target`."""
+    wanted = {name: _abstract(leaf) for name, leaf in _flatten(target).items()}
+    _require_same(_stored(manager, step, item), wanted, where, dtypes=dtypes)
+    return _unflatten(target, manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)}))[item])
+
+
+def _read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+    if not isinstance(meta, dict):
+        raise ValueError("meta is no JSON object")
+    return meta
+
+
+def _read_buffer(manager: ocp.CheckpointManager, step: int, target: Any, meta: dict[str, Any]) -> Any:
+    """NumPy arrays in the structure of `target` (None: a dict by dotted name), with the shapes that were stored."""
+    if meta["buffer"] is None:
+        return None
+    flat = {name: np.zeros(shape, dtype) for name, (shape, dtype) in meta["buffer"]["empty"].items()}
+    if meta["buffer"]["full"]:
+        shapes = {n: np.empty(m.shape, m.dtype) for n, m in _stored(manager, step, "buffer").items()}
+        flat |= manager.restore(step, args=ocp.args.Composite(buffer=ocp.args.StandardRestore(shapes))).buffer
+    return flat if target is None else _unflatten(target, flat)
+
+
+# -- versions -----------------------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of what computed a result, and the git commit where there is one ("+" appended: with local changes)."""
+    found = {"python": sys.version.split()[0]}
+    for name in _PACKAGES:
+        found[name] = importlib.metadata.version(name)
+    try:
+        git = functools.partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
+        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+        found["git"] = git(["git", "rev-parse", "HEAD"]).stdout.strip() + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        pass  # installed without a repository, or without git
+    return found
+
+
+def write_config(workdir: PathLike, cfg: ExperimentConfig) -> None:
+    """Write the resolved config (and versions) to <workdir>/config.json, for people and for plots. Main process only."""
+    if not multihost.is_main():
+        return
+    folder = epath.Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "config.json.tmp"
+    temporary.write_text(json.dumps({"config": to_json(cfg), "versions": versions()}, indent=2) + "\n")
+    temporary.replace(folder / "config.json")
+
+
+# -- the public interface -----------------------------------------------------------------------------------------------------------------
+
+
+class Checkpoints:
+    """The checkpoints of one workdir. Saving is asynchronous: arrays are copied before save() returns, files are written behind it."""
+
+    def __init__(self, workdir: PathLike, cfg: CheckpointConfig) -> None:
+        """Errors: UserError when cfg.resume is False but the workdir holds checkpoints, which a new run would mix with its own."""
+        self._workdir = epath.Path(workdir).absolute()
+        self._folder = self._workdir / "checkpoints"
+        self._manager = _manager(self._folder, read_only=False, policy=_NewestAndBest(cfg.keep, cfg.keep_best))
+        if not cfg.resume and self.latest() is not None:
+            step = self.latest()
+            self.close()
+            raise UserError(f"checkpoint.resume=False: {self._folder} holds checkpoints up to step {step}; resume, or use a new --workdir")
+
+    def save(
+        self,
+        step: int,
+        *,
+        state: TrainState,
+        data: dict[str, Any],
+        buffer: Any,
+        cfg: ExperimentConfig,
+        extra: dict[str, Any],
+        metric: float | None,
+    ) -> None:
+        """Save everything under `step` (finished steps). Does nothing when that step is already saved.
+
+        data, extra: JSON-able. buffer: pytree of NumPy arrays, the same on every process, or None. metric: higher is better; None or NaN:
+        not evaluated. Errors: TypeError for what is not JSON-able; an error of the previous save's background write.
+        """
+        if step in self._manager.all_steps():
+            return
+        flat = {n: np.array(x) for n, x in _flatten(buffer).items()}  # copies: the caller may go on using its arrays
+        full = {n: x for n, x in flat.items() if x.size}  # Orbax refuses arrays without elements
+        kept = {"full": sorted(full), "empty": {n: [list(x.shape), str(x.dtype)] for n, x in flat.items() if not x.size}}
+        meta = {"config": to_json(cfg), "data": data, "extra": extra, "versions": versions(), "buffer": None if buffer is None else kept}
+        json.dumps(meta)  # raises here rather than in the background
+        params, rest = _split(state)
+        items = {
+            "params": ocp.args.StandardSave(_flatten(params)),
+            "rest": ocp.args.StandardSave(_flatten(rest)),
+            "meta": ocp.args.JsonSave(meta),
+        }
+        if full:
+            items["buffer"] = ocp.args.StandardSave(full)
+        measured = None if metric is None or math.isnan(metric) else float(metric)
+        self._manager.save(step, args=ocp.args.Composite(**items), metrics={"metric": measured}, force=True)
+
+    def wait(self) -> None:
+        """Until the last save is on disk. Errors: what went wrong while writing it."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait and let go of the folder."""
+        self._manager.close()
+
+    def latest(self) -> int | None:
+        """Newest saved step."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """Step with the highest metric among those kept."""
+        return _best_step(list(self._manager._checkpoints))
+
+    def restore(self, target_state: TrainState, buffer_target: Any, cfg: ExperimentConfig, step: int | None = None) -> Restored:
+        """The newest readable checkpoint (or that of `step`), placed as target_state says, whatever mesh wrote it.
+
+        target_state: ShapeDtypeStructs with shardings, or arrays. buffer_target: structure of the buffer, its shapes do not matter; None: dict
+        by dotted name. A newer checkpoint that cannot be read is reported on stderr and moved to <workdir>/unreadable, never deleted.
+        Errors: UserError when the config differs where it may not (check_resume), when a tensor differs, when nothing can be read.
+        """
+        self.wait()
+
+        def read(at: int) -> Restored:
+            meta = _read_meta(self._manager, at)
+            check_resume(from_json(meta["config"]), cfg)
+            params, rest = _split(target_state)
+            where = f"{self._folder / str(at)}"
+            state = _read_arrays(self._manager, at, "rest", rest, where).replace(
+                params=_read_arrays(self._manager, at, "params", params, where)
+            )
+            return Restored(at, state, meta["data"], _read_buffer(self._manager, at, buffer_target, meta), meta["extra"])
+
+        restored, broken = _newest_readable(self._manager, self._folder, read, [step] if step is not None else None)
+        if broken:
+            self._set_aside(broken)
+        return restored
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Move damaged checkpoints away, so that they are neither counted as newest nor in the way when their step comes again."""
+        if multihost.is_main():
+            aside = self._workdir / "unreadable"
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                free = next(p for i in range(1000) if not (p := aside / f"{step}{f'.{i}' if i else ''}").exists())
+                (self._folder / str(step)).rename(free)
+        multihost.barrier("lgrpo_set_aside")
+        self._manager.reload()
+
+
+def _newest_readable(
+    manager: ocp.CheckpointManager, folder: epath.Path, read: Callable[[int], T], steps: Sequence[int] | None = None
+) -> tuple[T, list[int]]:
+    """read(step) of the first undamaged step, newest first, and the damaged ones before it. Errors: UserError when none is left."""
+    broken: list[int] = []
+    steps = sorted(manager.all_steps(), reverse=True) if steps is None else steps
+    for step in steps:
+        try:
+            return read(step), broken
+        except _DAMAGE as error:
+            broken.append(step)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            print(f"warning: {folder / str(step)}: cannot be read ({reason}); trying the one before it", file=sys.stderr)
+    if not broken:
+        raise UserError(f"{folder}: no checkpoint there; give the --workdir of a run that saved one")
+    raise UserError(f"{folder}: none of the checkpoints {broken} can be read; restore one from a backup or use a new --workdir")
+
+
+def _open(path: PathLike) -> tuple[ocp.CheckpointManager, epath.Path]:
+    """Read-only manager of a workdir or of its checkpoints folder. Errors: UserError when there are no checkpoints."""
+    root = epath.Path(path).expanduser().absolute()
+    folder = root / "checkpoints" if (root / "checkpoints").is_dir() else root
+    if not folder.is_dir() or not any(child.name.isdecimal() for child in folder.iterdir()):
+        raise UserError(f"{path}: no checkpoints there; give the workdir of a run that saved one, or its checkpoints folder")
+    return _manager(folder, read_only=True), folder
+
+
+def load_params(path: PathLike, target_params: Params, *, best: bool = False) -> Params:
+    """Parameters only, of the newest (or best evaluated) checkpoint, cast and placed as target_params says (see Checkpoints.restore).
+
+    path: a workdir or its checkpoints folder. Errors: UserError when there is none, or for the first tensor that differs, with both shapes.
+    """
+    manager, folder = _open(path)
+    with manager:
+        steps = None
+        if best and (steps := [_best_step(list(manager._checkpoints))]) == [None]:
+            raise UserError(f"{folder}: no checkpoint there was evaluated, so none is the best; take the newest")
+
+        def read(step: int) -> Params:
+            return _read_arrays(manager, step, "params", target_params, str(folder / str(step)), dtypes=False)
+
+        return _newest_readable(manager, folder, read, steps)[0]
+
+
+def saved_config(path: PathLike) -> ExperimentConfig:
+    """Config of the newest readable checkpoint in a workdir or its checkpoints folder. Errors: UserError."""
+    manager, folder = _open(path)
+    with manager:
+        return _newest_readable(manager, folder, lambda step: from_json(_read_meta(manager, step)["config"]))[0]

@@ -1,0 +1,207 @@
+"""Metrics: what each name means, metrics.jsonl (the record), TensorBoard (a copy), a progress bar and plain-text tables."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from lgrpo import multihost
+from lgrpo.config import LoggingConfig
+
+FILE = "metrics.jsonl"
+_NUMBER = re.compile(r"-|[+-]?(\d|\.\d|nan|inf)")  # how a cell of a numeric column begins
+PREFIXES = ("eval/", "grade/")
+"""Names under these are made at run time: eval/pass@4, grade/<error category of the grader> (share of completions)."""
+
+
+class Metric(NamedTuple):
+    """unit; how values of micro-batches, rows and devices are combined; what it says."""
+
+    unit: str
+    reducer: str
+    meaning: str
+
+
+_ROWS, _LOSS = "mean over completions", "mean over steps in the loss"
+
+METRICS: dict[str, Metric] = {
+    "reward/mean": Metric("1", _ROWS, "reward"),
+    "reward/valid_mean": Metric("1", "mean over finished completions", "reward of those that finished"),
+    "rollout/latent_steps": Metric("steps", _ROWS, "latent steps"),
+    "rollout/chain_tokens": Metric("steps", _ROWS, "steps before the end of thinking"),
+    "rollout/answer_tokens": Metric("tokens", _ROWS, "tokens after the end of thinking"),
+    "rollout/completion_tokens": Metric("steps", _ROWS, "latent steps and tokens together"),
+    "rollout/latent_share": Metric("share", "mean over steps", "steps that feed a mixture"),
+    "rollout/invalid_frac": Metric("share", _ROWS, "completions that did not finish"),
+    "rollout/truncated_frac": Metric("share", _ROWS, "completions cut at max_new_tokens"),
+    "rollout/forced_frac": Metric("share", _ROWS, "completions whose thinking was ended by max_latent"),
+    "rollout/nan_frac": Metric("share", _ROWS, "completions with non-finite logits"),
+    "dynamic/rounds": Metric("rounds", "sum", "generations that the step needed"),
+    "dynamic/informative_frac": Metric("share", "mean over generated groups", "groups whose valid rewards differ"),
+    "dynamic/used_frac": Metric("share", "last", "informative groups the step trained on, of those it wanted"),
+    "dynamic/starved": Metric("steps", "last", "1 when the step found too few informative groups"),
+    "dynamic/buffered": Metric("groups", "last", "surplus groups waiting for the next step"),
+    "policy/loss": Metric("nats", _LOSS, "clipped policy loss"),
+    "policy/ratio": Metric("1", _LOSS, "new over behaviour probability"),
+    "policy/ratio_max": Metric("1", "max", "largest ratio"),
+    "policy/clip_frac": Metric("share", _LOSS, "steps whose gradient the clip removed"),
+    "policy/clip_frac_lower": Metric("share", _LOSS, "steps at the dual clip"),
+    "policy/kl_k1": Metric("nats", _LOSS, "behaviour minus new log-prob"),
+    "policy/kl_k3": Metric("nats", _LOSS, "KL to the frozen start, k3 estimator"),
+    "policy/logp": Metric("nats", _LOSS, "log-prob under the trained policy"),
+    "policy/replay_gap": Metric(
+        "nats", "max", "distance of learner's and sampler's log-probs; rounding only before the first update of a step"
+    ),
+    "sft/loss": Metric("nats", "sum of the parts", "supervised loss"),
+    "sft/ce": Metric("nats", "mean over token steps", "cross-entropy of the end of thinking, the answer and an explicit chain"),
+    "sft/kl": Metric("nats", "mean over latent steps", "KL from labels to policy, times kl_weight"),
+    "grad/norm": Metric("1", "max over updates", "global gradient norm before clipping"),
+    "grad/nonfinite": Metric("updates", "last", "skipped non-finite updates in a row"),
+    "grad/skipped": Metric("updates", "last", "skipped non-finite updates in all"),
+    "optim/lr": Metric("1", "last", "learning rate"),
+    "time/rollout_s": Metric("s", "sum over generations", "sampling"),
+    "time/grade_s": Metric("s", "sum over generations", "grading on the host"),
+    "time/train_s": Metric("s", "last", "updates"),
+    "time/step_s": Metric("s", "last", "one step, without evaluation and saving"),
+    "time/host_frac": Metric("share", "last", "part of the step outside sampling and updates"),
+    "perf/tokens_per_s": Metric("steps/s", "last", "latent steps and tokens generated per second of sampling"),
+}
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Errors: ValueError listing names that are neither in METRICS nor under one of PREFIXES."""
+    unknown = sorted(n for n in names if n not in METRICS and not n.startswith(PREFIXES))
+    if unknown:
+        raise ValueError(f"metrics: {', '.join(unknown)} not declared; add each to lgrpo.metrics.METRICS with unit, reducer and meaning")
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Lines of a metrics.jsonl (or of the one in a workdir), oldest first; a half-written last line is left out, null stays None.
+
+    Errors: ValueError with the line number for any other line that is not a JSON object with a step.
+    """
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    lines = path.read_text().split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+            row["step"] + 0  # anything but an object with a number raises
+            rows.append(row)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            if number == len(lines):  # no newline behind it: the writer was killed
+                break
+            raise ValueError(f"{path}:{number}: not a line of metrics ({error}); remove it") from error
+    return rows
+
+
+def _rewind(path: Path, step: int) -> None:
+    """Drop lines after `step` and a half-written last line. Atomic: a crash leaves the old file or the new one."""
+    if not path.exists():
+        return
+    rows = [row for row in read_metrics(path) if row["step"] <= step]
+    temporary = path.with_suffix(".jsonl.tmp")
+    with temporary.open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class MetricsWriter:
+    """Appends to <workdir>/metrics.jsonl on the main process; silent on the others. Also a context manager."""
+
+    def __init__(self, workdir: str | os.PathLike[str], cfg: LoggingConfig, resume_step: int = 0) -> None:
+        """resume_step: finished steps of the checkpoint that the run goes on from; later lines are dropped, since they will come again."""
+        folder = Path(workdir)
+        self._path, self._file, self._board = folder / FILE, None, None
+        if not multihost.is_main():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        _rewind(self._path, resume_step)
+        self._file = self._path.open("a")
+        if cfg.tensorboard:
+            from tensorboardX import SummaryWriter  # here, because it takes a second to import
+
+            # purge_step makes TensorBoard forget what a killed run wrote after the checkpoint.
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line {"step": step, "area/name": value, ...}, flushed. Values are numbers or arrays of one element.
+
+        JSON has no NaN or inf: such a value is written as null, and "nonfinite" maps its name to "nan", "inf" or "-inf".
+        Errors: ValueError for a name that is not declared.
+        """
+        check_names(values)
+        if self._file is None:
+            return
+        numbers = {name: float(np.asarray(value).item()) for name, value in values.items()}
+        odd = {name: str(x) for name, x in numbers.items() if not math.isfinite(x)}
+        line: dict[str, Any] = {"step": int(step), **{name: None if name in odd else x for name, x in numbers.items()}}
+        if odd:
+            line["nonfinite"] = odd
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, x in numbers.items():
+                if name not in odd:
+                    self._board.add_scalar(name, x, step)
+            self._board.flush()
+
+    def read(self) -> list[dict[str, Any]]:
+        """All lines so far, those of the runs before a resume included."""
+        return read_metrics(self._path) if self._path.exists() else []
+
+    def close(self) -> None:
+        """Close both writers; may be called twice."""
+        for writer in (self._file, self._board):
+            if writer is not None:
+                writer.close()
+        self._file = self._board = None
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float | np.floating):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def summary_table(rows: Sequence[Mapping[str, Any] | Sequence[Any]], columns: Sequence[str]) -> str:
+    """Plain-text table of rows, each a dict by column name or its cells in order. Numbers to the right; None and missing values as "-"."""
+    table = [[row.get(c) for c in columns] if isinstance(row, Mapping) else list(row) for row in rows]
+    cells = [[_cell(value) for value in row] for row in table]
+    widths = [max([len(c), *(len(row[i]) for row in cells)]) for i, c in enumerate(columns)]
+    right = [all(_NUMBER.match(row[i]) for row in cells) for i in range(len(columns))]
+
+    def line(texts: Sequence[str]) -> str:
+        return "  ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in zip(texts, widths, right, strict=True)).rstrip()
+
+    return "\n".join([line(columns), line(["-" * w for w in widths]), *(line(row) for row in cells)])
+
+
+def progress(iterable_or_total: Iterable[Any] | int, desc: str, enabled: bool, initial: int = 0) -> tqdm:
+    """A tqdm bar on stderr over an iterable, or to be updated by hand up to a total, of which `initial` are done. Silent when not enabled."""
+    common = {"desc": desc, "disable": not enabled, "initial": initial, "file": sys.stderr, "dynamic_ncols": True}
+    if isinstance(iterable_or_total, int):
+        return tqdm(total=iterable_or_total, **common)
+    return tqdm(iterable_or_total, **common)
