@@ -1,9 +1,9 @@
 """Checkpoints on Orbax: the whole state of a run in one atomic folder per step.
 
 `<workdir>/checkpoints/<step>/` holds four items: `params`; `rest` (optimizer, counters, reference); `buffer` (dynamic sampling, when there
-is one); `meta` (JSON: config, data position, counters, versions). Tensors are stored under dotted names (`blocks.wq`), so that another mesh,
-another number of devices or a reader of the parameters alone needs no knowledge of our classes. Orbax writes into a temporary folder and
-renames it: what has the name of a step is whole.
+is one); `meta` (JSON: config, data position, counters, versions). Tensors are stored under dotted names (`blocks.wq`), so that another
+mesh, another number of devices or a reader of the parameters alone needs no knowledge of our classes. Orbax writes into a temporary folder
+and renames it: what has the name of a step is whole.
 """
 
 from __future__ import annotations
@@ -71,10 +71,9 @@ def _best_step(infos: Sequence[Any]) -> int | None:
     return None if best is None or _metric(best) == -math.inf else best.step
 
 
-def _manager(folder: epath.Path, *, read_only: bool, policy: _NewestAndBest | None = None) -> ocp.CheckpointManager:
+def _manager(folder: epath.Path, *, create: bool, policy: _NewestAndBest | None = None) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
-        create=not read_only,
-        read_only=read_only,
+        create=create,
         preservation_policy=policy,
         best_fn=lambda m: m["metric"] if m["metric"] is not None else -math.inf,
     )
@@ -101,8 +100,9 @@ def _unflatten(target: Any, flat: dict[str, Any]) -> Any:
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Shape, type and placement of a target leaf; without a placement, the first device."""
+    """Shape, type and placement of a target leaf; without a placement, the first device. Errors: ValueError when it does not divide."""
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding.shard_shape(np.shape(leaf))  # raises here, where it cannot be taken for a damaged file
     return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
 
 
@@ -137,8 +137,8 @@ def _require_same(stored: dict[str, Any], target: dict[str, jax.ShapeDtypeStruct
 
 
 def _read_arrays(manager: ocp.CheckpointManager, step: int, item: str, target: Any, where: str, *, dtypes: bool = True) -> Any:
-    """One stored item in the structure, types and placement of `target`."""
-    wanted = {name: _abstract(leaf) for name, leaf in _flatten(target).items()}
+    """One stored item in the structure, types and placement of `target`, a tree of _abstract leaves."""
+    wanted = _flatten(target)
     _require_same(_stored(manager, step, item), wanted, where, dtypes=dtypes)
     return _unflatten(target, manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)}))[item])
 
@@ -200,7 +200,7 @@ class Checkpoints:
         """Errors: UserError when cfg.resume is False but the workdir holds checkpoints, which a new run would mix with its own."""
         self._workdir = epath.Path(workdir).absolute()
         self._folder = self._workdir / "checkpoints"
-        self._manager = _manager(self._folder, read_only=False, policy=_NewestAndBest(cfg.keep, cfg.keep_best))
+        self._manager = _manager(self._folder, create=True, policy=_NewestAndBest(cfg.keep, cfg.keep_best))
         if not cfg.resume and self.latest() is not None:
             step = self.latest()
             self.close()
@@ -259,16 +259,16 @@ class Checkpoints:
     def restore(self, target_state: TrainState, buffer_target: Any, cfg: ExperimentConfig, step: int | None = None) -> Restored:
         """The newest readable checkpoint (or that of `step`), placed as target_state says, whatever mesh wrote it.
 
-        target_state: ShapeDtypeStructs with shardings, or arrays. buffer_target: structure of the buffer, its shapes do not matter; None: dict
-        by dotted name. A newer checkpoint that cannot be read is reported on stderr and moved to <workdir>/unreadable, never deleted.
+        target_state: ShapeDtypeStructs with shardings, or arrays. buffer_target: structure of the buffer, its shapes do not matter; None:
+        dict by dotted name. A newer checkpoint that cannot be read is reported on stderr and moved to <workdir>/unreadable, never deleted.
         Errors: UserError when the config differs where it may not (check_resume), when a tensor differs, when nothing can be read.
         """
         self.wait()
+        params, rest = jax.tree.map(_abstract, _split(target_state))
 
         def read(at: int) -> Restored:
             meta = _read_meta(self._manager, at)
             check_resume(from_json(meta["config"]), cfg)
-            params, rest = _split(target_state)
             where = f"{self._folder / str(at)}"
             state = _read_arrays(self._manager, at, "rest", rest, where).replace(
                 params=_read_arrays(self._manager, at, "params", params, where)
@@ -311,12 +311,12 @@ def _newest_readable(
 
 
 def _open(path: PathLike) -> tuple[ocp.CheckpointManager, epath.Path]:
-    """Read-only manager of a workdir or of its checkpoints folder. Errors: UserError when there are no checkpoints."""
+    """Manager, for reading, of a workdir or of its checkpoints folder. Errors: UserError when there are no checkpoints."""
     root = epath.Path(path).expanduser().absolute()
     folder = root / "checkpoints" if (root / "checkpoints").is_dir() else root
     if not folder.is_dir() or not any(child.name.isdecimal() for child in folder.iterdir()):
         raise UserError(f"{path}: no checkpoints there; give the workdir of a run that saved one, or its checkpoints folder")
-    return _manager(folder, read_only=True), folder
+    return _manager(folder, create=False), folder
 
 
 def load_params(path: PathLike, target_params: Params, *, best: bool = False) -> Params:
@@ -324,6 +324,7 @@ def load_params(path: PathLike, target_params: Params, *, best: bool = False) ->
 
     path: a workdir or its checkpoints folder. Errors: UserError when there is none, or for the first tensor that differs, with both shapes.
     """
+    target = jax.tree.map(_abstract, target_params)
     manager, folder = _open(path)
     with manager:
         steps = None
@@ -331,9 +332,16 @@ def load_params(path: PathLike, target_params: Params, *, best: bool = False) ->
             raise UserError(f"{folder}: no checkpoint there was evaluated, so none is the best; take the newest")
 
         def read(step: int) -> Params:
-            return _read_arrays(manager, step, "params", target_params, str(folder / str(step)), dtypes=False)
+            return _read_arrays(manager, step, "params", target, str(folder / str(step)), dtypes=False)
 
         return _newest_readable(manager, folder, read, steps)[0]
+
+
+def saved_extra(path: PathLike) -> dict[str, Any]:
+    """What the newest readable checkpoint keeps besides arrays: counters and seconds spent. Path and errors as load_params."""
+    manager, folder = _open(path)
+    with manager:
+        return _newest_readable(manager, folder, lambda step: _read_meta(manager, step)["extra"])[0]
 
 
 def saved_config(path: PathLike) -> ExperimentConfig:

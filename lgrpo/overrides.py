@@ -312,7 +312,7 @@ def _plain_error(text: str) -> str:
 def parse_overrides(cfg: ExperimentConfig, argv: Sequence[str], prog: str = "lgrpo") -> ExperimentConfig:
     """`cfg` changed by command-line options named after its fields; `-` and `_` are alike, booleans are given as True or False.
 
-    Errors: UserError for unknown options (with the nearest valid one), missing or unparsable values. --help prints and raises SystemExit(0).
+    Errors: UserError for unknown options (with the nearest valid one), missing or bad values. --help prints and raises SystemExit(0).
     """
     import tyro  # here, because only the command line needs it
 

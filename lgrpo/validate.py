@@ -129,7 +129,7 @@ def _latent(cfg: ExperimentConfig, kind: Kind) -> Iterator[str]:
     if cfg.rollout.mode != "latent":
         return
     if c.one_sided and c.clamp is None:
-        yield "rollout.latent.one_sided=True: rollout.latent.clamp=None has no low end to set the shift; give a clamp or set one_sided to False"
+        yield "rollout.latent.one_sided=True: rollout.latent.clamp=None has no low end to shift by; give a clamp or set one_sided to False"
     if c.max_latent and c.min_latent > c.max_latent:
         yield f"rollout.latent.min_latent={c.min_latent}: above rollout.latent.max_latent={c.max_latent}; use at most {c.max_latent}"
     for name in ("min_latent", "max_latent"):
@@ -138,7 +138,7 @@ def _latent(cfg: ExperimentConfig, kind: Kind) -> Iterator[str]:
     if kind != "train":
         return
     if c.noise_scale == 0:
-        yield "rollout.latent.noise_scale=0: without noise the samples of a group are equal and have no density; use a number > 0, such as 1.0"
+        yield "rollout.latent.noise_scale=0: the samples of a group would be equal and have no density; use a number > 0, such as 1.0"
     if c.density == "exact":
         wanted = {
             "clamp": None,
@@ -175,7 +175,7 @@ def _algo(cfg: ExperimentConfig) -> Iterator[str]:
     if cfg.rollout.group_size == 1:
         yield "rollout.group_size=1: advantages compare the samples of a group; use at least 2"
     if a.lone_survivor == "reward" and a.invalid == "keep":
-        yield "algo.lone_survivor=reward: with algo.invalid=keep no sample is alone; set algo.invalid to exclude or zero, or lone_survivor to zero"
+        yield "algo.lone_survivor=reward: no sample is alone under algo.invalid=keep; set lone_survivor to zero, or invalid to exclude"
     if cfg.rollout.mode == "explicit" and a.first_token and a.winner_score == "latent_mean":
         yield "algo.winner_score=latent_mean: rollout.mode=explicit has no latent steps; use response_mean or answer_mean"
 
@@ -206,7 +206,7 @@ def _mesh(cfg: ExperimentConfig, sizes: tuple[int, int, int]) -> Iterator[str]:
     m, (_, fsdp, tensor) = cfg.model, sizes
     for name in ("n_heads", "n_kv_heads", "d_ff", "vocab_size"):
         if (value := getattr(m, name)) % tensor:
-            yield f"model.{name}={value}: not divisible by mesh.tensor={tensor}; use an axis that divides it, such as {math.gcd(value, tensor)}"
+            yield f"model.{name}={value}: not divisible by mesh.tensor={tensor}; use an axis that divides it: {math.gcd(value, tensor)}"
     if m.d_model % fsdp:
         near = math.gcd(m.d_model, fsdp)
         yield f"model.d_model={m.d_model}: not divisible by mesh.fsdp={fsdp}; use an axis that divides it, such as {near}"

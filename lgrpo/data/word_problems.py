@@ -47,6 +47,7 @@ class Difficulty:
 
 DIFFICULTIES = {
     "mini": Difficulty(ops=(1, 2), high=10, sizes=_MINI),
+    "demo": Difficulty(ops=(3, 4), high=10),
     "easy": Difficulty(ops=(2, 3), high=20),
     "medium": Difficulty(ops=(3, 4), high=50),
     "hard": Difficulty(ops=(4, 6), high=99, factors=(2, 3), reference=0.5),

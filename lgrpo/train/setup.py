@@ -12,8 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from lgrpo.checkpoint import Checkpoints, Restored, load_params, write_config
 from lgrpo.config import ExperimentConfig
@@ -23,8 +22,7 @@ from lgrpo.metrics import MetricsWriter
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import abstract_params, init_params, param_shardings
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
-from lgrpo.train.optimizer import make_optimizer
-from lgrpo.train.step import init_state, total_updates
+from lgrpo.train.step import init_state
 from lgrpo.types import Params, TrainState
 from lgrpo.validate import require_valid
 
@@ -68,14 +66,18 @@ def prepare(cfg: ExperimentConfig, *, kind: str) -> tuple[ExperimentConfig, Text
 
 
 def state_shardings(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> Any:
-    """NamedShardings with the structure of TrainState: moments are placed like their parameters, scalars everywhere."""
+    """NamedShardings with the structure of TrainState: moments and reference are placed like their parameters, scalars everywhere."""
+    keys = jax.tree_util
     shardings = param_shardings(cfg.model, mesh)
-    params = abstract_params(cfg.model)
-    state = jax.eval_shape(lambda p: init_state(p, cfg, rl=rl), params)
-    optimizer = make_optimizer(cfg.optim, params, total_updates(cfg, rl=rl))
-    everywhere = replicated(mesh)
-    opt = optax.tree_utils.tree_map_params(optimizer, lambda _, s: s, state.opt_state, shardings, transform_non_params=lambda _: everywhere)
-    return TrainState(everywhere, shardings, opt, everywhere, everywhere, None if state.reference is None else shardings)
+    by_path = {keys.keystr(path): sharding for path, sharding in keys.tree_leaves_with_path(shardings)}
+    state = jax.eval_shape(lambda p: init_state(p, cfg, rl=rl), abstract_params(cfg.model))
+
+    def place(path: tuple[Any, ...], _: Any) -> NamedSharding:
+        # A moment's path ends in that of its parameter: .opt_state.inner_states['train'].inner_state[1][0].mu['blocks']['wq']
+        tails = (keys.keystr(path[start:]) for start in range(len(path)))
+        return next((by_path[tail] for tail in tails if tail in by_path), replicated(mesh))
+
+    return keys.tree_map_with_path(place, state)
 
 
 def fresh_params(cfg: ExperimentConfig, mesh: Mesh) -> Params:

@@ -1,0 +1,15 @@
+"""Unclamped noise and its exact density. The base is this already, so the diff changes the name only.
+
+Run: python -m lgrpo train experiments/ablations/exact.py --workdir runs/ablations/exact
+"""
+
+from experiments.demo import latent_grpo as base
+from lgrpo.config import ExperimentConfig
+from lgrpo.overrides import apply_diff
+from lgrpo.presets import EXACT
+
+DIFF = EXACT | {"name": "exact"}
+
+
+def get_config() -> ExperimentConfig:
+    return apply_diff(base.get_config(), DIFF)

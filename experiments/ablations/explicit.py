@@ -1,0 +1,15 @@
+"""Baseline: chain-of-thought GRPO from the explicit start.
+
+Run: python -m lgrpo train experiments/ablations/explicit.py --workdir runs/ablations/explicit
+"""
+
+from experiments.demo import latent_grpo as base
+from lgrpo.config import ExperimentConfig
+from lgrpo.overrides import apply_diff
+from lgrpo.presets import EXPLICIT
+
+DIFF = EXPLICIT | {"name": "explicit", "rollout.max_new_tokens": 36, "train.init_from": "runs/demo/explicit_sft"}
+
+
+def get_config() -> ExperimentConfig:
+    return apply_diff(base.get_config(), DIFF)

@@ -1,0 +1,15 @@
+"""The paper's method without stabilizer 3: every correct sample keeps its first-token advantage.
+
+Run: python -m lgrpo train experiments/ablations/no_first_token.py --workdir runs/ablations/no_first_token
+"""
+
+from experiments.demo import latent_grpo as base
+from lgrpo.config import ExperimentConfig
+from lgrpo.overrides import apply_diff
+from lgrpo.presets import NO_FIRST_TOKEN, PAPER
+
+DIFF = PAPER | NO_FIRST_TOKEN | {"name": "no_first_token"}
+
+
+def get_config() -> ExperimentConfig:
+    return apply_diff(base.get_config(), DIFF)

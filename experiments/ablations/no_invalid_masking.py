@@ -1,0 +1,15 @@
+"""The paper's method without stabilizer 1: unfinished samples keep their advantage.
+
+Run: python -m lgrpo train experiments/ablations/no_invalid_masking.py --workdir runs/ablations/no_invalid_masking
+"""
+
+from experiments.demo import latent_grpo as base
+from lgrpo.config import ExperimentConfig
+from lgrpo.overrides import apply_diff
+from lgrpo.presets import NO_INVALID_MASKING, PAPER
+
+DIFF = PAPER | NO_INVALID_MASKING | {"name": "no_invalid_masking"}
+
+
+def get_config() -> ExperimentConfig:
+    return apply_diff(base.get_config(), DIFF)

@@ -1,0 +1,15 @@
+"""The method as the paper describes it: clamped one-sided noise, mean Gumbel density, all three stabilizers.
+
+Run: python -m lgrpo train experiments/ablations/paper.py --workdir runs/ablations/paper
+"""
+
+from experiments.demo import latent_grpo as base
+from lgrpo.config import ExperimentConfig
+from lgrpo.overrides import apply_diff
+from lgrpo.presets import PAPER
+
+DIFF = PAPER | {"name": "paper"}
+
+
+def get_config() -> ExperimentConfig:
+    return apply_diff(base.get_config(), DIFF)

@@ -1,0 +1,24 @@
+"""Demo, stage 3: Latent-GRPO. Unclamped noise on the whole vocabulary with its exact density, and all stabilizers that apply to it.
+
+The base of experiments/ablations. What the paper's preset does here instead is in docs/demo.md.
+Run: python -m lgrpo train experiments/demo/latent_grpo.py --workdir runs/demo/latent_grpo
+"""
+
+from experiments.demo import common
+from lgrpo.config import ExperimentConfig, LatentConfig, OptimConfig, RolloutConfig, TrainConfig
+from lgrpo.overrides import apply_diff
+from lgrpo.presets import EXACT
+
+
+def get_config() -> ExperimentConfig:
+    cfg = ExperimentConfig(
+        name="latent_grpo",
+        model=common.MODEL,
+        data=common.DATA,
+        rollout=RolloutConfig(group_size=8, max_new_tokens=12, latent=LatentConfig(k=8)),
+        optim=OptimConfig(lr=2e-4),
+        train=TrainConfig(num_steps=300, prompts_per_step=64, init_from="runs/demo/latent_sft"),
+        checkpoint=common.CHECKPOINT,
+        evaluation=common.EVALUATION,
+    )
+    return apply_diff(cfg, EXACT)

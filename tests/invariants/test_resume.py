@@ -1,0 +1,167 @@
+"""A run that was stopped and restarted must be the run that was not: metrics line by line and final state bit for bit, buffer and data included."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from lgrpo.checkpoint import Checkpoints
+from lgrpo.config import (
+    AlgoConfig,
+    CheckpointConfig,
+    DataConfig,
+    DynamicSamplingConfig,
+    ExperimentConfig,
+    LatentConfig,
+    LoggingConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    RolloutConfig,
+    SftConfig,
+    TrainConfig,
+)
+from lgrpo.interrupt import EXIT_PREEMPTED
+from lgrpo.metrics import read_metrics
+from lgrpo.train import collect, rl, sft
+from lgrpo.train.setup import open_session
+
+STEPS = 6
+
+
+def config(data_dir, **train):
+    """A tiny run whose rewards have spread by chance: an untrained model ends early and guesses."""
+    return ExperimentConfig(
+        name="resume",
+        model=ModelConfig(d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=8, d_ff=32),
+        data=DataConfig(difficulty="mini", data_dir=str(data_dir), max_prompt=32),
+        rollout=RolloutConfig(group_size=4, max_new_tokens=6, latent=LatentConfig(k=4, max_latent=1)),
+        algo=AlgoConfig(invalid="keep", dynamic=DynamicSamplingConfig(enabled=True, max_rounds=2)),
+        sft=SftConfig(max_chain=16, max_answer=4, batch_size=16),
+        optim=OptimConfig(lr=1e-2),
+        train=TrainConfig(num_steps=STEPS, prompts_per_step=8, **train),
+        checkpoint=CheckpointConfig(every=2),
+        logging=LoggingConfig(tensorboard=False, progress=False),
+        mesh=MeshConfig(data=8),
+    )
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("tfds")
+
+
+def lines(workdir):
+    """Metrics without what a clock measured."""
+    return [{k: v for k, v in row.items() if not k.startswith(("time/", "perf/"))} for row in read_metrics(workdir)]
+
+
+def final_state(cfg, workdir, *, is_rl):
+    session = open_session(cfg, workdir, rl=is_rl, buffer=collect.empty_buffer if is_rl else lambda _: None)
+    session.close()
+    assert session.start == cfg.train.num_steps
+    return session.state, session.restored.data, session.restored.buffer
+
+
+def assert_same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def shorter(cfg, steps):
+    return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, num_steps=steps))
+
+
+@pytest.fixture
+def lucky_grader(monkeypatch):
+    """Rewards with spread in most groups, a pure function of what was sampled: the untrained model itself never scores."""
+    honest = rl.score
+
+    def score(rollout, answers, tokenizer, cfg):
+        scored = honest(rollout, answers, tokenizer, cfg)
+        luck = np.asarray(rollout.tokens)[:, 2] % 2 == 0
+        return scored.replace(rewards=luck.astype(np.float32), valid=np.ones_like(luck))
+
+    monkeypatch.setattr(rl, "score", score)
+
+
+def test_rl_resumes_bit_for_bit_with_a_filled_buffer(tmp_path, data_dir, lucky_grader):
+    cfg = config(data_dir)
+    assert rl.run(cfg, tmp_path / "whole") == 0
+    for steps in (2, 4, STEPS):
+        assert rl.run(shorter(cfg, steps), tmp_path / "parts") == 0
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+    whole, parts = (final_state(cfg, tmp_path / name, is_rl=True) for name in ("whole", "parts"))
+    assert_same(whole[0], parts[0])
+    assert whole[1] == parts[1]
+    assert_same(whole[2], parts[2])
+    assert sum(row["dynamic/buffered"] for row in lines(tmp_path / "whole")[:4]) > 0, "the buffer was never used, so nothing was tested"
+
+
+def test_sft_resumes_bit_for_bit(tmp_path, data_dir):
+    cfg = config(data_dir)
+    cfg = dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, stage="latent", compression=4, label_noise=0.5))
+    assert sft.run(cfg, tmp_path / "whole") == 0
+    for steps in (2, STEPS):
+        assert sft.run(shorter(cfg, steps), tmp_path / "parts") == 0
+    whole, parts = (final_state(cfg, tmp_path / name, is_rl=False) for name in ("whole", "parts"))
+    assert_same(whole[0], parts[0])
+    assert whole[1] == parts[1]
+
+
+def test_interruption_between_generations_repeats_the_step(tmp_path, data_dir, lucky_grader, monkeypatch):
+    """A signal inside a refill must not lose the prompts that were already drawn for this step."""
+    cfg = config(data_dir)
+    assert rl.run(cfg, tmp_path / "whole") == 0
+    honest, calls = rl.rollout_step, []
+
+    def interrupting(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return honest(*args, **kwargs)
+
+    monkeypatch.setattr(rl, "rollout_step", interrupting)
+    assert rl.run(cfg, tmp_path / "parts") == EXIT_PREEMPTED
+    monkeypatch.setattr(rl, "rollout_step", honest)
+    assert rl.run(cfg, tmp_path / "parts") == 0
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+
+
+EXPERIMENT = """
+import sys
+sys.path.insert(0, {tests!r})
+from invariants.test_resume import config
+def get_config():
+    return config({data!r})
+"""
+
+
+def test_killed_process_resumes(tmp_path, data_dir):
+    """SIGKILL at an arbitrary moment, through the command line."""
+    cfg = config(data_dir)
+    experiment = tmp_path / "experiment.py"
+    experiment.write_text(EXPERIMENT.format(tests=os.path.dirname(os.path.dirname(__file__)), data=str(data_dir)))
+    command = [sys.executable, "-m", "lgrpo", "train", str(experiment), "--workdir"]
+    assert rl.run(cfg, tmp_path / "whole") == 0
+    process = subprocess.Popen([*command, str(tmp_path / "parts")], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    log, deadline = tmp_path / "parts" / "metrics.jsonl", time.time() + 120
+    while time.time() < deadline and process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 3):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert subprocess.run([*command, str(tmp_path / "parts")], capture_output=True, timeout=240, check=False).returncode == 0
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+    assert_same(final_state(cfg, tmp_path / "parts", is_rl=True)[0], final_state(cfg, tmp_path / "whole", is_rl=True)[0])
+    meta = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert meta == list(range(1, STEPS + 1))
+    checkpoints = Checkpoints(tmp_path / "parts", cfg.checkpoint)
+    assert checkpoints.latest() == STEPS
+    checkpoints.close()

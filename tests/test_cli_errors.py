@@ -1,0 +1,124 @@
+"""python -m lgrpo from the outside: exit codes, one line on stderr, no traceback; and that commands reach their loops."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from lgrpo import __main__ as cli
+from lgrpo.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENT = """from lgrpo.config import *
+def get_config():
+    return ExperimentConfig(name="small", rollout=RolloutConfig(group_size=4))
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text(EXPERIMENT)
+    return str(file)
+
+
+def main(monkeypatch, capsys, *argv):
+    """(exit code, stdout, stderr) of a command line, in this process."""
+    monkeypatch.setattr(sys, "argv", ["lgrpo", *argv])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    out = capsys.readouterr()
+    return stop.value.code or 0, out.out, out.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["trian", "X"], "trian: no such command; use one of train, sft, eval, check"),
+        (["train"], "no experiment given"),
+        (["train", "--algo.clip-low", "0.1"], "no experiment given"),
+        (["train", "nothing.py", "--workdir", "w"], "nothing.py: no such experiment file"),
+        (["train", "X"], "--workdir is missing"),
+        (["train", "X", "--workdir"], "--workdir: expected one argument"),
+        (["train", "X", "--workdir", "w", "--algo.clip-lw", "0.1"], "did you mean --algo.clip-low?"),
+        (["train", "X", "--workdir", "w", "--algo.clip-low", "big"], "--algo.clip-low"),
+        (["eval", "X", "--workdir", "w", "stray"], "stray"),
+        (["check", "X", "--devices", "many"], "--devices"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(monkeypatch, capsys, experiment, argv, says):
+    code, out, err = main(monkeypatch, capsys, *[experiment if a == "X" else a for a in argv])
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert out == ""
+
+
+@pytest.mark.parametrize("command", ["train", "sft", "eval"])
+def test_commands_reach_their_loop_with_the_resolved_config(monkeypatch, experiment, tmp_path, command):
+    calls = []
+    package, module = {"train": ("train", "rl"), "sft": ("train", "sft"), "eval": ("evaluation", "evaluate")}[command]
+    fake = types.SimpleNamespace(run=lambda cfg, workdir: calls.append((cfg, workdir)) or 75)
+    parent = pytest.importorskip(f"lgrpo.{package}")
+    monkeypatch.setitem(sys.modules, f"lgrpo.{package}.{module}", fake)
+    monkeypatch.setattr(parent, module, fake, raising=False)
+    argv = [command, experiment, "--rollout.latent.clamp", "-2.0", "2.0", "--workdir", str(tmp_path / "w"), "--algo.clip-low=0.1"]
+    assert cli.run(argv) == 75
+    ((cfg, workdir),) = calls
+    assert (cfg.name, cfg.rollout.group_size, cfg.rollout.latent.clamp, cfg.algo.clip_low) == ("small", 4, (-2.0, 2.0), 0.1)
+    assert workdir == tmp_path / "w"
+    assert not workdir.exists()  # the loop makes it, once it knows that the config is valid
+
+
+def test_check_prints_the_resolved_config_and_every_problem(monkeypatch, capsys, experiment):
+    code, out, err = main(monkeypatch, capsys, "check", experiment, "--devices", "8", "--seed", "5")
+    assert code == 0
+    assert json.loads(out)["seed"] == 5
+    assert "ok for `train` on 8 device(s)" in err
+    code, out, err = main(monkeypatch, capsys, "check", experiment, "--devices", "8", "--optim.lr", "0", "--train.prompts-per-step", "12")
+    assert code == 2
+    assert json.loads(out)["optim"]["lr"] == 0
+    assert "optim.lr=0.0" in err
+    assert "use 8 or 16" in err
+    assert main(monkeypatch, capsys, "check", experiment, "--kind", "eval", "--devices", "8", "--train.prompts-per-step", "12")[0] == 0
+
+
+def test_help(monkeypatch, capsys, experiment):
+    code, out, _ = main(monkeypatch, capsys, "--help")
+    assert code == 0
+    assert all(command in out for command in ("train", "sft", "eval", "check"))
+    code, out, _ = main(monkeypatch, capsys, "train", "--help")
+    assert code == 0
+    assert "--workdir" in out
+    code, out, _ = main(monkeypatch, capsys, "train", experiment, "--help")
+    assert code == 0
+    assert "--workdir" in out
+    assert "--rollout.group-size INT" in out
+    assert "(default: 4)" in out  # of this experiment, not of the dataclass
+    assert main(monkeypatch, capsys)[0] == 2
+
+
+def test_errors_of_our_own_keep_their_traceback(monkeypatch, experiment):
+    monkeypatch.setattr(cli, "_dispatch", lambda *_: (_ for _ in ()).throw(KeyError("bug")))
+    monkeypatch.setattr(sys, "argv", ["lgrpo", "train", experiment, "--workdir", "w"])
+    with pytest.raises(KeyError, match="bug"):
+        cli.main()
+
+
+def test_user_errors_from_inside_a_loop_are_one_line(monkeypatch, capsys, experiment):
+    monkeypatch.setattr(cli, "_dispatch", lambda *_: (_ for _ in ()).throw(UserError("data: gone; put it back")))
+    code, _, err = main(monkeypatch, capsys, "train", experiment, "--workdir", "w")
+    assert (code, err) == (2, "error: data: gone; put it back\n")
+
+
+def test_as_a_process(tmp_path, experiment):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "lgrpo", "train", experiment, "--workdir", "w", "--algo.clip-lw", "1"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: --algo.clip-lw: no such option; did you mean --algo.clip-low?\n"

@@ -1,0 +1,115 @@
+"""The rule of DESIGN section 3, read from the source: imports go down only, the method does no I/O, no other framework comes in."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Lower layers first. What is not listed belongs to no layer: it may use anything but what FORBIDDEN says.
+LAYERS = [
+    {"config", "types", "keys", "errors", "overrides", "validate", "presets"},
+    {"sharding"},
+    {"models"},
+    {"latent"},
+    {"algos"},
+    {"train"},
+    {"__main__"},
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+# Beside the layers: below the loops, never above them.
+FORBIDDEN = {name: {"train", "__main__"} for name in ("rewards", "data", "evaluation", "metrics", "checkpoint", "interrupt", "multihost")}
+PURE = {"latent", "algos"}
+IMPURE = {"os", "pathlib", "io", "logging", "subprocess", "lgrpo.checkpoint", "lgrpo.metrics", "lgrpo.data", "lgrpo.multihost"}
+
+
+def imports(path, root=ROOT):
+    """(line, dotted name) of every import in a file, those inside functions and type-checking blocks included."""
+    package = path.relative_to(root).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(x for x in (base, node.module) if x)
+            # `from lgrpo import train` imports lgrpo.train; `from lgrpo.types import Rollout` names an attribute, which does no harm here.
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def part(name):
+    """lgrpo.train.rl -> train; None for what is not lgrpo's."""
+    pieces = name.split(".")
+    return pieces[1] if pieces[0] == "lgrpo" and len(pieces) > 1 else None
+
+
+def under(name, prefixes):
+    return any(name == p or name.startswith(p + ".") for p in prefixes)
+
+
+def violations(root=ROOT):
+    found = []
+    for path in sorted((root / "lgrpo").rglob("*.py")):
+        own = path.relative_to(root / "lgrpo").parts[0].removesuffix(".py")
+        for line, name in imports(path, root):
+            target = part(name)
+            bad = None
+            if under(name, {"torch", "tensorflow"}):
+                bad = "torch and tensorflow have no place in lgrpo"
+            elif under(name, {"experiments", "tests"}):
+                bad = "nothing imports experiments or tests"
+            elif target in FORBIDDEN.get(own, ()):
+                bad = f"{own} lies beside train, not above it"
+            elif own in RANK and RANK.get(target, -1) > RANK[own]:
+                bad = f"{target} lies above {own}"
+            elif own in PURE and under(name, IMPURE):
+                bad = f"{own} does no I/O"
+            if bad:
+                found.append(f"{path.relative_to(root)}:{line}: imports {name}: {bad}")
+    return found
+
+
+def test_imports_go_down_only():
+    assert violations() == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "caught"),
+    [
+        ("latent/a.py", "from lgrpo.train import step", True),
+        ("latent/a.py", "from lgrpo import train", True),
+        ("latent/a.py", "from ..train.step import f", True),
+        ("latent/a.py", "from .mixture import f", False),
+        ("latent/a.py", "def f():\n    import os.path", True),
+        ("latent/a.py", "from lgrpo.metrics import METRICS", True),
+        ("latent/a.py", "from lgrpo.models.decoder import prefill", False),
+        ("algos/a.py", "import logging", True),
+        ("models/a.py", "from lgrpo.latent.noise import f", True),
+        ("sharding.py", "from lgrpo.models import spec", True),
+        ("config.py", "import lgrpo.sharding", True),
+        ("data/a.py", "from lgrpo.train.rl import run", True),
+        ("checkpoint.py", "from lgrpo.train.step import f", True),
+        ("train/a.py", "from lgrpo.checkpoint import Checkpoints", False),
+        ("train/a.py", "from experiments import x", True),
+        ("rewards/a.py", "import tensorflow_datasets", False),
+        ("rewards/a.py", "import tensorflow.io", True),
+        ("rewards/a.py", "import torch", True),
+    ],
+)
+def test_the_check_itself(tmp_path, file, text, caught):
+    path = tmp_path / "lgrpo" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+    assert bool(violations(tmp_path)) == caught
+
+
+def test_files_and_functions_stay_small():
+    """DESIGN section 1: files under about 400 lines, functions under about 60."""
+    long = []
+    for path in sorted((ROOT / "lgrpo").rglob("*.py")):
+        text = path.read_text()
+        if len(text.splitlines()) > 420:
+            long.append(f"{path.relative_to(ROOT)}: {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 66:
+                long.append(f"{path.relative_to(ROOT)}: {node.name} has {node.end_lineno - node.lineno + 1} lines")
+    assert long == []
