@@ -24,7 +24,7 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .
 
 bench: $(VENV)/.run
-	$(PY) -m benchmarks.learner --out runs/bench
+	$(CACHE) $(PY) -m benchmarks --out runs/bench
 
 $(VENV)/.run: requirements.txt
 	$(PYTHON) -m venv $(VENV)

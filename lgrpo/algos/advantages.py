@@ -14,7 +14,12 @@ _EPS = 1e-6
 
 
 def group_advantages(
-    rewards: Array, valid: Array, *, invalid: InvalidMode = "zero", lone_survivor: Literal["zero", "reward"] = "zero", zero_last: bool = False
+    rewards: Array,
+    valid: Array,
+    *,
+    invalid: InvalidMode = "zero",
+    lone_survivor: Literal["zero", "reward"] = "zero",
+    zero_last: bool = False,
 ) -> jax.Array:
     """(r - mean) / (std + 1e-6) within each group, std with ddof 1, over the samples that count.
 

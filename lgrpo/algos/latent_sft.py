@@ -45,14 +45,18 @@ def superposition_weights(compression: int, kind: Literal["uniform", "binomial",
     return jnp.asarray(raw, jnp.float32) / sum(raw)
 
 
-def superposition_labels(chain: Array, mask: Array, *, k: int, compression: int, kind: Literal["uniform", "binomial", "ramp"]) -> LatentLabels:
+def superposition_labels(
+    chain: Array, mask: Array, *, k: int, compression: int, kind: Literal["uniform", "binomial", "ramp"]
+) -> LatentLabels:
     """Each chunk of c chain tokens becomes one mixture of them; equal tokens add up; a short last chunk is renormalised.
 
     chain int32 [N,C] and mask bool [N,C], padded on the right -> labels with M = ceil(C / c), best token first, padded with weight 0 to K.
     Errors: ValueError when a chunk cannot fit into K components.
     """
     if compression > k:
-        raise ValueError(f"compression {compression} puts up to {compression} tokens into a mixture of k={k}; raise k or lower the compression")
+        raise ValueError(
+            f"compression {compression} puts up to {compression} tokens into a mixture of k={k}; raise k or lower the compression"
+        )
     rows, length = chain.shape
     count = -(-length // compression)
     pad = ((0, 0), (0, count * compression - length))

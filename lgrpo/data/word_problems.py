@@ -120,7 +120,7 @@ class _Draws:
         return next(self._words) < share * 2.0**64
 
 
-class _DeadEnd(Exception):
+class _DeadEndError(Exception):
     """No operation fits; the caller draws again."""
 
 
@@ -185,10 +185,10 @@ class _Story:
         return self.work_out(count, kind, operand)
 
     def refer(self, subject: str, total: int, other: str, count: int) -> int:
-        """One operation whose operand is another person's count. Raises _DeadEnd when neither sign stays in range."""
+        """One operation whose operand is another person's count. Raises _DeadEndError when neither sign stays in range."""
         kinds = ["+"] * (total + count <= self.level.high) + ["-"] * (total >= count)
         if not kinds or count == 0:
-            raise _DeadEnd
+            raise _DeadEndError
         kind = self.draws.pick(kinds)
         self.tell(ADD_REFERENCE if kind == "+" else SUB_REFERENCE, subject, other=other)
         return self.work_out(total, kind, count)
@@ -226,7 +226,7 @@ def _two_people(story: _Story, count: int) -> str:
 
 
 def _draw(level: Difficulty, seed: tuple[int, ...]) -> dict[str, str]:
-    """One problem, whatever split it falls into. Raises _DeadEnd."""
+    """One problem, whatever split it falls into. Raises _DeadEndError."""
     draws = _Draws(*seed)
     story = _Story(draws, level)
     count = draws.between(*level.ops)
@@ -256,7 +256,7 @@ def generate(difficulty: str, split: str, index: int) -> dict[str, str]:
     for attempt in range(10_000):
         try:
             record = _draw(level, (name, SPLITS.index(split), index, attempt))
-        except _DeadEnd:
+        except _DeadEndError:
             continue
         if split_of(record["problem"]) == split:
             return record

@@ -89,7 +89,9 @@ def _run_pass(
         for n in np.flatnonzero(np.repeat(real, size)):
             b = n // size
             lengths = {name: float(values[n]) for name, values in columns.items()}
-            rows.append({"uid": int(prompts.uid[b]), "sample": int(n % size), "noisy": noisy, "gold": answers[b], "text": texts[n], **lengths})
+            rows.append(
+                {"uid": int(prompts.uid[b]), "sample": int(n % size), "noisy": noisy, "gold": answers[b], "text": texts[n], **lengths}
+            )
     return _intervals({name: np.concatenate(parts) for name, parts in table.items()}, ev.bootstrap), rows
 
 

@@ -86,7 +86,12 @@ def step_temperature(cfg: RolloutConfig, is_latent: jax.Array, is_exit: jax.Arra
 
 
 def latent_logp(
-    cfg: LatentConfig, scores: jax.Array, tokens: TokenLogps, weights: jax.Array, noise_scale: jax.Array, advantages: jax.Array | None = None
+    cfg: LatentConfig,
+    scores: jax.Array,
+    tokens: TokenLogps,
+    weights: jax.Array,
+    noise_scale: jax.Array,
+    advantages: jax.Array | None = None,
 ) -> jax.Array:
     """Density of recorded latent steps. scores, weights [*b,K]; tokens at step_temperature; noise_scale, advantages [*b] -> [*b]."""
     scale, logps = noise_scale[..., None], tokens.chosen

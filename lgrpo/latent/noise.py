@@ -55,10 +55,7 @@ def _exact_logp(scores: jax.Array, logps: jax.Array, rest_logp: jax.Array | None
     k = scores.shape[-1]
     lowest = jnp.min(scores, axis=-1, keepdims=True)
     height = scores - lowest  # the density does not depend on the shift; this one keeps every exponential below 1
-    if rest_logp is None:
-        rest = jnp.maximum(1.0 - jnp.sum(jnp.exp(logps), axis=-1), 0.0)
-    else:
-        rest = jnp.exp(rest_logp)
+    rest = jnp.maximum(1.0 - jnp.sum(jnp.exp(logps), axis=-1), 0.0) if rest_logp is None else jnp.exp(rest_logp)
     mass = jnp.sum(jnp.exp(logps - height), axis=-1) + rest
     return jnp.sum(logps - height, axis=-1) - k * jnp.log(jnp.maximum(mass, _TINY)) + math.lgamma(k)
 

@@ -31,7 +31,13 @@ def completion_hidden(
 
 
 def replay_logps(
-    params: Params, prompts: PromptBatch, rollout: Rollout, *, cfg: ExperimentConfig, advantages: jax.Array | None = None, share_prefix: bool = True
+    params: Params,
+    prompts: PromptBatch,
+    rollout: Rollout,
+    *,
+    cfg: ExperimentConfig,
+    advantages: jax.Array | None = None,
+    share_prefix: bool = True,
 ) -> jax.Array:
     """Log-probs of a recorded rollout under `params`, by the same rule as the sampler.
 

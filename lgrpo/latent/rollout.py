@@ -69,7 +69,9 @@ def _answer_token(logits: jax.Array, keys: jax.Array, noise_scale: jax.Array, cf
     return sample_token(logits, keys, cfg.rollout.answer)
 
 
-def _choose(logits: jax.Array, keys: jax.Array, thinking: jax.Array, step: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig) -> _Step:
+def _choose(
+    logits: jax.Array, keys: jax.Array, thinking: jax.Array, step: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig
+) -> _Step:
     """Samples one step for every row. logits float32 [N,V], keys [N], thinking bool [N], noise_scale float32 [N]."""
     c, end = cfg.rollout, cfg.data.think_end_id
     latent_row = thinking if c.mode == "latent" else jnp.zeros_like(thinking)
@@ -103,7 +105,9 @@ def _choose(logits: jax.Array, keys: jax.Array, thinking: jax.Array, step: jax.A
     return _Step(ids, scores, weights, is_latent, jnp.where(is_latent, latent, logps.chosen[:, 0]), forced)
 
 
-def _sample(state: DecodeState, hidden: jax.Array, params: Params, keys: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig) -> DecodeState:
+def _sample(
+    state: DecodeState, hidden: jax.Array, params: Params, keys: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig
+) -> DecodeState:
     """Samples column `state.step` from hidden [N,D] and prepares the next input."""
     t = state.step
     logits = logits_of(params, hidden)
@@ -164,7 +168,13 @@ def _empty_record(rows: int, cfg: RolloutConfig) -> Rollout:
 
 
 def rollout(
-    params: Params, prompts: PromptBatch, key: jax.Array, *, cfg: ExperimentConfig, noise_scale: jax.Array | None = None, first_sample: int = 0
+    params: Params,
+    prompts: PromptBatch,
+    key: jax.Array,
+    *,
+    cfg: ExperimentConfig,
+    noise_scale: jax.Array | None = None,
+    first_sample: int = 0,
 ) -> Rollout:
     """Samples cfg.rollout.group_size completions of every prompt.
 

@@ -60,7 +60,9 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def _block(cfg: ModelConfig, p: Params, x: jax.Array, rope: tuple[jax.Array, jax.Array], attention: Attend, extras: Any) -> tuple[jax.Array, Any]:
+def _block(
+    cfg: ModelConfig, p: Params, x: jax.Array, rope: tuple[jax.Array, jax.Array], attention: Attend, extras: Any
+) -> tuple[jax.Array, Any]:
     h = rms_norm(x, p["attn_norm"], cfg.rms_eps)
     q = jnp.einsum("...d,dhk->...hk", h, p["wq"])
     k = jnp.einsum("...d,dhk->...hk", h, p["wk"])
@@ -74,7 +76,9 @@ def _block(cfg: ModelConfig, p: Params, x: jax.Array, rope: tuple[jax.Array, jax
     return x + gated @ p["w_down"], result
 
 
-def run_blocks(params: Params, cfg: ModelConfig, x: jax.Array, positions: jax.Array, attention: Attend, extras: Any = None) -> tuple[jax.Array, Any]:
+def run_blocks(
+    params: Params, cfg: ModelConfig, x: jax.Array, positions: jax.Array, attention: Attend, extras: Any = None
+) -> tuple[jax.Array, Any]:
     """All blocks and the final norm. x [..., D], positions [...]; `extras` and the results have a leading layer axis."""
     rope = rope_tables(cfg, positions)
 
@@ -134,7 +138,9 @@ def decode_step(params: Params, cfg: ModelConfig, embeds: jax.Array, step: jax.A
     return hidden, write_step(cache, k, v, step)
 
 
-def forward_group(params: Params, cfg: ModelConfig, prompt_tokens: jax.Array, prompt_mask: jax.Array, embeds: jax.Array) -> tuple[jax.Array, jax.Array]:
+def forward_group(
+    params: Params, cfg: ModelConfig, prompt_tokens: jax.Array, prompt_mask: jax.Array, embeds: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Prompts once, and G completions that share them, in one pass.
 
     prompt_tokens [B,P], prompt_mask bool [B,P], embeds [B,G,T,D] -> hidden of the prompts' last position [B,D] and of the completions [B,G,T,D].

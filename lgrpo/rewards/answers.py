@@ -93,7 +93,7 @@ def read_answer(answer: str) -> Reading:
     text = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co") else c for c in text)
     text = _NOISE.sub(_without_joining, text).strip()
     bare = _TEXT.sub("", text).strip()
-    text = _TEXT.sub(r"\1", text) if not bare else bare
+    text = bare or _TEXT.sub(r"\1", text)
     text = text.strip().removesuffix(".").strip()
     number = _number(text)
     if number is None and text.startswith("(") and text.endswith(")"):

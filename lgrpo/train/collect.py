@@ -53,7 +53,9 @@ def empty_buffer(cfg: ExperimentConfig) -> Groups | None:
         chain_len=np.zeros(steps[:2], np.int32),
         thought=np.zeros(steps[:2], bool),
     )
-    prompts = PromptBatch(np.zeros((slots, cfg.data.max_prompt), np.int32), np.zeros((slots, cfg.data.max_prompt), bool), np.zeros(slots, np.int32))
+    prompts = PromptBatch(
+        np.zeros((slots, cfg.data.max_prompt), np.int32), np.zeros((slots, cfg.data.max_prompt), bool), np.zeros(slots, np.int32)
+    )
     zeros = np.zeros(steps[:2], np.float32)
     return Groups(prompts, rollout, zeros, zeros.astype(bool), np.full(slots, -1, np.int32))
 
@@ -88,10 +90,10 @@ class Timer:
 
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def measure(self, phase: str, work: Callable[[], Any]) -> Any:
-        """Runs `work`, waits for its arrays, adds its time to `phase`."""
+    def measure(self, phase: str, work: Callable[..., Any], *args: Any) -> Any:
+        """work(*args); waits for its arrays and adds its time to `phase`."""
         start = time.perf_counter()
-        result = jax.block_until_ready(work())
+        result = jax.block_until_ready(work(*args))
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
         return result
 
@@ -147,10 +149,10 @@ def collect(
         if logs and interrupted():
             return None, buffer, {}
         prompts, answers = next(data)
-        rollout = timer.measure("rollout", lambda prompts=prompts, index=len(logs): sample(prompts, index))
+        rollout = timer.measure("rollout", sample, prompts, len(logs))
         rollout = jax.device_get(rollout) if buffer is not None else rollout
-        scored = timer.measure("grade", lambda rollout=rollout, answers=answers: grade(rollout, answers))
-        logs.append(timer.measure("grade", lambda rollout=rollout, scored=scored: rollout_metrics(rollout, scored)))
+        scored = timer.measure("grade", grade, rollout, answers)
+        logs.append(timer.measure("grade", rollout_metrics, rollout, scored))
         groups = Groups(
             prompts=prompts,
             rollout=jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), rollout),

@@ -13,11 +13,8 @@ from lgrpo.types import Params
 
 def learning_rate(cfg: OptimConfig, total_updates: int) -> optax.Schedule:
     """Linear warm-up to cfg.lr, then constant or cosine to 0. Counts real updates: skipped ones do not advance it."""
-    after: optax.Schedule
-    if cfg.schedule == "cosine":
-        after = optax.cosine_decay_schedule(cfg.lr, max(total_updates - cfg.warmup, 1))
-    else:
-        after = optax.constant_schedule(cfg.lr)
+    decay = optax.cosine_decay_schedule(cfg.lr, max(total_updates - cfg.warmup, 1))
+    after = decay if cfg.schedule == "cosine" else optax.constant_schedule(cfg.lr)
     if not cfg.warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, cfg.lr, cfg.warmup), after], [cfg.warmup])

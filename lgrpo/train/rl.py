@@ -58,7 +58,7 @@ def train(session: Session, stop: StopFlag) -> int:
                 save(step, resume_point, {})
                 return EXIT_PREEMPTED
             buffer = new_buffer
-            state, update = timer.measure("train", lambda state=state, groups=groups: _learn(session, state, groups))
+            state, update = timer.measure("train", _learn, session, state, groups)
             metrics |= {name: float(value) for name, value in update.items()}
             metrics |= _timing(timer, time.perf_counter() - started, metrics, cfg)
             done = step + 1

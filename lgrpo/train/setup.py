@@ -97,7 +97,9 @@ def publish(params: Params, cfg: ExperimentConfig, mesh: Mesh) -> Params:
     return jax.jit(lambda p: compute_params(p, cfg.model), out_shardings=target)(params)
 
 
-def open_session(cfg: ExperimentConfig, workdir: pathlib.Path, *, rl: bool, buffer: Callable[[ExperimentConfig], Any] = lambda _: None) -> Session:
+def open_session(
+    cfg: ExperimentConfig, workdir: pathlib.Path, *, rl: bool, buffer: Callable[[ExperimentConfig], Any] = lambda _: None
+) -> Session:
     """Resumes the workdir or starts in it. buffer: makes the empty dynamic-sampling buffer of a resolved config, the target of its restore.
 
     Errors: UserError for an invalid config, a workdir of another config, initial parameters that do not fit.

@@ -38,7 +38,9 @@ def init_state(params: Params, cfg: ExperimentConfig, *, rl: bool) -> TrainState
     optimizer = make_optimizer(cfg.optim, params, total_updates(cfg, rl=rl))
     reference = jax.tree.map(jnp.copy, params) if rl and cfg.algo.kl_coef > 0 else None
     # One array each: a donated buffer may not appear twice.
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), reference)
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), reference
+    )
 
 
 rollout_step = jax.jit(rollout, static_argnames=("cfg",))
@@ -95,7 +97,9 @@ def _apply(state: TrainState, grads: Params, cfg: ExperimentConfig, total: int) 
     return state, {"grad/norm": Max(jnp.where(finite, norm, -jnp.inf))}
 
 
-def _policy_terms(params: Params, batch: TrainBatch, old_logps: Array, reference: Params | None, cfg: ExperimentConfig) -> tuple[Mean, Metrics]:
+def _policy_terms(
+    params: Params, batch: TrainBatch, old_logps: Array, reference: Params | None, cfg: ExperimentConfig
+) -> tuple[Mean, Metrics]:
     """Summed policy loss (with KL) of a slice and its diagnostics."""
     algo, mask = cfg.algo, batch.loss_mask
     gradient = batch.advantages if cfg.rollout.latent.score_gradient != "plain" else None
@@ -109,7 +113,9 @@ def _policy_terms(params: Params, batch: TrainBatch, old_logps: Array, reference
     if reference is not None:
         theirs = jax.lax.stop_gradient(replay_logps(reference, batch.prompts, batch.rollout, cfg=cfg, share_prefix=cfg.train.share_prefix))
         # The score gradient is a device of the policy loss; the KL keeps the plain one.
-        plain = logps if gradient is None else replay_logps(params, batch.prompts, batch.rollout, cfg=cfg, share_prefix=cfg.train.share_prefix)
+        plain = (
+            logps if gradient is None else replay_logps(params, batch.prompts, batch.rollout, cfg=cfg, share_prefix=cfg.train.share_prefix)
+        )
         kl = k3_kl(plain, theirs, mask)
         metrics["policy/kl_k3"] = kl
         loss = Mean(loss.total + algo.kl_coef * kl.total, loss.count)

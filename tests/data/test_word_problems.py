@@ -77,7 +77,7 @@ def test_hard_uses_everything_it_announces():
     text = " ".join(r["problem"] for r in records)
     for piece in ("doubles", "triples", "twice as many", "3 times as many", "more", "fewer", "gets as many", "loses as many"):
         assert piece in text, piece
-    two = sum(" than " in r["problem"] or " as many " in r["problem"] and " has." in r["problem"] for r in records)
+    two = sum(" than " in r["problem"] or (" as many " in r["problem"] and " has." in r["problem"]) for r in records)
     assert 0.3 < two / len(records) < 0.75
 
 
