@@ -17,7 +17,7 @@ def get_config() -> ExperimentConfig:
         rollout=RolloutConfig(mode="explicit", max_new_tokens=36, latent=LatentConfig(k=1), answer=AnswerConfig(temperature=1.0)),
         sft=dataclasses.replace(common.SFT, stage="explicit"),
         optim=common.SFT_OPTIM,
-        train=TrainConfig(num_steps=500, log_every=10),
+        train=TrainConfig(num_steps=600, log_every=10),
         checkpoint=common.CHECKPOINT,
         evaluation=common.EVALUATION,
     )

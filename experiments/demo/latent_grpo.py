@@ -16,8 +16,8 @@ def get_config() -> ExperimentConfig:
         model=common.MODEL,
         data=common.DATA,
         rollout=RolloutConfig(group_size=8, max_new_tokens=12, latent=LatentConfig(k=8)),
-        optim=OptimConfig(lr=2e-4),
-        train=TrainConfig(num_steps=300, prompts_per_step=64, init_from="runs/demo/latent_sft"),
+        optim=OptimConfig(lr=3e-4),
+        train=TrainConfig(num_steps=400, prompts_per_step=64, init_from="runs/demo/latent_sft"),
         checkpoint=common.CHECKPOINT,
         evaluation=common.EVALUATION,
     )

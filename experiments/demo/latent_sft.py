@@ -20,7 +20,7 @@ def get_config() -> ExperimentConfig:
         rollout=RolloutConfig(max_new_tokens=12, latent=LatentConfig(k=8)),
         sft=dataclasses.replace(common.SFT, stage="latent", compression=7, superposition="ramp", label_noise=0.5),
         optim=common.SFT_OPTIM,
-        train=TrainConfig(num_steps=1200, log_every=10, init_from="runs/demo/explicit_sft"),
+        train=TrainConfig(num_steps=1600, log_every=10, init_from="runs/demo/explicit_sft"),
         checkpoint=common.CHECKPOINT,
         evaluation=common.EVALUATION,
     )
