@@ -111,9 +111,9 @@ def _sample(
     """Samples column `state.step` from hidden [N,D] and prepares the next input."""
     t = state.step
     logits = logits_of(params, hidden)
-    broken = ~jnp.isfinite(logits).all(axis=-1)
+    broken = ~jnp.isfinite(logits.sum(axis=-1))  # what a broken row chooses is never recorded
     step_keys = jax.vmap(lambda key: jax.random.fold_in(key, t))(keys)
-    chosen = _choose(jnp.where(broken[:, None], 0.0, logits), step_keys, state.thinking, t, noise_scale, cfg)
+    chosen = _choose(logits, step_keys, state.thinking, t, noise_scale, cfg)
     token = chosen.ids[:, 0]
     live = ~state.done & ~broken
     ended = state.thinking & (token == cfg.data.think_end_id) & live
