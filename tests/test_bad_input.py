@@ -8,7 +8,7 @@ import pytest
 
 from lgrpo.__main__ import main
 
-EXPERIMENT = '''
+EXPERIMENT = """
 from lgrpo.config import *
 
 def get_config():
@@ -20,7 +20,7 @@ def get_config():
         train=TrainConfig(num_steps=1, prompts_per_step=8),
         logging=LoggingConfig(tensorboard=False, progress=False),
     )
-'''
+"""
 GOOD = [{"problem": f"Tom has {n} pens .", "cot": f"<<{n}+1={n + 1}>>", "answer": str(n + 1)} for n in range(8)]
 
 

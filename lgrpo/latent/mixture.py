@@ -64,6 +64,13 @@ def _per_row(value: float | jax.Array, rows: int) -> jax.Array:
     return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (rows,))[:, None]
 
 
+def _keys(key: jax.Array, rows: int) -> jax.Array:
+    """Keys [N] from one key, typed or in the old uint32 form, or from keys [N] themselves."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    return key if key.ndim else jax.random.split(key, rows)
+
+
 def _is_argmax(logits: jax.Array, token: int) -> jax.Array:
     """jnp.argmax(logits, -1) == token, bool [N], without an argmax: XLA does not vectorise that on CPU."""
     own = logits[:, token]
@@ -183,7 +190,7 @@ def sample_latent(
     whole = isinstance(top_p, float | int) and top_p >= 1.0
     law = _Law(k, _per_row(top_p, rows), not whole, scale, one_sided, clamp, delta, order == "topk_then_perturb")
     if raw_noise is None:
-        scores, ids = _choose_noisy(logits, lse, key if key.ndim else jax.random.split(key, rows), law)
+        scores, ids = _choose_noisy(logits, lse, _keys(key, rows), law)
     else:
         scores, ids = _choose_full(logits - lse, raw_noise, law)
     weights = jax.nn.softmax(scores / _per_row(tau, rows), axis=-1)

@@ -28,7 +28,11 @@ CASES = {
         "rollout__latent__min_latent": 2,
         "rollout__answer__sampler": "gumbel_top1",
     },
-    "gumbel_weighted 0.5": {"rollout__latent__density": "gumbel_weighted", "rollout__latent__noise_scale": 0.5, "rollout__latent__max_latent": 0},
+    "gumbel_weighted 0.5": {
+        "rollout__latent__density": "gumbel_weighted",
+        "rollout__latent__noise_scale": 0.5,
+        "rollout__latent__max_latent": 0,
+    },
     "exact": EXACT | {"rollout__latent__max_latent": 0, "rollout__answer__temperature": 0.7},
     "exact 0.5 min_latent": EXACT | {"rollout__latent__noise_scale": 0.5, "rollout__latent__min_latent": 2},
     "explicit": {"rollout__mode": "explicit", "rollout__latent__k": 1, "rollout__answer__temperature": 0.8},

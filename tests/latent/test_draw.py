@@ -116,7 +116,11 @@ def test_rows_that_lose_their_mass_are_drawn_with_full_noise():
     """One token carries everything float32 can hold; the rest must still come in the right order of probability."""
     logits = np.array([200.0, 1.0, 0.0, -1.0])
     assert not many(lambda x, keys: gumbel_top_k(x, keys, 2)[2], logits, 0, 16).any()
-    ids = many(lambda x, keys: sample_latent(x, keys, k=2, think_end_id=0, clamp=None, one_sided=False, top_p=1.0, end_rule="sampled").ids, logits, 1)
+    ids = many(
+        lambda x, keys: sample_latent(x, keys, k=2, think_end_id=0, clamp=None, one_sided=False, top_p=1.0, end_rule="sampled").ids,
+        logits,
+        1,
+    )
     assert (ids[:, 0] == 0).all()
     rest = np.exp([1.0, 0.0, -1.0])
     assert chi_square(np.bincount(ids[:, 1], minlength=4)[1:], rest / rest.sum()) > 1e-3
@@ -144,7 +148,9 @@ def test_candidates_have_the_law_of_full_noise(spread, monkeypatch):
         return choice.ids, choice.scores
 
     def brute(x, keys):
-        choice = sample_latent(x, keys, k=2, think_end_id=0, end_rule="sampled", raw_noise=jax.vmap(lambda key: jax.random.gumbel(key, (600,)))(keys))
+        choice = sample_latent(
+            x, keys, k=2, think_end_id=0, end_rule="sampled", raw_noise=jax.vmap(lambda key: jax.random.gumbel(key, (600,)))(keys)
+        )
         return choice.ids, choice.scores
 
     (ids, scores), (ids_b, scores_b) = many(fast, logits, 8, 8000), many(brute, logits, 9, 8000)
