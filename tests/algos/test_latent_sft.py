@@ -67,7 +67,7 @@ def test_superposition_labels(kind):
 
 def test_binomial_is_the_one_of_the_study():
     chain = np.array([[5, 6, 7]], np.int32)
-    labels = superposition_labels(chain, chain > 0, k=3, compression=3, kind="binomial")
+    labels = labels_of(chain, chain > 0, k=3, compression=3, kind="binomial")
     assert as_dict(labels.ids[0, 0], labels.probs[0, 0]) == pytest.approx({6: 0.5, 5: 0.25, 7: 0.25})
 
 
@@ -139,9 +139,8 @@ def test_losses_and_their_counts():
     """Cross-entropy over the end of thinking and the answer, KL over latent steps; padding may hold anything."""
     chain, chain_mask = chains([4, 2])
     answer, answer_mask = chains([2, 3], seed=1)
-    targets = sft_targets(
-        superposition_labels(chain, chain_mask, k=3, compression=2, kind="uniform"), answer, answer_mask, think_end_id=END, latent=True
-    )
+    thoughts = labels_of(chain, chain_mask, k=3, compression=2, kind="uniform")
+    targets = targets_of(thoughts, answer, answer_mask, think_end_id=END, latent=True)
     rng = np.random.default_rng(0)
     logps = -rng.exponential(size=targets.ids.shape).astype(np.float32)
     mask, is_latent = np.asarray(targets.mask), np.asarray(targets.is_latent)
