@@ -12,6 +12,7 @@ from typing import Literal
 Density = Literal["gumbel_mean", "gumbel_weighted", "exact"]
 ScoreGradient = Literal["plain", "bounded", "aligned"]
 InvalidMode = Literal["keep", "zero", "exclude"]
+Grader = Literal["auto", "numeric", "math", "choice", "official"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,6 +232,13 @@ class DataConfig:
     """Text of the end-of-sequence token."""
     eos_id: int = -1
     """Id of the end of sequence; resolved as think_end_id is."""
+    grader: Grader = "auto"
+    """auto: multiple choice where the gold answer is a letter A-D, else math; numeric: numbers and equal text; math: also LaTeX, by math-verify in
+    worker processes; choice; official: the authors' comparison of strings."""
+    grader_seconds: float = 5.0
+    """Time limit of one LaTeX comparison; beyond it the answer counts as `timeout`."""
+    grader_workers: int = 2
+    """Processes that compare LaTeX. None is started before an answer needs one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
