@@ -40,14 +40,15 @@ _ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*(?=[-+.\\0-9])")
 _SPACES = re.compile(r"\s+")
 # A number and, after it, words without digits: `18 dollars`, `5 km/h`, `3 m^2`.
 _WITH_UNIT = re.compile(r"(.*[0-9.}])(\s*)([A-Za-z][A-Za-z\s./-]*)(?:\^\s*\{?[23]\}?)?", re.ASCII | re.DOTALL)
-_ATTACHED_UNITS = frozenset("mm cm dm km kg mg lb lbs oz ft yd mi sec min hr hrs ml mL mph kmh kph kWh dollars cents deg".split())
-_LETTER_UNITS = frozenset("m g s h l L W V A J N C F".split())
-# Words after a number that change its value, or say that there is more than one.
-_NO_UNITS = frozenset(
-    "or and to plus minus times over by mod modulo squared cubed choose pi sqrt not than point half halves third thirds quarter quarters "
-    "hundred hundreds thousand thousands million millions billion billions trillion trillions dozen dozens score pair pairs mil bn "
-    "zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety".split()
-)
+_UNITS = "mm cm dm km kg mg lb lbs oz ft yd mi sec min hr hrs ml mL mph kmh kph kWh dollars cents deg"
+_ATTACHED_UNITS = frozenset(_UNITS.split())
+_LETTER_UNITS = frozenset("mgshlLWVAJNCF")
+_VALUES = """or and to plus minus times over by mod modulo squared cubed choose pi sqrt not than point
+    half halves third thirds quarter quarters hundred hundreds thousand thousands million millions billion billions trillion trillions
+    dozen dozens score pair pairs mil bn zero one two three four five six seven eight nine ten eleven twelve
+    twenty thirty forty fifty sixty seventy eighty ninety"""
+_NO_UNITS = frozenset(_VALUES.split())
+"""Words after a number that change its value, or say that there is more than one."""
 _MAX_UNIT_WORDS = 5
 # Full-width forms by hand: NFKC would also turn 5² into 52 and 3½ into 31/2.
 _SAME = str.maketrans(

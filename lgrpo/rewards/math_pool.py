@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import collections
+import contextlib
 import functools
 import json
 import os
@@ -73,10 +74,8 @@ class _Worker:
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
-            try:
+            with contextlib.suppress(OSError):  # what was still buffered has no reader
                 pipe.close()
-            except OSError:  # what was still buffered has no reader
-                pass
 
 
 class MathPool:

@@ -95,7 +95,8 @@ def test_numbers(text, value):
 @pytest.mark.parametrize(
     "text",
     ["1 1", "12 3", "1\x002", "3\u200f4", "5$5", "1,2", "1,0000", "--5", "1/0", "\\frac{1}{0}", "9**9**9", "1e9999", "5²", "3½", "1.2.3",
-     "٣", "7 hundred", "7 or 8", "7 apples and three pens", "7x", "7k", "7th", "7 squared", "5\\text{ or }6", "2\\text{ million}", "1 11/2", "nan", "inf", "1_000", "0x10"],
+     "٣", "7 hundred", "7 or 8", "7 apples and three pens", "7x", "7k", "7th", "7 squared", "5\\text{ or }6", "2\\text{ million}", "1 11/2",
+     "nan", "inf", "1_000", "0x10"],
 )  # fmt: skip
 def test_not_numbers(text):
     assert read_answer(text).number is None
