@@ -327,10 +327,16 @@ class EvaluationConfig:
     """Problems of the split to use; 0: all."""
     samples: int = 4
     """Samples per problem in the noisy pass."""
+    sample_chunk: int = 0
+    """Samples of a problem that are computed at once; divides `samples`. 0: all."""
     batch: int = 64
     """Prompts per rollout."""
     noise_scale: float = -1.0
     """Latent noise of the noisy pass; -1: as in training."""
+    noise_sweep: tuple[float, ...] = ()
+    """Further latent noise scales, each evaluated as the noisy pass is (`python -m lgrpo eval` only)."""
+    counterfactual: bool = False
+    """Also feed shuffled, reordered, zeroed, repeated, hardened and no latents, noise-free (`python -m lgrpo eval` only)."""
     train_answer: bool = True
     """The noisy pass samples answers as training does; False: by `answer` below. (The noise-free pass is greedy.)"""
     answer: AnswerConfig = AnswerConfig()
