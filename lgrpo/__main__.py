@@ -17,8 +17,8 @@ _COMMANDS = {
     "train": "reinforcement learning",
     "sft": "supervised training: explicit chains, or Latent-SFT stage 2",
     "eval": "accuracy and pass@k of the workdir's newest checkpoint, with and without latent noise",
-    "compare": "paired test between two results of eval: python -m lgrpo compare A B",
     "check": "print the resolved config and what is wrong with it; builds nothing",
+    "compare": "paired test between two results of eval: python -m lgrpo compare A B",
 }
 _USAGE = """\
 usage: python -m lgrpo COMMAND EXPERIMENT [--workdir DIR] [--section.field VALUE ...]

@@ -14,21 +14,22 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> float | np.ndarray:
     """Unbiased estimate 1 - C(n-c, k) / C(n, k) from n samples of which c are correct.
 
     Scalars or arrays that broadcast. NaN where n < k; 1 where n - c < k. Errors: ValueError for c outside 0..n or k < 1.
-    Source: Chen et al. 2021 (arXiv 2107.03374), with the binomials as differences of log-factorials.
+    Source: Chen et al. 2021 (arXiv 2107.03374), as the product of 1 - k/v over v = n-c+1..n.
     """
     n_arr, c_arr, k_arr = np.broadcast_arrays(np.asarray(n), np.asarray(c), np.asarray(k))
     if np.any((c_arr < 0) | (c_arr > n_arr)):
         raise ValueError("c, the number of correct samples, must lie in 0..n")
     if np.any(k_arr < 1):
         raise ValueError("k must be at least 1")
-    most = int(n_arr.max(initial=0))
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, most + 1)))])
-    wrong, drawable = n_arr - c_arr, k_arr <= n_arr
-    missable = drawable & (wrong >= k_arr)  # k draws without a correct one are possible
-    draws = np.where(missable, k_arr, 0)
-    log_miss = log_factorial[wrong] - log_factorial[wrong - draws] - log_factorial[n_arr] + log_factorial[n_arr - draws]
-    out = np.where(drawable, np.where(missable, -np.expm1(np.minimum(log_miss, 0.0)), 1.0), np.nan)
-    out = np.where(drawable & (c_arr == 0), 0.0, out)  # exactly, where the logarithms leave a rounding error
+    out = np.full(n_arr.shape, np.nan)
+    for n_one in np.unique(n_arr):
+        here = (n_arr == n_one) & (k_arr <= n_arr)
+        draws, which = np.unique(k_arr[here], return_inverse=True)
+        most = int(c_arr[here].max(initial=0))
+        # miss[i, c]: probability that draws[i] samples hold none of c correct ones, for every c at once.
+        factors = np.maximum(1.0 - draws[:, None] / np.arange(n_one, n_one - most, -1)[None], 0.0)
+        miss = np.concatenate([np.ones((len(draws), 1)), np.cumprod(factors, axis=1)], axis=1)
+        out[here] = 1.0 - miss[which, c_arr[here]]
     return float(out) if out.ndim == 0 else out
 
 
