@@ -19,7 +19,10 @@ _BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _UNSIGNED = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
 # A minus after a digit, a letter or a bracket is a subtraction.
-_LAST_NUMBER = re.compile(rf"(?:(?<![\w)\]}}])[-+])?{_UNSIGNED}(?:[eE][-+]?[0-9]{{1,3}}(?![0-9]))?(?:\s*/\s*[0-9]+)?%?", re.ASCII)
+_LAST_NUMBER = re.compile(
+    rf"(?:(?<![\w)\]}}])[-+])?(?:\\[dt]?frac\{{{_UNSIGNED}\}}\{{{_UNSIGNED}\}}|{_UNSIGNED}(?:[eE][-+]?[0-9]{{1,3}}(?![0-9]))?(?:\s*/\s*[0-9]+)?%?)",
+    re.ASCII,
+)
 _SIGNED = rf"[-+]?\s*{_UNSIGNED}"
 _NUMBER = re.compile(
     rf"({_SIGNED})(?:[eE]([-+]?[0-9]{{1,3}})|\s*(?:\*|\\times|\\cdot|×)\s*10\s*\^\s*\{{?([-+]?[0-9]{{1,3}})\}}?)?", re.ASCII

@@ -27,6 +27,8 @@ MEMORY_MB = 1024
 """A worker may grow by this much."""
 START_SECONDS = 120.0
 """Longest start of a worker: it loads sympy, perhaps from a cold disk."""
+PATIENCE, HURRY = 32, 0.1
+"""After this many timeouts in one call, further answers get this part of their time: a policy that writes nothing but monsters cannot stall a run."""
 CACHE = 65_536
 """Outcomes remembered by (gold, answer): the samples of a group often agree."""
 
@@ -36,11 +38,11 @@ Pair = tuple[str, str]
 class _Worker:
     """One process. `pair` is what it works on; None while it is idle. Times are seconds of time.monotonic."""
 
-    def __init__(self, memory_mb: int) -> None:
+    def __init__(self, memory_mb: int, seconds: float) -> None:
         root = str(pathlib.Path(lgrpo.__file__).parents[1])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", math_worker.__name__, str(memory_mb)],
+            [sys.executable, "-m", math_worker.__name__, str(memory_mb), str(int(seconds) + 2)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -91,7 +93,7 @@ class MathPool:
     def judge(self, pairs: Sequence[Pair]) -> list[str]:
         """correct, wrong, unparsable, timeout or crash for each (gold, answer), in order. Each pair is compared once and remembered.
 
-        Takes at most ceil(new pairs / size) * seconds, and a worker's start after each timeout or crash.
+        Takes at most ceil(new pairs / size) * seconds (less after PATIENCE timeouts), and a worker's start after each timeout or crash.
         Errors: UserError when workers cannot be started (math-verify is not installed).
         """
         todo = collections.deque(dict.fromkeys(pair for pair in pairs if pair not in self._known))
@@ -114,7 +116,7 @@ class MathPool:
             self._drop(worker)
 
     def _start(self) -> None:
-        worker = _Worker(self._memory)
+        worker = _Worker(self._memory, self._seconds)
         self._workers.append(worker)
         self._selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
 
@@ -125,7 +127,8 @@ class MathPool:
 
     def _hand_out(self, worker: _Worker, pair: Pair, outcome: dict[Pair, str]) -> None:
         try:
-            worker.send(pair, self._seconds)
+            slow = sum(why == "timeout" for why in outcome.values())
+            worker.send(pair, self._seconds * (HURRY if slow >= PATIENCE else 1.0))
         except OSError:
             self._fail(worker, "crash", outcome)
 

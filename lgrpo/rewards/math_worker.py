@@ -30,6 +30,14 @@ def limit_memory(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def limit_time(seconds: int) -> None:
+    """From now on this process computes for `seconds` at most. The parent kills it earlier; this is for a parent that was itself killed."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    wanted = int(usage.ru_utime + usage.ru_stime) + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
 @functools.lru_cache(maxsize=4096)
 def _gold(latex: str) -> tuple[Any, ...]:
     return _parse(latex)
@@ -60,7 +68,7 @@ def judge(gold: str, answer: str) -> str:
 
 
 def main() -> None:
-    """Answers lines until stdin ends. The argument is the memory limit in MiB."""
+    """Answers lines until stdin ends. Arguments: the memory limit in MiB, and the longest time in whole seconds for an answer."""
     logging.disable(logging.CRITICAL)
     import math_verify  # noqa: F401  (before `ready`, so that loading it counts into no answer's time)
 
@@ -70,6 +78,7 @@ def main() -> None:
     limit_memory(int(sys.argv[1]))
     print(READY, file=replies, flush=True)
     for line in sys.stdin:
+        limit_time(int(sys.argv[2]))
         gold, answer = json.loads(line)
         print(judge(gold, answer), file=replies, flush=True)
 

@@ -35,6 +35,7 @@ from lgrpo.rewards.grade import grade
         ("it is −5", "-5"),
         ("about 3 / 4 of it", "3 / 4"),
         ("a 2e5", "2e5"),
+        ("so it is $-\\frac{1}{2}$.", "-\\frac{1}{2}"),
         ("nothing", None),
         ("", None),
     ],

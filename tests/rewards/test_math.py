@@ -14,12 +14,13 @@ from lgrpo.rewards import math_pool
 from lgrpo.rewards.grade import grade, grade_all
 from lgrpo.rewards.math_pool import MathPool, shared_pool
 
-FAST = DataConfig(grader_seconds=2.0, grader_workers=2)
+FAST = DataConfig(grader_seconds=5.0, grader_workers=2)
+HURRIED = DataConfig(grader_seconds=1.0, grader_workers=2)
 
 
 @pytest.fixture
 def pool():
-    pool = MathPool(1, 2.0, memory_mb=400)
+    pool = MathPool(1, 1.5, memory_mb=400)
     yield pool
     pool.close()
 
@@ -76,10 +77,10 @@ HOSTILE = [
 
 def test_hostile_latex_costs_bounded_time_and_never_raises():
     start = time.perf_counter()
-    verdicts = grade_all([f"\\boxed{{{text}}}" for text in HOSTILE], ["x+2"] * len(HOSTILE), FAST)
+    verdicts = grade_all([f"\\boxed{{{text}}}" for text in HOSTILE], ["x+2"] * len(HOSTILE), HURRIED)
     assert not any(v.correct for v in verdicts)
-    assert time.perf_counter() - start < FAST.grader_seconds * len(HOSTILE) / 2 + 15
-    assert grade_all(["\\boxed{2+x}"], ["x+2"], FAST)[0].correct  # the workers that were killed have been replaced
+    assert time.perf_counter() - start < HURRIED.grader_seconds * len(HOSTILE) / 2 + 15
+    assert grade_all(["\\boxed{2+x}"], ["x+2"], HURRIED)[0].correct  # the workers that were killed have been replaced
 
 
 def test_a_slow_answer_is_a_timeout_and_does_not_hold_up_the_others(pool):
@@ -102,6 +103,23 @@ def test_memory_is_bounded(pool):
     pool._memory = 60
     outcome = pool.judge([("x+1", "10^{10^{9}}"), ("x+1", "1+x")])
     assert outcome[0] in ("crash", "timeout", "unparsable") and outcome[1] == "correct"
+
+
+def test_after_many_timeouts_there_is_less_time(pool, monkeypatch):
+    monkeypatch.setattr(math_pool, "PATIENCE", 1)
+    monkeypatch.setattr(math_pool, "HURRY", 0.25)
+    start = time.perf_counter()
+    assert pool.judge([("x+1", f"{n}^{{9^{{9^9}}}}") for n in (7, 8, 9)]) == ["timeout"] * 3
+    assert time.perf_counter() - start < 3.9 + 3 * 3  # 1.5 + 0.4 + 0.4 seconds and three starts
+
+
+def test_a_worker_without_a_parent_ends(pool):
+    worker = math_pool._Worker(400, -1.0)  # one second
+    while worker.receive() != "ready":
+        pass
+    worker.send(("x+1", "9^{9^{9^9}}"), 60)
+    assert worker.process.wait(timeout=20) == -signal.SIGXCPU
+    worker.kill()
 
 
 def test_a_worker_that_cannot_start_stops_the_run(monkeypatch):
