@@ -41,6 +41,7 @@ _TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
 _TAIL_TEXT = re.compile(rf"(?<=\S)\s*{_TEXT.pattern}\s*$")
 _ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*(?=[-+.\\0-9])")
 _SPACES = re.compile(r"\s+")
+_PLAIN = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 # A number and, after it, words without digits: `18 dollars`, `5 km/h`, `3 m^2`.
 _WITH_UNIT = re.compile(r"(.*[0-9.}])(\s*)([A-Za-z][A-Za-z\s./-]*)(?:\^\s*\{?[23]\}?)?", re.ASCII | re.DOTALL)
 _UNITS = "mm cm dm km kg mg lb lbs oz ft yd mi sec min hr hrs ml mL mph kmh kph kWh dollars cents deg"
@@ -116,6 +117,8 @@ def read_answer(answer: str) -> Reading:
     not joined. Invisible characters count as blanks. Anything else, and what is longer than MAX_ANSWER, is text without blanks, LaTeX
     spacing and a \\text behind it, in lower case.
     """
+    if _PLAIN.fullmatch(answer):  # most answers: the rest of this function would say the same, ten times slower
+        return Reading(Fraction(int(answer)), answer, latex=answer)
     if len(answer) > MAX_ANSWER:
         return Reading(None, answer.casefold())
     text = unicodedata.normalize("NFC", answer).translate(_SAME)
