@@ -92,7 +92,8 @@ def rows_of(result: Rollout, batch: Batch, how: Pass, first: int, tokenizer: Tex
     texts = completion_texts(result, tokenizer, cfg)
     keep = np.flatnonzero(np.repeat(real, how.chunk))
     verdicts = grade_all([texts[n] for n in keep], [answers[n // how.chunk] for n in keep], cfg.data)
-    lengths = _lengths(result)
+    lengths, mask = _lengths(result), np.asarray(result.mask)
+    forced = (mask & ~np.asarray(result.loss_mask)).any(-1)  # also those that were cut later, which Finish.FORCED_EXIT leaves out
     return [
         {
             "pass": how.name,
@@ -105,6 +106,7 @@ def rows_of(result: Rollout, batch: Batch, how: Pass, first: int, tokenizer: Tex
             "correct": verdict.correct,
             "category": verdict.category,
             "finish": Finish(int(result.finish[n])).name,
+            "forced": bool(forced[n]),
             **{name: int(values[n]) for name, values in lengths.items()},
         }
         for n, verdict in zip(keep.tolist(), verdicts, strict=True)

@@ -28,7 +28,7 @@ def columns(rows: Sequence[Row]) -> Columns:
     grid = np.array([(row["uid"], row["sample"]) for row in rows]).reshape(-1, 2)
     if not problems or len(rows) != problems * samples or not (grid[:, 0].reshape(problems, samples) == grid[::samples, :1]).all():
         raise ValueError(f"{len(rows)} rows are no whole number of samples for each of {problems} problems")
-    names = ("uid", "correct", "answer", "category", "finish", *LENGTHS)
+    names = ("uid", "correct", "answer", "category", "finish", "forced", *LENGTHS)
     out = {name: np.array([row[name] for row in rows], object).reshape(problems, samples) for name in names}
     return out | {name: out[name].astype(np.float64) for name in ("correct", *LENGTHS)}
 
@@ -56,7 +56,7 @@ def summarise(rows: Sequence[Row], weights: np.ndarray) -> dict[str, Interval]:
     out["latent_share"] = ratio_interval(table["latent_steps"].sum(1), table["completion_tokens"].sum(1), weights)
     shares = {
         "truncated_frac": finish == Finish.LENGTH.name,
-        "forced_frac": finish == Finish.FORCED_EXIT.name,
+        "forced_frac": table["forced"].astype(float),
         "nan_frac": finish == Finish.NAN.name,
         "invalid_frac": ~finished,
         **{f"grade/{name}": table["category"] == name for name in ERRORS},

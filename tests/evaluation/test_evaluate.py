@@ -135,7 +135,7 @@ def test_the_digest_of_weights():
 def fake_rows(correct, finish, lengths):
     """Rows of one problem per list."""
     return [
-        {"uid": u, "sample": s, "correct": bool(c), "answer": str(c), "category": "correct" if c else "wrong", "finish": f,
+        {"uid": u, "sample": s, "correct": bool(c), "answer": str(c), "category": "correct" if c else "wrong", "finish": f, "forced": n == 4 or n == 2,
          "chain_tokens": n, "latent_steps": n, "answer_tokens": 1, "completion_tokens": n + 2}
         for u, (cs, fs, ns) in enumerate(zip(correct, finish, lengths, strict=True))
         for s, (c, f, n) in enumerate(zip(cs, fs, ns, strict=True))
@@ -147,7 +147,7 @@ def test_lengths_over_all_and_over_finished():
     found = summarise(rows[::-1], bootstrap_weights(2, 50))
     value = {name: interval["value"] for name, interval in found.items()}
     assert value["latent_steps"] == 6.5 and value["latent_steps_finished"] == 3.0
-    assert value["truncated_frac"] == 0.5 and value["forced_frac"] == 0.25 and value["invalid_frac"] == 0.5
+    assert value["truncated_frac"] == 0.5 and value["forced_frac"] == 0.5 and value["invalid_frac"] == 0.5
     assert value["latent_share"] == 26 / 34 and value["pass@1"] == 0.25 and value["pass@2"] == 0.5 and value["grade/wrong"] == 0.75
     none = summarise(fake_rows([[0]], [["LENGTH"]], [[3]]), bootstrap_weights(1, 5))
     assert "latent_steps_finished" not in none
