@@ -12,6 +12,7 @@ import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from experiments.demo import explicit_grpo, explicit_sft, latent_grpo, latent_sft
@@ -54,18 +55,21 @@ def summarise(workdir: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def run_stage(name: str, workdir: pathlib.Path, seed: int) -> dict[str, Any] | None:
-    """Trains and evaluates a stage unless that is done; None when a signal stopped it."""
-    cfg, folder = stage_config(name, workdir, seed), workdir / name
-    done = folder / "stage.json"
-    fingerprint = to_json(cfg)
+def finish_stage(
+    cfg: ExperimentConfig, folder: pathlib.Path, loop: Callable[[ExperimentConfig, pathlib.Path], int]
+) -> dict[str, Any] | None:
+    """Trains and evaluates in `folder` unless that is done; None when a signal stopped it.
+
+    Errors: UserError when the folder was finished with other settings.
+    """
+    done, fingerprint = folder / "stage.json", to_json(cfg)
     if done.exists():
         saved = json.loads(done.read_text())
         if saved["config"] != fingerprint:
-            raise UserError(f"{done}: made with other settings; remove {workdir} or choose another --workdir")
+            raise UserError(f"{done}: made with other settings; remove {folder} or choose another --workdir")
         return saved["result"]
-    print(f"\n== {name}", file=sys.stderr)
-    if STAGES[name][1](cfg, folder) == EXIT_PREEMPTED:
+    print(f"\n== {cfg.name}", file=sys.stderr)
+    if loop(cfg, folder) == EXIT_PREEMPTED:
         return None
     evaluate.run(cfg, folder)
     result = summarise(folder)
@@ -99,7 +103,7 @@ def run_demo(workdir: pathlib.Path, seed: int) -> int:
     workdir.mkdir(parents=True, exist_ok=True)
     results = {}
     for name in STAGES:
-        result = run_stage(name, workdir, seed)
+        result = finish_stage(stage_config(name, workdir, seed), workdir / name, STAGES[name][1])
         if result is None:
             print("interrupted; run the same command again to go on", file=sys.stderr)
             return EXIT_PREEMPTED
@@ -120,6 +124,9 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # during an evaluation, which starts again; training saves first
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return EXIT_PREEMPTED
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ from lgrpo.data.prompts import describe_prompt
 from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.metrics import progress
 from lgrpo.sharding import put_batch
-from lgrpo.train.health import check_gradients, evaluation_metrics, should_save
+from lgrpo.train.health import check_gradients, evaluation_metrics, should_save, summary
 from lgrpo.train.setup import Session, open_session
 from lgrpo.train.step import sft_step
+
+SUMMARY = ("sft/ce", "sft/kl", "grad/norm", "time/step_s")
 
 
 def run(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> int:
@@ -54,4 +56,5 @@ def train(session: Session, stop: StopFlag) -> int:
                 session.checkpoints.save(done, state=state, data=data.get_state(), buffer=None, cfg=cfg, extra=session.extra(), metric=best)
             if stop.requested and done < cfg.train.num_steps:
                 return EXIT_PREEMPTED
+    print(summary(session, SUMMARY))
     return 0
