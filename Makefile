@@ -4,13 +4,17 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
-.PHONY: demo demo-seeds test lint format bench clean
+.PHONY: demo demo-seeds eval-demo test lint format bench clean
 
 demo: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo --workdir runs/demo
 
 demo-seeds: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo.seeds --workdir runs/demo-seeds
+
+# After `make demo`: noise sweep, interventions on the latents, paired comparisons of the stages.
+eval-demo: $(VENV)/.run
+	$(CACHE) $(PY) -m experiments.demo.evaluation --workdir runs/demo
 
 test: $(VENV)/.dev
 	$(CACHE) $(PY) -m pytest -n 2

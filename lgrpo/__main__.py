@@ -18,6 +18,7 @@ _COMMANDS = {
     "sft": "supervised training: explicit chains, or Latent-SFT stage 2",
     "eval": "accuracy and pass@k of the workdir's newest checkpoint, with and without latent noise",
     "check": "print the resolved config and what is wrong with it; builds nothing",
+    "compare": "paired test between two results of eval: python -m lgrpo compare A B",
 }
 _USAGE = """\
 usage: python -m lgrpo COMMAND EXPERIMENT [--workdir DIR] [--section.field VALUE ...]
@@ -34,7 +35,7 @@ exit codes: 0 done, 2 a mistake in the command or the config, 75 stopped by a si
 
 
 def _usage() -> str:
-    return _USAGE.format(commands="\n".join(f"  {name:<7}{what}" for name, what in _COMMANDS.items()))
+    return _USAGE.format(commands="\n".join(f"  {name:<9}{what}" for name, what in _COMMANDS.items()))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,6 +53,11 @@ def _own_options(command: str) -> _Parser:
         parser.add_argument("--devices", type=int, default=0, help="number of devices to check against; default: those of this machine")
     else:
         parser.add_argument("--workdir", type=Path, help="folder for checkpoints, metrics and results")
+    if command == "eval":
+        parser.add_argument(
+            "--suite", nargs="+", default=[], metavar="NAME", help="low, high or benchmarks, read from --data.path/NAME.jsonl"
+        )
+        parser.add_argument("--out", default="eval", help="folder of the results inside the workdir")
     return parser
 
 
@@ -70,6 +76,17 @@ def _check(options: argparse.Namespace, cfg: object) -> int:
     return 0
 
 
+def _compare(rest: Sequence[str]) -> int:
+    """Works on two results, not on an experiment."""
+    parser = _Parser(prog="python -m lgrpo compare", allow_abbrev=False)
+    for name in ("a", "b"):
+        parser.add_argument(name, type=Path, help="eval.jsonl, a folder that holds one, or the folder of a suite")
+    options = parser.parse_args(rest)
+    from lgrpo.evaluation import compare
+
+    return compare.run(options.a, options.b)
+
+
 def _dispatch(command: str, options: argparse.Namespace, cfg: object) -> int:
     from lgrpo import multihost
 
@@ -84,7 +101,7 @@ def _dispatch(command: str, options: argparse.Namespace, cfg: object) -> int:
         return sft.run(cfg, options.workdir)
     from lgrpo.evaluation import evaluate
 
-    return evaluate.run(cfg, options.workdir)
+    return evaluate.run(cfg, options.workdir, suite=options.suite, out=options.out)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -95,6 +112,8 @@ def run(argv: Sequence[str]) -> int:
     command, rest = argv[0], list(argv[1:])
     if command not in _COMMANDS:
         raise UserError(f"{command}: no such command; use one of {', '.join(_COMMANDS)}")
+    if command == "compare":
+        return _compare(rest)
     parser = _own_options(command)
     helping = "-h" in rest or "--help" in rest
     # First, because an option's values cannot be told from an experiment.

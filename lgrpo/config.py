@@ -12,6 +12,7 @@ from typing import Literal
 Density = Literal["gumbel_mean", "gumbel_weighted", "exact"]
 ScoreGradient = Literal["plain", "bounded", "aligned"]
 InvalidMode = Literal["keep", "zero", "exclude"]
+Grader = Literal["auto", "numeric", "math", "choice", "official"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,6 +232,13 @@ class DataConfig:
     """Text of the end-of-sequence token."""
     eos_id: int = -1
     """Id of the end of sequence; resolved as think_end_id is."""
+    grader: Grader = "auto"
+    """auto: multiple choice where the gold answer is a letter A-D, else math; numeric: numbers and equal text; math: also LaTeX, by math-verify in
+    worker processes; choice; official: the authors' comparison of strings."""
+    grader_seconds: float = 5.0
+    """Time limit of one LaTeX comparison; beyond it the answer counts as `timeout`."""
+    grader_workers: int = 2
+    """Processes that compare LaTeX. None is started before an answer needs one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -319,10 +327,16 @@ class EvaluationConfig:
     """Problems of the split to use; 0: all."""
     samples: int = 4
     """Samples per problem in the noisy pass."""
+    sample_chunk: int = 0
+    """Samples of a problem that are computed at once; divides `samples`. 0: all."""
     batch: int = 64
     """Prompts per rollout."""
     noise_scale: float = -1.0
     """Latent noise of the noisy pass; -1: as in training."""
+    noise_sweep: tuple[float, ...] = ()
+    """Further latent noise scales, each evaluated as the noisy pass is (`python -m lgrpo eval` only)."""
+    counterfactual: bool = False
+    """Also feed shuffled, reordered, zeroed, repeated, hardened and no latents, noise-free (`python -m lgrpo eval` only)."""
     train_answer: bool = True
     """The noisy pass samples answers as training does; False: by `answer` below. (The noise-free pass is greedy.)"""
     answer: AnswerConfig = AnswerConfig()

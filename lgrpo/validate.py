@@ -16,7 +16,7 @@ _AT_LEAST: dict[int, tuple[str, ...]] = {
     1: (
         *("model.d_model", "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.head_dim", "model.d_ff"),
         *("rollout.latent.k", "rollout.group_size", "rollout.max_new_tokens", "algo.dynamic.max_rounds", "data.max_prompt"),
-        *("sft.compression", "sft.batch_size", "sft.max_chain", "sft.max_answer", "optim.max_nonfinite"),
+        *("sft.compression", "sft.batch_size", "sft.max_chain", "sft.max_answer", "optim.max_nonfinite", "data.grader_workers"),
         *("train.num_steps", "train.prompts_per_step", "train.updates_per_step", "train.logprob_chunk", "train.log_every"),
         *("checkpoint.keep", "evaluation.samples", "evaluation.batch", "evaluation.bootstrap"),
     ),
@@ -31,12 +31,12 @@ _AT_LEAST: dict[int, tuple[str, ...]] = {
         ),
         *("rollout.latent.max_latent", "rollout.answer.top_k", "evaluation.answer.top_k", "algo.dynamic.max_age", "algo.clip_high"),
         *("algo.negative_weight", "algo.kl_coef", "sft.label_noise", "sft.kl_weight", "optim.warmup", "optim.weight_decay"),
-        *("train.microbatch", "checkpoint.every", "evaluation.every", "evaluation.problems"),
+        *("train.microbatch", "checkpoint.every", "evaluation.every", "evaluation.problems", "evaluation.sample_chunk"),
     ),
 }
 _POSITIVE = (
     *("model.rope_theta", "model.rms_eps", "rollout.latent.tau", "rollout.answer.temperature", "evaluation.answer.temperature"),
-    *("optim.lr", "optim.eps", "optim.clip_norm"),
+    *("optim.lr", "optim.eps", "optim.clip_norm", "data.grader_seconds"),
 )
 _FRACTION = ("rollout.latent.top_p", "rollout.answer.top_p", "evaluation.answer.top_p")  # (0, 1]
 _BELOW_ONE = ("algo.clip_low", "optim.b1", "optim.b2")  # [0, 1)
@@ -80,6 +80,8 @@ def _ranges(cfg: ExperimentConfig) -> Iterator[str]:
         yield f"algo.dual_clip={cfg.algo.dual_clip}: would cut into the clip range; use a number > 1, such as 3"
     if cfg.evaluation.noise_scale < 0 and cfg.evaluation.noise_scale != -1:
         yield f"evaluation.noise_scale={cfg.evaluation.noise_scale}: use a number >= 0, or -1 for the noise of training"
+    if any(scale < 0 for scale in cfg.evaluation.noise_sweep) or len(set(cfg.evaluation.noise_sweep)) < len(cfg.evaluation.noise_sweep):
+        yield f"evaluation.noise_sweep={cfg.evaluation.noise_sweep}: use numbers >= 0, each once"
     for path in ("rollout.latent.clamp", "sft.label_clamp"):
         if (clamp := attrgetter(path)(cfg)) is not None and clamp[0] >= clamp[1]:
             yield f"{path}={clamp}: the low end is not below the high end; use for instance (-1.5, 3.0), or None"
@@ -126,6 +128,8 @@ def _tokens(cfg: ExperimentConfig) -> Iterator[str]:
 def _latent(cfg: ExperimentConfig, kind: Kind) -> Iterator[str]:
     """Latent sampling, and what each density needs to be one."""
     c, length = cfg.rollout.latent, max(cfg.rollout.max_new_tokens, 1)
+    if cfg.rollout.mode != "latent" and cfg.evaluation.counterfactual:
+        yield "evaluation.counterfactual=True: rollout.mode=explicit has no latents to intervene on; set it to False"
     if cfg.rollout.mode != "latent":
         return
     if c.one_sided and c.clamp is None:
@@ -187,6 +191,8 @@ def _batches(cfg: ExperimentConfig, kind: Kind, ways: int) -> Iterator[str]:
     spread = f"the {ways} devices of mesh data*fsdp"
     if (kind == "eval" or e.every) and e.batch % ways:
         yield f"evaluation.batch={e.batch}: does not divide over {spread}; use {_nearest_multiples(e.batch, ways)}"
+    if e.sample_chunk > 0 and e.samples % e.sample_chunk:
+        yield f"evaluation.sample_chunk={e.sample_chunk}: does not divide evaluation.samples={e.samples}; use {math.gcd(e.samples, e.sample_chunk)}"
     if kind == "eval":
         return
     field, total, updates = (

@@ -63,7 +63,7 @@ def test_mistakes_are_one_line_and_exit_code_2(monkeypatch, capsys, experiment, 
 def test_commands_reach_their_loop_with_the_resolved_config(monkeypatch, experiment, tmp_path, command):
     calls = []
     package, module = {"train": ("train", "rl"), "sft": ("train", "sft"), "eval": ("evaluation", "evaluate")}[command]
-    fake = types.SimpleNamespace(run=lambda cfg, workdir: calls.append((cfg, workdir)) or 75)
+    fake = types.SimpleNamespace(run=lambda cfg, workdir, **_: calls.append((cfg, workdir)) or 75)
     parent = pytest.importorskip(f"lgrpo.{package}")
     monkeypatch.setitem(sys.modules, f"lgrpo.{package}.{module}", fake)
     monkeypatch.setattr(parent, module, fake, raising=False)

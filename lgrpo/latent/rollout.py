@@ -13,6 +13,7 @@ from flax import struct
 
 from lgrpo.config import ExperimentConfig, RolloutConfig
 from lgrpo.keys import row_keys
+from lgrpo.latent.intervene import Intervention, Kind, replace_latents
 from lgrpo.latent.logprobs import ban, latent_logp, step_temperature, token_logps
 from lgrpo.latent.mixture import LatentChoice, embed_mixture, sample_latent
 from lgrpo.latent.tokens import sample_token
@@ -105,8 +106,36 @@ def _choose(
     return _Step(ids, scores, weights, is_latent, jnp.where(is_latent, latent, logps.chosen[:, 0]), forced)
 
 
+def _intervened(chosen: _Step, state: DecodeState, how: Intervention, end: int) -> _Step:
+    """`chosen` with what an intervention feeds instead. Steps that it changes have no log-prob and no scores: they are not to be trained on."""
+    rec, latent = state.record, chosen.is_latent[:, None]
+    # Thinking starts at column 0, so that the first latent stands there as soon as there is a second one.
+    first_ids = jnp.where(state.step == 0, chosen.ids, rec.ids[:, 0])
+    first_weights = jnp.where(state.step == 0, chosen.weights, rec.weights[:, 0])
+    ids, weights = replace_latents(how, state.step, chosen.ids, chosen.weights, first_ids, first_weights)
+    dropped = chosen.is_latent & (how.kind == Kind.DROPPED)
+    ended_ids, ended_weights = (jnp.zeros_like(x).at[:, 0].set(value) for x, value in ((ids, end), (weights, 1.0)))
+    ids = jnp.where(dropped[:, None], ended_ids, jnp.where(latent, ids, chosen.ids))
+    weights = jnp.where(dropped[:, None], ended_weights, jnp.where(latent, weights, chosen.weights))
+    touched = chosen.is_latent & (how.kind != Kind.NONE)
+    return chosen._replace(
+        ids=ids,
+        scores=jnp.where(touched[:, None], 0.0, chosen.scores),
+        weights=weights,
+        is_latent=chosen.is_latent & ~dropped,
+        logp=jnp.where(touched, 0.0, chosen.logp),
+        forced=chosen.forced | dropped,
+    )
+
+
 def _sample(
-    state: DecodeState, hidden: jax.Array, params: Params, keys: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig
+    state: DecodeState,
+    hidden: jax.Array,
+    params: Params,
+    keys: jax.Array,
+    noise_scale: jax.Array,
+    cfg: ExperimentConfig,
+    intervention: Intervention | None,
 ) -> DecodeState:
     """Samples column `state.step` from hidden [N,D] and prepares the next input."""
     t = state.step
@@ -114,6 +143,8 @@ def _sample(
     broken = ~jnp.isfinite(logits.sum(axis=-1))  # what a broken row chooses is never recorded
     step_keys = jax.vmap(lambda key: jax.random.fold_in(key, t))(keys)
     chosen = _choose(logits, step_keys, state.thinking, t, noise_scale, cfg)
+    if intervention is not None:
+        chosen = _intervened(chosen, state, intervention, cfg.data.think_end_id)
     token = chosen.ids[:, 0]
     live = ~state.done & ~broken
     ended = state.thinking & (token == cfg.data.think_end_id) & live
@@ -175,12 +206,14 @@ def rollout(
     cfg: ExperimentConfig,
     noise_scale: jax.Array | None = None,
     first_sample: int = 0,
+    intervention: Intervention | None = None,
 ) -> Rollout:
     """Samples cfg.rollout.group_size completions of every prompt.
 
     prompts [B, P]; key: one key, from which every (uid, sample, step) derives its own, so that a sample is the same alone or in any batch and on
     any mesh. noise_scale float32 [N] overrides the config per row (0: noise-free). Returns Rollout with N = B * G rows; prompt b has rows
-    b*G .. b*G+G-1. Source: DESIGN section 5.
+    b*G .. b*G+G-1. intervention: what latent steps feed instead of the model's choice (evaluation only); ids and weights record what was fed.
+    Source: DESIGN section 5.
     """
     c = cfg.rollout
     batch, group = prompts.tokens.shape[0], c.group_size
@@ -198,7 +231,7 @@ def rollout(
         record=_empty_record(rows, c),
         cache=make_cache(cfg.model, prompt_k, prompt_v, prompts.mask, group, c.max_new_tokens),
     )
-    state = _sample(state, jnp.repeat(hidden, group, axis=0), params, keys, noise_scale, cfg)
+    state = _sample(state, jnp.repeat(hidden, group, axis=0), params, keys, noise_scale, cfg, intervention)
 
     def running(state: DecodeState) -> jax.Array:
         return (state.step < c.max_new_tokens) & ~state.done.all()
@@ -206,7 +239,7 @@ def rollout(
     def advance(state: DecodeState) -> DecodeState:
         embeds = state.embed.reshape(batch, group, -1)
         hidden, cache = decode_step(params, cfg.model, embeds, state.step - 1, state.cache)
-        return _sample(state.replace(cache=cache), hidden.reshape(rows, -1), params, keys, noise_scale, cfg)
+        return _sample(state.replace(cache=cache), hidden.reshape(rows, -1), params, keys, noise_scale, cfg, intervention)
 
     record = jax.lax.while_loop(running, advance, state).record
     return record.replace(finish=jnp.where(record.finish == Finish.RUNNING, Finish.LENGTH, record.finish))

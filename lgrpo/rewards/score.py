@@ -7,7 +7,7 @@ import numpy as np
 from lgrpo.config import ExperimentConfig
 from lgrpo.data import prompts
 from lgrpo.data.prompts import TextTokenizer
-from lgrpo.rewards.grade import ERRORS, grade
+from lgrpo.rewards.grade import ERRORS, grade_all
 from lgrpo.types import Finish, Rollout, Scored
 
 
@@ -35,15 +35,15 @@ def score(rollout: Rollout, answers: list[str], tokenizer: TextTokenizer, cfg: E
 
     answers: the B gold answers; row n belongs to prompt n // G. Valid means finished by the end of sequence, whether thinking ended by
     itself or by force; where that happened does not matter, so a row that ends at the very limit is valid. Invalid rows are graded all the
-    same: whether their reward counts is the algorithm's decision. errors counts wrong, no_answer and unparsable rows.
-    Errors: ValueError when N is no multiple of B.
+    same: whether their reward counts is the algorithm's decision. errors counts the rows of each category in grade.ERRORS.
+    Errors: ValueError when N is no multiple of B; UserError when the LaTeX grader cannot be started.
     """
     rows = np.asarray(rollout.tokens).shape[0]
     if not answers or rows % len(answers):
         raise ValueError(f"{rows} completions for {len(answers)} gold answers")
     group = rows // len(answers)
     texts = completion_texts(rollout, tokenizer, cfg)
-    verdicts = [grade(text, answers[n // group]) for n, text in enumerate(texts)]
+    verdicts = grade_all(texts, [answers[n // group] for n in range(rows)], cfg.data)
     errors = dict.fromkeys(ERRORS, 0)
     for verdict in verdicts:
         if not verdict.correct:

@@ -35,6 +35,7 @@ from lgrpo.rewards.grade import grade
         ("it is −5", "-5"),
         ("about 3 / 4 of it", "3 / 4"),
         ("a 2e5", "2e5"),
+        ("so it is $-\\frac{1}{2}$.", "-\\frac{1}{2}"),
         ("nothing", None),
         ("", None),
     ],
@@ -75,6 +76,17 @@ def test_where_the_answer_is(text, answer):
         ("\uff11\uff12", 12),
         (" \u200f 18 \u200b", 18),
         ("-9867630.0", -9867630),
+        ("7 apples", 7),
+        ("5 km/h", 5),
+        ("1,250 square feet", 1250),
+        ("12cm", 12),
+        ("3\\text{ m}^2", 3),
+        ("20 percent", 20),
+        ("€7.50", Fraction(15, 2)),
+        ("3 1/2", Fraction(7, 2)),
+        ("-2\\frac{3}{4}", Fraction(-11, 4)),
+        ("1\\frac12", Fraction(3, 2)),
+        ("x = 5", 5),
     ],
 )
 def test_numbers(text, value):
@@ -84,7 +96,8 @@ def test_numbers(text, value):
 @pytest.mark.parametrize(
     "text",
     ["1 1", "12 3", "1\x002", "3\u200f4", "5$5", "1,2", "1,0000", "--5", "1/0", "\\frac{1}{0}", "9**9**9", "1e9999", "5²", "3½", "1.2.3",
-     "٣", "7 apples", "nan", "inf", "1_000", "0x10"],
+     "٣", "7 hundred", "7 or 8", "7 apples and three pens", "7x", "7k", "7th", "7 squared", "5\\text{ or }6", "2\\text{ million}", "1 11/2",
+     "nan", "inf", "1_000", "0x10"],
 )  # fmt: skip
 def test_not_numbers(text):
     assert read_answer(text).number is None
@@ -104,7 +117,14 @@ def test_not_numbers(text):
         ("#### 9867631", "9867630.0", "wrong"),  # integers agree exactly, however they are written
         ("#### 12", "11", "wrong"),
         ("#### 1 1", "11", "unparsable"),
-        ("#### 11 apples", "11", "unparsable"),
+        ("#### 11 apples", "11", "correct"),
+        ("#### 11 million", "11", "unparsable"),
+        ("\\boxed{5\\text{ or }6}", "56", "unparsable"),
+        ("50%", "50", "correct"),
+        ("50%", "0.5", "correct"),
+        ("0.5", "50%", "correct"),
+        ("50", "0.5", "wrong"),
+        ("50%", "5", "wrong"),
         ("#### eleven", "11", "unparsable"),
         ("", "11", "no_answer"),
         (None, "11", "no_answer"),
@@ -114,7 +134,7 @@ def test_not_numbers(text):
         ("\\boxed{\\text{Evelyn}}", "evelyn", "correct"),
         ("\\boxed{\\left( 3, \\frac{\\pi}{2} \\right)}", "(3,\\dfrac{\\pi}{2})", "correct"),
         ("\\boxed{B}", "A", "wrong"),
-        ("\\boxed{x+1}", "1+x", "wrong"),
+        ("\\boxed{12-1}", "11", "unparsable"),  # an exercise, not an answer
         ("\\boxed{5}", "x", "wrong"),
         ("#### 25", "025", "correct"),
     ],

@@ -61,7 +61,7 @@ def test_rewards_validity_and_error_counts(tokenizer, cfg):
     assert scored.rewards.tolist() == [reward for _, _, reward, _, _ in ROWS] and scored.rewards.dtype == np.float32
     assert scored.valid.tolist() == [valid for *_, valid, _ in ROWS] and scored.valid.dtype == bool
     errors = [error for *_, error in ROWS]
-    assert scored.errors == {name: errors.count(name) for name in ("wrong", "no_answer", "unparsable")}
+    assert scored.errors == {name: errors.count(name) for name in ("wrong", "no_answer", "unparsable", "timeout", "crash")}
 
 
 def test_rows_belong_to_their_prompts(tokenizer, cfg):

@@ -1,0 +1,88 @@
+"""Are the latents used? Accuracy when latent steps feed something else, against the undisturbed noise-free pass on the same problems.
+
+If accuracy stays where it was with latents of another problem, the chain carries nothing that the answer needs; if it falls with `hardened`, the
+mixtures carry more than their heaviest tokens. `dropped` is the model without any thinking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lgrpo.evaluation.compare import sign_test
+from lgrpo.evaluation.pass_at_k import mean_interval
+from lgrpo.evaluation.shards import Row
+from lgrpo.evaluation.summary import columns, shown
+from lgrpo.latent.intervene import Intervention, Kind
+from lgrpo.types import Rollout
+
+
+def build(kind: Kind, undisturbed: Rollout, uid: np.ndarray) -> Intervention:
+    """The intervention on a batch of one sample a problem, from its noise-free rollout. undisturbed [B, T, ...] on the host; uid int [B].
+
+    The latents of shuffled rows come from the next row that holds another problem and has latents; a row without such a neighbour keeps its
+    own. Reordered rows feed their second latent first and their first one last.
+    """
+    steps = np.asarray(undisturbed.is_latent).sum(-1).astype(np.int32)  # thinking comes first: latents are columns 0 .. steps-1
+    ids, weights = np.asarray(undisturbed.ids), np.asarray(undisturbed.weights)
+    rows, length = steps.shape[0], ids.shape[1]
+    if kind == Kind.SHUFFLED:
+        donor, found = _donors(np.asarray(uid), steps)
+        ids, weights, steps = ids[donor], weights[donor], np.where(found, steps[donor], 0).astype(np.int32)
+    elif kind == Kind.REORDERED:
+        at = np.arange(length)[None]
+        count = np.maximum(steps, 1)[:, None]
+        order = np.where(at < steps[:, None], (at + 1) % count, at)[..., None]
+        ids, weights = np.take_along_axis(ids, order, axis=1), np.take_along_axis(weights, order, axis=1)
+    return Intervention(kind=np.full(rows, kind, np.int32), ids=ids, weights=weights, steps=steps)
+
+
+def _donors(uid: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(row of the donor int [B], whether there is one bool [B])."""
+    rows = len(uid)
+    donor, found = np.arange(rows), np.zeros(rows, bool)
+    for shift in range(1, rows):
+        other = (np.arange(rows) + shift) % rows
+        fits = ~found & (uid[other] != uid) & (steps[other] > 0)
+        donor, found = np.where(fits, other, donor), found | fits
+        if found.all():
+            break
+    return donor, found
+
+
+def effects(undisturbed: Sequence[Row], by_kind: dict[str, Sequence[Row]], weights: np.ndarray) -> dict[str, dict[str, Any]]:
+    """By kind: accuracy, its change against the undisturbed pass (paired bootstrap), the share of problems with another answer, latent steps,
+    and the sign test on the problems that were lost or won. weights: bootstrap_weights of the problems. `none` comes first."""
+    base = columns(undisturbed)
+    out: dict[str, dict[str, Any]] = {}
+    for name, rows in {"none": undisturbed, **by_kind}.items():
+        table = columns(rows)
+        difference = (table["correct"] - base["correct"])[:, 0]
+        won, lost, p = sign_test(difference)
+        out[name] = {
+            "accuracy": mean_interval(table["correct"][:, 0], weights),
+            "change": mean_interval(difference, weights),
+            "answer_changed": mean_interval((table["answer"] != base["answer"])[:, 0].astype(float), weights),
+            "latent_steps": mean_interval(table["latent_steps"][:, 0], weights),
+            "won": won,
+            "lost": lost,
+            "p": p,
+        }
+    return out
+
+
+def effect_rows(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """For summary_table."""
+    return [
+        {
+            "latents": name,
+            "accuracy": shown(e["accuracy"], 3),
+            "change": shown(e["change"], 3),
+            "answer_changed": shown(e["answer_changed"], 3),
+            "latent_steps": shown(e["latent_steps"], 2),
+            "p": f"{e['p']:.2g}",
+        }
+        for name, e in found.items()
+    ]

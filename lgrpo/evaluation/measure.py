@@ -1,0 +1,125 @@
+"""One way of sampling (a pass) over one batch of problems: rollout, grading, a row per completion."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from lgrpo.config import AnswerConfig, DataConfig, ExperimentConfig, TrainConfig
+from lgrpo.data.prompts import TextTokenizer
+from lgrpo.evaluation.shards import Row
+from lgrpo.keys import Stream, key_for
+from lgrpo.latent.intervene import Intervention, Kind
+from lgrpo.latent.rollout import rollout
+from lgrpo.rewards.grade import grade_all
+from lgrpo.rewards.score import completion_texts
+from lgrpo.sharding import put_batch
+from lgrpo.types import Finish, Params, PromptBatch, Rollout
+
+NOISE_FREE, SAMPLED, SWEEP, COUNTERFACTUAL = "noise_free", "sampled", "noise=", "latents="
+Batch = tuple[PromptBatch, list[str], np.ndarray]
+"""Prompts, gold answers, real bool [B]: False for the repeated rows that fill the last batch."""
+_rollout = jax.jit(rollout, static_argnames=("cfg",))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """How completions are sampled. `chunk` of the `samples` of a problem are sampled at once."""
+
+    name: str
+    noise_scale: float
+    samples: int = 1
+    chunk: int = 1
+    greedy: bool = True
+    kind: Kind | None = None
+
+
+def plan(cfg: ExperimentConfig, *, full: bool) -> list[Pass]:
+    """The passes that the config asks for; without `full` only the noise-free and the sampled one."""
+    ev = cfg.evaluation
+    scale = ev.noise_scale if ev.noise_scale >= 0 else cfg.rollout.latent.noise_scale
+    noisy = {"samples": ev.samples, "chunk": ev.sample_chunk or ev.samples, "greedy": False}
+    passes = [Pass(NOISE_FREE, 0.0), Pass(SAMPLED, scale, **noisy)]
+    if full:
+        passes += [Pass(f"{SWEEP}{s:g}", s, **noisy) for s in ev.noise_sweep]
+    if full and ev.counterfactual:
+        passes += [Pass(f"{COUNTERFACTUAL}{kind.name.lower()}", 0.0, kind=kind) for kind in Kind if kind != Kind.NONE]
+    return passes
+
+
+def static_config(cfg: ExperimentConfig, how: Pass) -> ExperimentConfig:
+    """What of the config the rollout depends on, and nothing else: passes, data sets and runs that share it share one compilation."""
+    answer = cfg.rollout.answer if cfg.evaluation.train_answer else cfg.evaluation.answer
+    if how.greedy:
+        answer = AnswerConfig(sampler="greedy", temperature=cfg.rollout.answer.temperature)
+    return ExperimentConfig(
+        model=cfg.model,
+        data=DataConfig(think_end_id=cfg.data.think_end_id, eos_id=cfg.data.eos_id),
+        rollout=dataclasses.replace(cfg.rollout, group_size=how.chunk, answer=answer),
+        train=TrainConfig(logprob_chunk=cfg.train.logprob_chunk),
+    )
+
+
+def sample(
+    params: Params,
+    cfg: ExperimentConfig,
+    mesh: Mesh,
+    how: Pass,
+    prompts: PromptBatch,
+    first: int = 0,
+    intervention: Intervention | None = None,
+) -> Rollout:
+    """Samples first .. first + chunk - 1 of every prompt, on the host: N = B * chunk rows. The noise scale is no part of the compilation."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = prompts.tokens.shape[0] * how.chunk
+    placed = put_batch(prompts, mesh) if prompts.tokens.shape[0] % ways == 0 else prompts
+    noise = jnp.full((rows,), how.noise_scale, jnp.float32)
+    key = key_for(cfg.seed, 0, Stream.EVALUATION)
+    result = _rollout(
+        params, placed, key, cfg=static_config(cfg, how), noise_scale=noise, first_sample=np.int32(first), intervention=intervention
+    )
+    return jax.device_get(result)
+
+
+def rows_of(result: Rollout, batch: Batch, how: Pass, first: int, tokenizer: TextTokenizer, cfg: ExperimentConfig) -> list[Row]:
+    """A row per completion of a real problem: what was said, the verdict, how it ended, and its lengths."""
+    prompts, answers, real = batch
+    texts = completion_texts(result, tokenizer, cfg)
+    keep = np.flatnonzero(np.repeat(real, how.chunk))
+    verdicts = grade_all([texts[n] for n in keep], [answers[n // how.chunk] for n in keep], cfg.data)
+    lengths, mask = _lengths(result), np.asarray(result.mask)
+    forced = (mask & ~np.asarray(result.loss_mask)).any(-1)  # also those that were cut later, which Finish.FORCED_EXIT leaves out
+    return [
+        {
+            "pass": how.name,
+            "uid": int(prompts.uid[n // how.chunk]),
+            "sample": first + int(n % how.chunk),
+            "noise_scale": how.noise_scale,
+            "gold": answers[n // how.chunk],
+            "text": texts[n],
+            "answer": verdict.key,
+            "correct": verdict.correct,
+            "category": verdict.category,
+            "finish": Finish(int(result.finish[n])).name,
+            "forced": bool(forced[n]),
+            **{name: int(values[n]) for name, values in lengths.items()},
+        }
+        for n, verdict in zip(keep.tolist(), verdicts, strict=True)
+    ]
+
+
+def _lengths(result: Rollout) -> dict[str, Any]:
+    """Steps per completion, int [N]: the chain and the answer without the end of thinking between them, and everything together."""
+    total = np.asarray(result.mask).sum(-1)
+    chain, thought = np.asarray(result.chain_len), np.asarray(result.thought)
+    return {
+        "chain_tokens": chain,
+        "latent_steps": np.asarray(result.is_latent).sum(-1),
+        "answer_tokens": total - chain - thought,
+        "completion_tokens": total,
+    }

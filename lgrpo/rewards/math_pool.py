@@ -1,0 +1,175 @@
+"""Comparison of LaTeX answers in worker processes, each answer under a hard time limit.
+
+A worker is a fresh interpreter, not a fork: the trainer's process holds JAX threads and device memory. (multiprocessing's `spawn` would import the
+trainer's main module again, which a script without a main guard does not survive.) Workers start when the first answer needs one and stay.
+"""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import lgrpo
+from lgrpo.errors import UserError
+from lgrpo.rewards import math_worker
+
+MEMORY_MB = 1024
+"""A worker may grow by this much."""
+START_SECONDS = 120.0
+"""Longest start of a worker: it loads sympy, perhaps from a cold disk."""
+PATIENCE, HURRY = 32, 0.1
+"""After this many timeouts in one call, further answers get this part of their time: a policy that writes nothing but monsters cannot stall a run."""
+CACHE = 65_536
+"""Outcomes remembered by (gold, answer): the samples of a group often agree."""
+
+Pair = tuple[str, str]
+
+
+class _Worker:
+    """One process. `pair` is what it works on; None while it is idle. Times are seconds of time.monotonic."""
+
+    def __init__(self, memory_mb: int, seconds: float) -> None:
+        root = str(pathlib.Path(lgrpo.__file__).parents[1])
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", math_worker.__name__, str(memory_mb), str(int(seconds) + 2)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is for the trainer, which finishes its step
+        )
+        self.ready = False
+        self.pair: Pair | None = None
+        self.deadline = time.monotonic() + START_SECONDS
+        self._partial = b""
+
+    def send(self, pair: Pair, seconds: float) -> None:
+        """Hands over one pair. Raises OSError when the process is dead."""
+        self.pair, self.deadline = pair, time.monotonic() + seconds
+        self.process.stdin.write(json.dumps(pair).encode() + b"\n")  # ASCII; far below what a pipe holds
+        self.process.stdin.flush()
+
+    def receive(self) -> str | None:
+        """The reply, or None when it is not complete yet. Raises EOFError when the process is gone."""
+        part = os.read(self.process.stdout.fileno(), 4096)
+        if not part:
+            raise EOFError
+        self._partial += part
+        if not self._partial.endswith(b"\n"):
+            return None
+        reply, self._partial = self._partial.decode().strip(), b""
+        return reply
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):  # what was still buffered has no reader
+                pipe.close()
+
+
+class MathPool:
+    """`size` workers. Not thread-safe."""
+
+    def __init__(self, size: int, seconds: float, memory_mb: int = MEMORY_MB) -> None:
+        """seconds: time limit of one answer."""
+        self._size, self._seconds, self._memory = size, seconds, memory_mb
+        self._workers: list[_Worker] = []
+        self._known: collections.OrderedDict[Pair, str] = collections.OrderedDict()
+        self._selector = selectors.DefaultSelector()
+
+    def judge(self, pairs: Sequence[Pair]) -> list[str]:
+        """correct, wrong, unparsable, timeout or crash for each (gold, answer), in order. Each pair is compared once and remembered.
+
+        Takes at most ceil(new pairs / size) * seconds (less after PATIENCE timeouts), and a worker's start after each timeout or crash.
+        Errors: UserError when workers cannot be started (math-verify is not installed).
+        """
+        todo = collections.deque(dict.fromkeys(pair for pair in pairs if pair not in self._known))
+        outcome = {pair: self._known[pair] for pair in pairs if pair in self._known}
+        while todo or any(worker.pair for worker in self._workers):
+            while len(self._workers) < min(self._size, len(todo) + sum(1 for w in self._workers if w.pair)):
+                self._start()
+            for worker in list(self._workers):
+                if todo and worker.ready and worker.pair is None:
+                    self._hand_out(worker, todo.popleft(), outcome)
+            self._wait(outcome)
+        self._known.update(outcome)
+        while len(self._known) > CACHE:
+            self._known.popitem(last=False)
+        return [outcome[pair] for pair in pairs]
+
+    def close(self) -> None:
+        """Ends all workers; the next judge() starts new ones."""
+        for worker in list(self._workers):
+            self._drop(worker)
+
+    def _start(self) -> None:
+        worker = _Worker(self._memory, self._seconds)
+        self._workers.append(worker)
+        self._selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+
+    def _drop(self, worker: _Worker) -> None:
+        self._selector.unregister(worker.process.stdout)
+        self._workers.remove(worker)
+        worker.kill()
+
+    def _hand_out(self, worker: _Worker, pair: Pair, outcome: dict[Pair, str]) -> None:
+        try:
+            slow = sum(why == "timeout" for why in outcome.values())
+            worker.send(pair, self._seconds * (HURRY if slow >= PATIENCE else 1.0))
+        except OSError:
+            self._fail(worker, "crash", outcome)
+
+    def _fail(self, worker: _Worker, why: str, outcome: dict[Pair, str]) -> None:
+        """Removes a worker that is dead or too slow; judge() starts another one where there is work."""
+        if not worker.ready:
+            self.close()
+            raise UserError(
+                "data.grader: the LaTeX grader does not start; see what `python -c 'import math_verify'` says, or set data.grader=numeric"
+            )
+        if worker.pair is not None:
+            outcome[worker.pair] = why
+        self._drop(worker)
+
+    def _wait(self, outcome: dict[Pair, str]) -> None:
+        """Takes in replies until the next deadline, and ends workers that passed theirs."""
+        busy = [w for w in self._workers if w.pair or not w.ready]
+        if not busy:
+            return
+        pause = max(0.0, min(w.deadline for w in busy) - time.monotonic())
+        for key, _ in self._selector.select(pause):
+            worker: _Worker = key.data
+            try:
+                reply = worker.receive()
+            except (EOFError, OSError):
+                self._fail(worker, "crash", outcome)
+                continue
+            if reply is None:
+                continue
+            if not worker.ready:
+                worker.ready = True
+            elif worker.pair is not None:
+                outcome[worker.pair], worker.pair = reply, None
+        for worker in busy:
+            if worker in self._workers and (worker.pair or not worker.ready) and time.monotonic() >= worker.deadline:
+                self._fail(worker, "timeout", outcome)
+
+
+@functools.lru_cache(maxsize=4)
+def shared_pool(size: int, seconds: float) -> MathPool:
+    """The pool of this process for these settings."""
+    pool = MathPool(size, seconds)
+    atexit.register(pool.close)
+    return pool

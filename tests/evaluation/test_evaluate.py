@@ -1,0 +1,237 @@
+"""Whole evaluations of a tiny random model: chunks, sweep, resuming, suites, comparison, the files that are written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from lgrpo import __main__ as cli
+from lgrpo.errors import UserError
+from lgrpo.evaluation import compare, evaluate, measure
+from lgrpo.evaluation.pass_at_k import bootstrap_weights
+from lgrpo.evaluation.shards import Shards, params_digest, read_rows
+from lgrpo.evaluation.suite import BENCHMARKS, benchmark_config, suite_names
+from lgrpo.evaluation.summary import columns, metric_rows, summarise
+from lgrpo.latent.intervene import Kind
+from lgrpo.validate import validate
+
+PROBLEMS = 11  # as in conftest.py
+
+
+def change(cfg, **evaluation):
+    return dataclasses.replace(cfg, evaluation=dataclasses.replace(cfg.evaluation, **evaluation))
+
+
+@pytest.fixture(scope="module")
+def wide(cfg):
+    return change(cfg, noise_sweep=(0.0, 1.0), counterfactual=True)
+
+
+@pytest.fixture(scope="module")
+def run_it(params, tokenizer, mesh):
+    def go(cfg, **options):
+        with jax.set_mesh(mesh):
+            return evaluate.evaluate(params, cfg, tokenizer, mesh, **options)
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def result(run_it, wide):
+    return run_it(wide, full=True)
+
+
+def rows_of(result, name):
+    return [{k: v for k, v in row.items() if k not in ("pass", "noise_scale")} for row in result.rows if row["pass"] == name]
+
+
+def test_every_problem_has_its_samples_once(result):
+    sampled = [(row["uid"], row["sample"]) for row in result.rows if row["pass"] == "sampled"]
+    assert sorted(sampled) == [(uid, s) for uid in range(PROBLEMS) for s in range(4)]
+    assert result.problems == PROBLEMS and len(rows_of(result, "noise_free")) == PROBLEMS
+    assert set(result.counterfactual) == {"none", *(k.name.lower() for k in Kind if k != Kind.NONE)}
+
+
+def test_numbers_and_names(result):
+    for k in range(1, 5):
+        assert 0 <= result.sampled[f"pass@{k}"]["value"] <= 1
+    assert {"maj@2", "maj@4", "latent_share", "truncated_frac", "forced_frac", "grade/wrong", "grade/timeout"} <= set(result.sampled)
+    assert "pass@2" not in result.clean and "maj@1" not in result.sampled
+    assert 2 <= result.clean["latent_steps"]["value"] <= 4
+    text = evaluate.table(result)
+    assert "pass@4" in text and "hardened" in text and "grade/" not in text
+
+
+def test_the_sweep_repeats_the_sampled_pass_at_its_own_scale(result):
+    assert rows_of(result, "noise=1") == rows_of(result, "sampled") != rows_of(result, "noise=0")
+    assert result.sweep["1"] == result.sampled
+
+
+def test_one_compilation_for_all_scales(run_it, cfg, result):
+    before = measure._rollout._cache_size()
+    run_it(change(cfg, noise_sweep=(0.1, 0.7, 2.0)), full=True)
+    assert measure._rollout._cache_size() == before
+
+
+def test_chunks_do_not_change_samples(run_it, cfg, result):
+    whole = run_it(change(cfg, sample_chunk=0))
+    texts = [{(r["uid"], r["sample"]): r["text"] for r in some.rows if r["pass"] == "sampled"} for some in (whole, result)]
+    assert texts[0] == texts[1]
+    assert whole.sweep == {} and whole.counterfactual == {}  # what training evaluates
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_killed_evaluation_goes_on(run_it, wide, result, tmp_path, monkeypatch):
+    put, count = Shards.put, []
+
+    def limited(self, key, rows):
+        if len(count) >= 9:
+            raise KilledError
+        count.append(key)
+        put(self, key, rows)
+
+    monkeypatch.setattr(Shards, "put", limited)
+    with pytest.raises(KilledError):
+        run_it(wide, full=True, folder=tmp_path)
+    monkeypatch.setattr(Shards, "put", lambda self, key, rows: (count.append(key), put(self, key, rows)))
+    again = run_it(wide, full=True, folder=tmp_path)
+    assert len(count) == len(set(count)) == 2 * (1 + 3 * 2 + 6)  # nothing was done twice
+    assert again.rows == result.rows and again.counterfactual == result.counterfactual
+    monkeypatch.setattr(evaluate, "sample", None)  # a finished one computes nothing
+    assert run_it(wide, full=True, folder=tmp_path).rows == result.rows
+
+
+def test_results_of_something_else_are_refused(run_it, cfg, params, tokenizer, mesh, tmp_path):
+    run_it(cfg, folder=tmp_path)
+    with pytest.raises(UserError, match=r"evaluation.samples: 4 there, 2 now"):
+        run_it(change(cfg, samples=2), folder=tmp_path)
+    with pytest.raises(UserError, match="problems"):
+        run_it(change(cfg, problems=5), folder=tmp_path)
+    other = {**params, "embed": params["embed"].at[3, 1].add(1e-3)}
+    with pytest.raises(UserError, match="weights"), jax.set_mesh(mesh):
+        evaluate.evaluate(other, cfg, tokenizer, mesh, folder=tmp_path)
+    (tmp_path / "shards" / "sampled-00000-00000.jsonl").write_text('{"uid": 0')
+    with pytest.raises(UserError, match="remove it"):
+        run_it(cfg, folder=tmp_path)
+
+
+def test_the_digest_of_weights():
+    one = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float32)}
+    digest = params_digest(jax.tree.map(jax.numpy.asarray, one))
+    assert digest == params_digest(jax.tree.map(jax.numpy.asarray, one)) and len(digest) == 16
+    swapped = {**one, "a": one["a"][::-1].copy()}
+    half = jax.tree.map(lambda x: jax.numpy.asarray(x, jax.numpy.bfloat16), one)
+    assert len({digest, params_digest(jax.tree.map(jax.numpy.asarray, swapped)), params_digest(half)}) == 3
+
+
+def fake_rows(correct, finish, lengths):
+    """Rows of one problem per list."""
+    return [
+        {"uid": u, "sample": s, "correct": bool(c), "answer": str(c), "category": "correct" if c else "wrong", "finish": f, "forced": n == 4 or n == 2,
+         "chain_tokens": n, "latent_steps": n, "answer_tokens": 1, "completion_tokens": n + 2}
+        for u, (cs, fs, ns) in enumerate(zip(correct, finish, lengths, strict=True))
+        for s, (c, f, n) in enumerate(zip(cs, fs, ns, strict=True))
+    ]  # fmt: skip
+
+
+def test_lengths_over_all_and_over_finished():
+    rows = fake_rows([[1, 0], [0, 0]], [["EOS", "LENGTH"], ["LENGTH", "FORCED_EXIT"]], [[2, 10], [10, 4]])
+    found = summarise(rows[::-1], bootstrap_weights(2, 50))
+    value = {name: interval["value"] for name, interval in found.items()}
+    assert value["latent_steps"] == 6.5 and value["latent_steps_finished"] == 3.0
+    assert value["truncated_frac"] == 0.5 and value["forced_frac"] == 0.5 and value["invalid_frac"] == 0.5
+    assert value["latent_share"] == 26 / 34 and value["pass@1"] == 0.25 and value["pass@2"] == 0.5 and value["grade/wrong"] == 0.75
+    none = summarise(fake_rows([[0]], [["LENGTH"]], [[3]]), bootstrap_weights(1, 5))
+    assert "latent_steps_finished" not in none
+    assert [row["metric"] for row in metric_rows({"x": found})][:2] == ["pass@1", "pass@2"]
+    with pytest.raises(ValueError, match="whole number"):
+        columns(rows[:-1])
+
+
+def test_suites_resolve_names(cfg):
+    assert suite_names(["low"]) == ["gsm8k_aug", "gsm_hard", "svamp", "multiarith"]
+    assert suite_names(["svamp", "high", "svamp"]) == ["svamp", "math500", "aime24", "aime25", "gpqa_diamond"]
+    with pytest.raises(UserError, match="did you mean svamp"):
+        suite_names(["svmap"])
+    assert benchmark_config(cfg, "gpqa_diamond").data.grader == "choice"
+    numeric = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, grader="numeric"))
+    assert {benchmark_config(numeric, name).data.grader for name in BENCHMARKS} == {"numeric"}
+
+
+@pytest.fixture
+def stored(monkeypatch, params):
+    """`run` finds these weights instead of a checkpoint."""
+    monkeypatch.setattr(evaluate, "load_params", lambda path, target: params)
+
+
+def test_a_suite_from_the_command_line_and_its_comparison(stored, cfg, data_path, tmp_path, monkeypatch, capsys):
+    module = tmp_path / "x.py"
+    unresolved = dataclasses.replace(
+        cfg,
+        model=dataclasses.replace(cfg.model, vocab_size=0),
+        data=dataclasses.replace(cfg.data, think_end_id=-1, eos_id=-1, source="word_problems", path=""),
+    )
+    module.write_text(f"from lgrpo.config import *\ndef get_config():\n    return {unresolved!r}\n")
+    base = ["eval", str(module), "--workdir", str(tmp_path), "--data.path", str(data_path), "--suite", "svamp", "multiarith"]
+    assert cli.run([*base, "--out", "a"]) == 0
+    assert cli.run([*base, "--out", "b", "--evaluation.noise-scale", "0.3", "--evaluation.noise-sweep", "0.1", "0.5"]) == 0
+    printed = capsys.readouterr().out
+    assert "== svamp" in printed and "mean" in printed
+    saved = json.loads((tmp_path / "b" / "svamp" / "eval.json").read_text())
+    assert set(saved["sweep"]) == {"0.1", "0.5"} and saved["left_out"] == 0
+    assert "pass@1" in json.loads((tmp_path / "b" / "suite.json").read_text())["sampled"]
+    rows = read_rows(tmp_path / "a" / "svamp" / "eval.jsonl")
+    assert len(rows) == PROBLEMS * 5 and {"text", "gold", "answer", "category", "finish"} <= set(rows[0])
+    assert cli.run(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    table = capsys.readouterr().out
+    assert table.count("McNemar") == 2 and table.count("sign test") == 2 and "noise=" not in table
+    found = compare.compare(tmp_path / "a" / "svamp", tmp_path / "b" / "svamp" / "eval.jsonl")
+    assert [row["pass"] for row in found] == ["noise_free", "sampled"] and found[0]["difference"]["value"] == 0
+
+
+def test_comparisons_that_make_no_sense_are_refused(stored, cfg, tmp_path, monkeypatch, capsys):
+    with pytest.raises(UserError, match=r"no eval\.jsonl"):
+        compare.compare(tmp_path, tmp_path)
+    for name, part in (("a", cfg), ("b", change(cfg, problems=5))):
+        evaluate.run(part, tmp_path, out=name)
+    with pytest.raises(UserError, match="6 are on one side only"):
+        compare.compare(tmp_path / "a", tmp_path / "b")
+    monkeypatch.setattr(sys, "argv", ["lgrpo", "compare", str(tmp_path / "a")])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and "required: b" in capsys.readouterr().err
+
+
+def test_problems_that_are_left_out_are_said(stored, cfg, data_path, tmp_path, capsys):
+    lines = (data_path / "test.jsonl").read_text().split("\n")[:PROBLEMS]
+    long = json.loads(lines[0])
+    long["problem"] = " ".join([long["problem"]] * 3)
+    (tmp_path / "test.jsonl").write_text("\n".join([*lines[:4], json.dumps(long), *lines[4:]]))
+    evaluate.run(dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, path=str(tmp_path))), tmp_path, out="some")
+    saved = json.loads((tmp_path / "some" / "eval.json").read_text())
+    assert saved["left_out"] == 1 and saved["problems"] == PROBLEMS
+    assert f"1 of {PROBLEMS + 1} problems left out" in capsys.readouterr().err
+    assert {row["uid"] for row in read_rows(tmp_path / "some" / "eval.jsonl")} == set(range(PROBLEMS + 1)) - {4}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"noise_sweep": (0.5, -1.0)}, "noise_sweep"),
+        ({"noise_sweep": (0.5, 0.5)}, "each once"),
+        ({"sample_chunk": 3}, "sample_chunk=3"),
+    ],
+)
+def test_settings_are_checked(cfg, settings, says):
+    found = validate(change(cfg, **settings), device_count=8, kind="eval")
+    assert len(found) == 1 and says in found[0]
+    explicit = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, mode="explicit"))
+    assert "counterfactual" in validate(change(explicit, counterfactual=True), device_count=8, kind="eval")[0]

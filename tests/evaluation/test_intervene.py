@@ -1,0 +1,107 @@
+"""Interventions on latent steps: what is fed, what is recorded, and that the ordinary rollout does not notice the hook."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lgrpo.data.pipeline import prompt_batches
+from lgrpo.evaluation import counterfactual
+from lgrpo.evaluation.measure import NOISE_FREE, Pass, sample, static_config
+from lgrpo.latent.intervene import Kind
+from lgrpo.latent.replay import replay_logps
+from lgrpo.types import Finish, PromptBatch
+
+CLEAN = Pass(NOISE_FREE, 0.0)
+REPLAY = jax.jit(replay_logps, static_argnames=("cfg",))
+
+
+@pytest.fixture(scope="module")
+def batch(cfg, tokenizer):
+    return prompt_batches(cfg, tokenizer, "test", batch=8)[0][0]
+
+
+@pytest.fixture(scope="module")
+def clean(params, cfg, mesh, batch):
+    with jax.set_mesh(mesh):
+        return sample(params, cfg, mesh, CLEAN, batch)
+
+
+@pytest.fixture(scope="module")
+def disturbed(params, cfg, mesh, batch, clean):
+    with jax.set_mesh(mesh):
+        return {k: sample(params, cfg, mesh, CLEAN, batch, 0, counterfactual.build(k, clean, batch.uid)) for k in Kind}
+
+
+def test_nothing_is_changed_by_kind_none(clean, disturbed):
+    for mine, theirs in zip(jax.tree.leaves(clean), jax.tree.leaves(disturbed[Kind.NONE]), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert clean.is_latent.sum(-1).min() >= 2
+
+
+def test_what_is_recorded_says_what_was_fed(clean, disturbed):
+    latent = {kind: np.asarray(r.is_latent) for kind, r in disturbed.items()}
+    assert (disturbed[Kind.ZEROED].weights[latent[Kind.ZEROED]] == 0).all()
+    hard = disturbed[Kind.HARDENED].weights[latent[Kind.HARDENED]]
+    assert (hard[:, 0] == 1).all() and (hard[:, 1:] == 0).all()
+    repeated = disturbed[Kind.REPEATED]
+    for n in range(8):
+        steps = latent[Kind.REPEATED][n].sum()
+        assert (repeated.ids[n, :steps] == clean.ids[n, 0]).all() and (repeated.weights[n, :steps] == clean.weights[n, 0]).all()
+    shuffled, reordered = disturbed[Kind.SHUFFLED], disturbed[Kind.REORDERED]
+    for n in range(8):
+        donor = (n + 1) % 8
+        own, theirs = int(clean.is_latent[n].sum()), int(clean.is_latent[donor].sum())
+        for t in range(latent[Kind.SHUFFLED][n].sum()):
+            np.testing.assert_array_equal(shuffled.ids[n, t], clean.ids[donor, min(t, theirs - 1)])
+        for t in range(min(own, latent[Kind.REORDERED][n].sum())):
+            np.testing.assert_array_equal(reordered.weights[n, t], clean.weights[n, (t + 1) % own])
+
+
+def test_dropped_thinking_ends_at_once(cfg, disturbed):
+    dropped = disturbed[Kind.DROPPED]
+    assert not dropped.is_latent.any() and (dropped.chain_len == 0).all() and dropped.thought.all()
+    assert (dropped.tokens[:, 0] == cfg.data.think_end_id).all() and not dropped.loss_mask[:, 0].any()
+    assert np.isin(dropped.finish, (Finish.FORCED_EXIT, Finish.LENGTH)).all()
+
+
+@pytest.mark.parametrize("kind", [k for k in Kind if k != Kind.DROPPED])
+def test_answers_follow_from_what_was_recorded(params, cfg, batch, disturbed, kind):
+    """Teacher-forced on the recorded inputs, the model gives the log-probs that the sampler saw: so these inputs were fed."""
+    record = jax.tree.map(lambda x: jnp.asarray(x)[:, None], disturbed[kind])
+    prompts = PromptBatch(*map(jnp.asarray, (batch.tokens, batch.mask, batch.uid)))
+    replayed = np.asarray(REPLAY(params, prompts, record, cfg=static_config(cfg, CLEAN)))[:, 0]
+    answer = disturbed[kind].mask & ~disturbed[kind].is_latent & disturbed[kind].loss_mask
+    np.testing.assert_allclose(replayed[answer], disturbed[kind].logps[answer], atol=1e-4)
+    assert answer.sum() > 8
+
+
+def test_interventions_change_what_comes_after(clean, disturbed):
+    for kind in (Kind.SHUFFLED, Kind.ZEROED, Kind.REPEATED, Kind.HARDENED):
+        assert not np.array_equal(clean.logps * ~clean.is_latent, disturbed[kind].logps * ~disturbed[kind].is_latent), kind
+
+
+def test_donors_have_another_problem_and_latents(clean):
+    uid = np.array([0, 1, 2, 0, 1, 2, 0, 1])
+    donor, found = counterfactual._donors(uid, np.array([2, 2, 0, 2, 2, 0, 2, 2]))
+    assert found.all() and (uid[donor] != uid).all() and not np.isin(donor, (2, 5)).any()
+    donor, found = counterfactual._donors(np.zeros(4, int), np.full(4, 2))
+    assert not found.any()
+    alone = counterfactual.build(Kind.SHUFFLED, clean, np.zeros(8, int))
+    assert (alone.steps == 0).all()  # nobody to take from: rows stay as they are
+
+
+def test_all_kinds_share_one_compilation(params, cfg, mesh, batch, clean, disturbed):
+    from lgrpo.evaluation import measure
+
+    with jax.set_mesh(mesh):
+        before = measure._rollout._cache_size()
+        for kind in Kind:
+            sample(params, cfg, mesh, CLEAN, batch, 0, counterfactual.build(kind, clean, batch.uid))
+        other = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, eval_split="svamp", path="elsewhere"))
+        sample(params, other, mesh, CLEAN, batch)
+        assert measure._rollout._cache_size() == before
