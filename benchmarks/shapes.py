@@ -72,8 +72,8 @@ def random_weights(shape: Shape, seed: int = 0) -> dict[str, Any]:
 
 
 def prompt_tokens(shape: Shape, seed: int = 1) -> np.ndarray:
-    """Random prompts without padding, int32 [B, P]."""
-    return np.random.default_rng(seed).integers(0, shape.vocab, (shape.prompts, shape.prompt_len)).astype(np.int32)
+    """Random prompts without padding and without id 0, which stands for the beginning in some runners; int32 [B, P]."""
+    return np.random.default_rng(seed).integers(1, shape.vocab, (shape.prompts, shape.prompt_len)).astype(np.int32)
 
 
 def completions(shape: Shape, seed: int = 2) -> dict[str, np.ndarray]:

@@ -24,7 +24,11 @@ def _state(shape: Shape, weights: dict[str, Any]) -> dict[str, torch.Tensor]:
         "mlp.up_proj": blocks["w_up"],
         "mlp.down_proj": blocks["w_down"],
     }
-    state = {"model.embed_tokens.weight": weights["embed"], "model.norm.weight": weights["final_norm"], "lm_head.weight": weights["unembed"].T}
+    state = {
+        "model.embed_tokens.weight": weights["embed"],
+        "model.norm.weight": weights["final_norm"],
+        "lm_head.weight": weights["unembed"].T,
+    }
     for name, stacked in names.items():
         for layer in range(shape.layers):
             state[f"model.layers.{layer}.{name}.weight"] = stacked[layer].T

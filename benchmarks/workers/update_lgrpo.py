@@ -43,4 +43,9 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
         batch = put_batch((prompt_batch(shape), *recorded(shape)), mesh)
         found = measure(lambda: jax.block_until_ready(update(params, *batch)), args["repeats"])
         value, norm, _ = update(params, *batch)
-    return found | {"tokens": shape.tokens, "loss": float(np.asarray(value)), "grad_norm": float(np.asarray(norm)), "devices": jax.device_count()}
+    return found | {
+        "tokens": shape.tokens,
+        "loss": float(np.asarray(value)),
+        "grad_norm": float(np.asarray(norm)),
+        "devices": jax.device_count(),
+    }
