@@ -8,6 +8,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
+class Kept:
+    """A call that remembers its last result, so that what was timed can be checked without another call."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.work, self.last = work, None
+
+    def __call__(self) -> None:
+        self.last = None  # the old result is freed before the new one exists, as in a loop that trains
+        self.last = self.work()
+
+
 def _once(work: Callable[[], Any]) -> tuple[float, float]:
     """(wall, CPU) seconds of one call. CPU seconds far below wall seconds times cores say that others had the machine."""
     wall, cpu = time.perf_counter(), time.process_time()

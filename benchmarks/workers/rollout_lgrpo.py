@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from benchmarks.shapes import shape_of
-from benchmarks.timing import measure
+from benchmarks.timing import Kept, measure
 from benchmarks.workers.common import experiment, params_of, prompt_batch
 from lgrpo.config import MeshConfig
 from lgrpo.keys import Stream, key_for
@@ -27,11 +27,12 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
         weights = publish(params_of(shape), cfg, mesh)
         prompts = put_batch(prompt_batch(shape), mesh)
 
-        def work() -> Any:
+        def sample() -> Any:
             return jax.block_until_ready(rollout_step(weights, prompts, key_for(0, next(keys), Stream.ROLLOUT), cfg=cfg))
 
+        work = Kept(sample)
         found = measure(work, args["repeats"])
-        sampled = jax.device_get(work())
+    sampled = jax.device_get(work.last)
     if not sampled.mask.all() or (args["preset"] != "explicit" and not sampled.is_latent.all()):
         raise RuntimeError("a completion ended early: the rollout did less than the others'")
     distinct = len(np.unique(sampled.ids[..., 0]))

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from benchmarks.shapes import shape_of
-from benchmarks.timing import measure
+from benchmarks.timing import Kept, measure
 from benchmarks.workers.common import experiment, params_of, prompt_batch, recorded
 from lgrpo.algos.policy_loss import policy_loss
 from lgrpo.config import MeshConfig
@@ -41,8 +41,9 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
     with jax.set_mesh(mesh):
         params = jax.device_put(params_of(shape), param_shardings(cfg.model, mesh))
         batch = put_batch((prompt_batch(shape), *recorded(shape)), mesh)
-        found = measure(lambda: jax.block_until_ready(update(params, *batch)), args["repeats"])
-        value, norm, _ = update(params, *batch)
+        work = Kept(lambda: jax.block_until_ready(update(params, *batch)))
+        found = measure(work, args["repeats"])
+    value, norm, _ = work.last
     return found | {
         "tokens": shape.tokens,
         "loss": float(np.asarray(value)),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.shapes import Shape, completions, prompt_tokens, random_weights, shape_of
-from benchmarks.timing import measure
+from benchmarks.timing import Kept, measure
 from benchmarks.workers.torch_model import llama
 
 
@@ -36,12 +36,13 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
     data = {name: torch.from_numpy(x.copy()) for name, x in completions(shape).items()}
     data["ids"] = data["ids"].long()
 
-    def work() -> torch.Tensor:
+    def update() -> torch.Tensor:
         model.zero_grad(set_to_none=True)
         value = loss_of(model, prompts, data, shape)
         value.backward()
         return value.detach()
 
+    work = Kept(update)
     found = measure(work, args["repeats"])
     norm = torch.sqrt(sum((p.grad.float() ** 2).sum() for p in model.parameters() if p.grad is not None))
-    return found | {"tokens": shape.tokens, "loss": float(work()), "grad_norm": float(norm), "threads": torch.get_num_threads()}
+    return found | {"tokens": shape.tokens, "loss": float(work.last), "grad_norm": float(norm), "threads": torch.get_num_threads()}
