@@ -56,17 +56,27 @@ def _range(record: dict[str, Any], quantity: str) -> tuple[float, float, float]:
     return found["median_s"], *found["quartiles_s"]
 
 
+def _cpu(record: dict[str, Any]) -> float:
+    return spread(record["cpu_seconds"])["median_s"]
+
+
 def evaluate(bar: Bar, jobs: Jobs) -> dict[str, Any]:
-    """Ratio of medians, its range over the quartiles, and whether the bar is met; None where something was not measured."""
-    verdict = {"text": bar.text, "limit": bar.limit, "at_most": bar.at_most, "ratio": None, "range": None, "met": None}
+    """Ratio of medians, its range over the quartiles, and whether the bar is met; None where something was not measured.
+
+    cpu_ratio is the same ratio of CPU seconds: where it is far from `ratio`, others had the machine and the run does not count for much.
+    """
+    verdict = {"text": bar.text, "limit": bar.limit, "at_most": bar.at_most, "ratio": None, "range": None, "cpu_ratio": None, "met": None}
     usable = {key: record for key, record in jobs.items() if "error" not in record}
     if bar.denominator not in usable or not any(key in usable for key in bar.numerator):
         return verdict
-    best = min((_range(usable[key], bar.quantity) for key in bar.numerator if key in usable), key=lambda values: values[0])
-    own = _range(usable[bar.denominator], bar.quantity)
+    peer = min((usable[key] for key in bar.numerator if key in usable), key=lambda record: _range(record, bar.quantity)[0])
+    best, own = _range(peer, bar.quantity), _range(usable[bar.denominator], bar.quantity)
     ratio = best[0] / own[0]
     met = ratio <= bar.limit if bar.at_most else ratio >= bar.limit
-    return verdict | {"ratio": ratio, "range": [best[1] / own[2], best[2] / own[1]], "met": met}
+    found = {"ratio": ratio, "range": [best[1] / own[2], best[2] / own[1]], "met": met}
+    if bar.quantity == "seconds":
+        found["cpu_ratio"] = _cpu(peer) / max(_cpu(usable[bar.denominator]), 1e-9)
+    return verdict | found
 
 
 def evaluate_all(workload: str, jobs: Jobs) -> list[dict[str, Any]]:
@@ -82,4 +92,6 @@ def describe(verdict: dict[str, Any]) -> str:
         return f"{head}, not measured"
     low, high = verdict["range"]
     spread_text = "" if low == high else f" ({low:.2f} - {high:.2f})"
+    if verdict["cpu_ratio"] is not None:
+        spread_text += f" [CPU seconds {verdict['cpu_ratio']:.2f}]"
     return f"{head}, measured {verdict['ratio']:.2f}{spread_text}, {'met' if verdict['met'] else 'MISSED'}"

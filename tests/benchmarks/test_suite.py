@@ -131,7 +131,7 @@ def test_a_bar_uses_the_best_peer_and_the_quartiles():
     bar = bars.Bar("A", "t", ("slow", "fast", "broken"), "d", 1.0)
     jobs = {"slow": record(9.0), "fast": record(4.0, 6.0, 8.0), "broken": {"error": "x"}, "d": record(1.0, 2.0, 3.0)}
     verdict = bars.evaluate(bar, jobs)
-    assert verdict["ratio"] == 3.0 and verdict["range"] == [5.0 / 2.5, 7.0 / 1.5]
+    assert verdict["ratio"] == verdict["cpu_ratio"] == 3.0 and verdict["range"] == [5.0 / 2.5, 7.0 / 1.5]
     unmeasured = bars.evaluate(bar, {"d": record(1.0)})
     assert unmeasured["met"] is None and "not measured" in bars.describe(unmeasured)
 
