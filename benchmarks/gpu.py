@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -111,7 +110,7 @@ def decode(cfg: ExperimentConfig, shape: Shape, params: Any, limits: Limits, rep
     for length in lengths:
         at = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, max_new_tokens=length))
         seconds.append(_seconds(lambda at=at: rollout_step(params, prompts, key_for(0, next(keys), Stream.ROLLOUT), cfg=at), repeats))
-    step = (seconds[1] - seconds[0]) / (lengths[1] - lengths[0])
+    step = max(seconds[1] - seconds[0], 1e-9) / (lengths[1] - lengths[0])
     # The shorter rollout's cache is shorter too; the difference stands for steps in the second half of the longer one.
     read, flop = decode_cost(cfg.model, shape, (lengths[0] + lengths[1]) / 2)
     floor = max(read / limits.bytes_per_s, flop / limits.flop_per_s)
@@ -134,9 +133,9 @@ def update(cfg: ExperimentConfig, shape: Shape, params: Any, limits: Limits, rep
     return {"update_s": seconds, "flop_per_s": rate, "share_of_matrix": rate / limits.flop_per_s}
 
 
-def peak_bytes() -> float:
-    """Largest device memory in use so far; nan where the backend does not count it."""
-    return float((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", math.nan))
+def peak_bytes() -> int | None:
+    """Largest device memory in use so far; None where the backend does not count it."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def verdict(name: str, share: float, bar: float) -> str:

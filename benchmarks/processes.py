@@ -81,7 +81,7 @@ def pool(records: list[dict[str, Any]]) -> dict[str, Any]:
             for part in parts
         }
     if "marks" in merged:
-        merged["marks"] = {name: [r["marks"][name] for r in records] for name in merged["marks"]}
+        merged["marks"] = {name: [x for r in records for x in r["marks"][name]] for name in merged["marks"]}
     merged["peak_rss_bytes"] = max(r["peak_rss_bytes"] for r in records)
     return merged
 

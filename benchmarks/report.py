@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,28 +114,39 @@ def _rate(record: Record, part: str, seconds: float) -> str:
     return f"{number(record['bytes'] / seconds / 1e9)} GB/s" if part == "copy" else "-"
 
 
+def _point(record: Record, show: Callable[[Record], str]) -> str:
+    """A cell of a record that may be missing or failed."""
+    if not record:
+        return "-"
+    return "failed" if "error" in record else show(record)
+
+
+def _seconds_cell(record: Record) -> str:
+    return f"{number(_median(record))} ({_quartiles(record['seconds'])})"
+
+
 def _growth(jobs: dict[str, Record]) -> str:
     tables = []
     for name, (label, values) in SWEEPS.items():
         rows = []
         for value in values:
-            rollout, update = (jobs.get(growth_key(worker, **{name: value}), {"error": "-"}) for worker in ("rollout", "update"))
-            rate = "failed" if "error" in rollout else number(rollout["tokens"] / _median(rollout))
-            cells = [number(_median(r)) + f" ({_quartiles(r['seconds'])})" if "error" not in r else "failed" for r in (rollout, update)]
-            memory = [_gigabytes(r) if "error" not in r else "-" for r in (rollout, update)]
-            rows.append([str(value), rate, cells[0], memory[0], cells[1], memory[1]])
+            rollout, update = (jobs.get(growth_key(worker, **{name: value}), {}) for worker in ("rollout", "update"))
+            rate = _point(rollout, lambda r: number(r["tokens"] / _median(r)))
+            cells = [_point(r, show) for r in (rollout, update) for show in (_seconds_cell, _gigabytes)]
+            rows.append([str(value), rate, *cells])
         tables.append(
             markdown([label, "tokens/s", "rollout s (quartiles)", "rollout RSS GB", "update s (quartiles)", "update RSS GB"], rows)
         )
     rows = []
     for cache in ("cold", "warm"):
-        record = jobs.get(f"E/start-{cache}", {"error": "-"})
-        if "error" in record:
-            rows.append(_failed(f"{cache} compilation cache", record, 4))
-            continue
-        seconds = record["seconds"]
-        rows.append([f"{cache} compilation cache", number(_median(record)), _quartiles(seconds), str(len(seconds))])
-    return "\n\n".join([*tables, markdown(["start to first finished step of the demo", "s, median", "quartiles", "n"], rows)])
+        record = jobs.get(f"E/start-{cache}", {})
+        stages = ", ".join(f"{name} {number(spread(times)['median_s'])}" for name, times in record.get("marks", {}).items())
+        rows.append(
+            [f"{cache} compilation cache", _point(record, _seconds_cell), _point(record, lambda r: str(len(r["seconds"]))), stages or "-"]
+        )
+    return "\n\n".join(
+        [*tables, markdown(["start to first finished step of the demo", "s, median (quartiles)", "n", "s until, medians"], rows)]
+    )
 
 
 def section_markdown(workload: str, section: Section) -> str:

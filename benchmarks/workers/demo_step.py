@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import jax
@@ -33,7 +34,9 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
     prompts, answers = next(prompt_stream(cfg, tokenizer, "train", batch=cfg.train.prompts_per_step))
     params = init_params(cfg.model, key_for(0, 0, Stream.INIT))
     key, size = key_for(0, 0, Stream.ROLLOUT), cfg.rollout.group_size
-    sampled = rollout_step(params, prompts, key, cfg=cfg)
+    start = time.perf_counter()
+    sampled = jax.block_until_ready(rollout_step(params, prompts, key, cfg=cfg))
+    compiled_s = time.perf_counter() - start
     rewards = np.random.default_rng(0).integers(0, 2, (len(answers), size)).astype(np.float32)
     tiled = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, share_prefix=False))
 
@@ -54,4 +57,6 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
         "advantages and masks": lambda: jax.block_until_ready(batch()),
     }
     shape = f"{len(answers)} prompts x {size}, P={cfg.data.max_prompt}, T={cfg.rollout.max_new_tokens}"
-    return {"parts": alternate(variants, args["repeats"]), "shape": shape}
+    parts = alternate(variants, args["repeats"])
+    parts["rollout"]["first_s"] = compiled_s
+    return {"parts": parts, "shape": shape}

@@ -40,4 +40,9 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
     batch = make_train_batch(prompts, group(sampled, size), rewards, valid, cfg=cfg)
     jax.block_until_ready(train_step(state, batch, cfg=cfg))
     mark("step done")
-    return {"first_s": marks["step done"], "seconds": [marks["step done"]], "cpu_seconds": [time.process_time()], "marks": marks}
+    return {
+        "first_s": marks["step done"],
+        "seconds": [marks["step done"]],
+        "cpu_seconds": [time.process_time()],
+        "marks": {k: [v] for k, v in marks.items()},
+    }

@@ -99,6 +99,8 @@ def test_a_missing_environment_is_a_record(tmp_path, monkeypatch):
 def test_pool_joins_processes():
     both = processes.pool([record(1.0, 2.0), record(3.0, peak_rss_bytes=2 * 10**9)])
     assert both["seconds"] == [1.0, 2.0, 3.0] and both["peak_rss_bytes"] == 2 * 10**9
+    pair = processes.pool([record(1.0, marks={"ready": [1.0]}), record(1.0, marks={"ready": [2.0]})])
+    assert processes.pool([pair, pair])["marks"]["ready"] == [1.0, 2.0, 1.0, 2.0]
     part = {"x": {"seconds": [1.0], "cpu_seconds": [1.0], "first_s": 5.0}}
     assert processes.pool([{"parts": part, "peak_rss_bytes": 1}] * 2)["parts"]["x"]["seconds"] == [1.0, 1.0]
 
