@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
+comma := ,
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
-.PHONY: demo demo-seeds eval-demo test lint format bench clean
+.PHONY: demo demo-seeds eval-demo test lint format bench bench-gpu clean
 
 demo: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo --workdir runs/demo
@@ -27,8 +28,32 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.run
-	$(CACHE) $(PY) -m benchmarks --out runs/bench
+# The peers have environments of their own. BENCH takes further options: make bench BENCH="--only A --repeats 9".
+BENCH_VENV := .venv-bench
+TUNIX_VENV := .venv-tunix
+BENCH ?=
+
+bench: $(BENCH_VENV)/.run $(TUNIX_VENV)/.run
+	$(BENCH_VENV)/bin/python -m benchmarks --out runs/bench $(BENCH)
+
+# For a GPU: the environment needs jax[cuda13] (make bench-gpu GPU_JAX="jax[cuda13]"). On a CPU: make bench-gpu BENCH=--tiny
+GPU_JAX ?=
+bench-gpu: $(VENV)/.run
+	$(if $(GPU_JAX),$(PY) -m pip install --quiet --disable-pip-version-check "$(GPU_JAX)>=0.10.2$(comma)<0.11")
+	$(PY) -m benchmarks.gpu --out runs/bench-gpu $(BENCH)
+
+$(BENCH_VENV)/.run: requirements.txt requirements-bench.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	echo '*' > $(BENCH_VENV)/.gitignore
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	touch $@
+
+# google-tunix cannot share an environment with requirements-bench.txt: see there.
+$(TUNIX_VENV)/.run: Makefile
+	$(PYTHON) -m venv $(TUNIX_VENV)
+	echo '*' > $(TUNIX_VENV)/.gitignore
+	$(TUNIX_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "google-tunix==0.1.7" "jax==0.10.2" "flax==0.12.8"
+	touch $@
 
 $(VENV)/.run: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,4 +66,4 @@ $(VENV)/.dev: requirements.txt requirements-dev.txt
 	touch $@ $(VENV)/.run
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(TUNIX_VENV) .cache .pytest_cache .ruff_cache

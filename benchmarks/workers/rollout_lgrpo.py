@@ -1,0 +1,39 @@
+"""Rollout by lgrpo. args: a Shape, preset (explicit, exact, paper), repeats, devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.shapes import shape_of
+from benchmarks.timing import Kept, measure
+from benchmarks.workers.common import experiment, params_of, prompt_batch
+from lgrpo.config import MeshConfig
+from lgrpo.keys import Stream, key_for
+from lgrpo.sharding import make_mesh, put_batch
+from lgrpo.train.setup import publish
+from lgrpo.train.step import rollout_step
+
+
+def run(args: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of whole rollouts, prefill included, each with a key of its own."""
+    shape = shape_of(args)
+    cfg = experiment(shape, args["preset"])
+    mesh = make_mesh(MeshConfig())
+    keys = iter(range(10_000))
+    with jax.set_mesh(mesh):
+        weights = publish(params_of(shape), cfg, mesh)
+        prompts = put_batch(prompt_batch(shape), mesh)
+
+        def sample() -> Any:
+            return jax.block_until_ready(rollout_step(weights, prompts, key_for(0, next(keys), Stream.ROLLOUT), cfg=cfg))
+
+        work = Kept(sample)
+        found = measure(work, args["repeats"])
+    sampled = jax.device_get(work.last)
+    if not sampled.mask.all() or (args["preset"] != "explicit" and not sampled.is_latent.all()):
+        raise RuntimeError("a completion ended early: the rollout did less than the others'")
+    distinct = len(np.unique(sampled.ids[..., 0]))
+    return found | {"tokens": shape.tokens, "distinct_ids": distinct, "devices": jax.device_count()}
