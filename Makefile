@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
-.PHONY: demo demo-seeds test lint format bench clean
+.PHONY: demo demo-seeds test parity lint format bench clean
 
 demo: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo --workdir runs/demo
@@ -14,6 +14,9 @@ demo-seeds: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(CACHE) $(PY) -m pytest -n 2
+
+parity: $(VENV)/.parity
+	$(CACHE) $(PY) -m pytest tests/models/test_hf_parity.py
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -35,6 +38,11 @@ $(VENV)/.dev: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@ $(VENV)/.run
+
+$(VENV)/.parity: requirements.txt requirements-dev.txt requirements-parity.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-parity.txt
+	touch $@ $(VENV)/.dev $(VENV)/.run
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache
