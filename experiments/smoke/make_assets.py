@@ -65,7 +65,8 @@ FAMILIES = {
 def build(family: str) -> tokenizers.Tokenizer:
     """The tokenizer, in memory. `think` and `</` are entries, `</think>` is not."""
     texts = [word_problems.generate("easy", "train", i) for i in range(2000)]
-    corpus = [f"{t['problem']}\n{prompts.INSTRUCTION}\n\\boxed{{{t['answer']}}}" for t in texts] + ["system user assistant think </ <"] * 200
+    corpus = [f"{t['problem']}\n{prompts.INSTRUCTION}\n\\boxed{{{t['answer']}}}" for t in texts]
+    corpus += ["system", "user", "assistant", "think", "</"] * 20_000  # often enough to become entries
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()

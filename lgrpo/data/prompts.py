@@ -11,12 +11,12 @@ import tokenizers
 
 from lgrpo.config import DataConfig, ExperimentConfig
 from lgrpo.data.chat import ChatTemplate, load_chat_template
+from lgrpo.data.registry import INSTRUCTION
 from lgrpo.errors import UserError
 
 ASSET = pathlib.Path(__file__).parent / "assets" / "tokenizer.json"
 UNK = "<unk>"
 PAD = "<pad>"
-INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 _GAP = re.compile(r">>\s+<<")
 
 
