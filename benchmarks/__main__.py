@@ -71,7 +71,9 @@ def main() -> None:
             [part, f"{m['median_s'] * 1e3:.1f}", " - ".join(f"{q * 1e3:.1f}" for q in m["quartiles_s"])]  # type: ignore[index]
             for part, m in measured.items()
         ]
-        print(f"\n{name}: {cfg.train.prompts_per_step} prompts x {cfg.rollout.group_size}, P={cfg.data.max_prompt}, T={cfg.rollout.max_new_tokens}")
+        print(
+            f"\n{name}: {cfg.train.prompts_per_step} prompts x {cfg.rollout.group_size}, P={cfg.data.max_prompt}, T={cfg.rollout.max_new_tokens}"
+        )
         print(summary_table(rows, columns))
         print(f"tiled / shared learner: {tiled / once:.2f}")
     args.out.mkdir(parents=True, exist_ok=True)

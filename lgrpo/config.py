@@ -12,9 +12,7 @@ from typing import Literal
 Density = Literal["gumbel_mean", "gumbel_weighted", "exact"]
 ScoreGradient = Literal["plain", "bounded", "aligned"]
 InvalidMode = Literal["keep", "zero", "exclude"]
-Benchmark = Literal[
-    "gsm8k", "gsm8k_aug", "gsm_hard", "svamp", "multiarith", "math500", "aime24", "aime25", "gpqa_diamond", "dapo_math_17k"
-]
+Benchmark = Literal["gsm8k", "gsm8k_aug", "gsm_hard", "svamp", "multiarith", "math500", "aime24", "aime25", "gpqa_diamond", "dapo_math_17k"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,10 @@ def fetch(source: str, revision: str | None = None) -> pathlib.Path:
     try:
         return pathlib.Path(
             huggingface_hub.snapshot_download(
-                source, revision=revision, allow_patterns=["*.safetensors", "*.safetensors.index.json", *_TEXT_FILES], ignore_patterns=["*/*"]
+                source,
+                revision=revision,
+                allow_patterns=["*.safetensors", "*.safetensors.index.json", *_TEXT_FILES],
+                ignore_patterns=["*/*"],
             )
         )
     except Exception as error:  # the hub's, the transport's and the file system's, with no common base

@@ -221,7 +221,9 @@ def check_same_model(saved: ModelConfig, wanted: ModelConfig, where: str) -> Non
     """Refuse weights of another model, also where all shapes agree (rope_theta, rms_eps). Errors: UserError naming every difference."""
     free = ("dtype", "param_dtype", "remat", "init_scale")  # how it is computed, not what
     names = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in free]
-    changed = [f"model.{n}: {getattr(saved, n)!r} there, {getattr(wanted, n)!r} here" for n in names if getattr(saved, n) != getattr(wanted, n)]
+    changed = [
+        f"model.{n}: {getattr(saved, n)!r} there, {getattr(wanted, n)!r} here" for n in names if getattr(saved, n) != getattr(wanted, n)
+    ]
     if changed:
         raise UserError(f"train.init_from: {where} holds another model; use its settings:" + "".join(f"\n  {line}" for line in changed))
 

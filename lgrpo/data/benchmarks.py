@@ -91,7 +91,9 @@ def local_files(name: str, path: str) -> dict[str, pathlib.Path]:
     root, splits = pathlib.Path(path).expanduser(), DATA_SETS[name].splits
     if root.is_file():
         if len(splits) > 1:
-            raise UserError(f"data.path: {root} is a file, but {name} has the splits {', '.join(splits)}; give a folder with {name}_<split>.jsonl")
+            raise UserError(
+                f"data.path: {root} is a file, but {name} has the splits {', '.join(splits)}; give a folder with {name}_<split>.jsonl"
+            )
         if root.suffix not in SUFFIXES:
             raise UserError(f"data.path: {root} is none of {', '.join(SUFFIXES)}; convert it")
         return {next(iter(splits)): root}
@@ -118,7 +120,9 @@ def prepare(name: str, data_dir: str, path: str = "") -> Any:
 
     files = local_files(name, path) if path else {}
     if path and not files:
-        raise UserError(f"data.path: {path} holds no {name}_<split> file ({', '.join(SUFFIXES)}); add it, or leave data.path empty to download")
+        raise UserError(
+            f"data.path: {path} holds no {name}_<split> file ({', '.join(SUFFIXES)}); add it, or leave data.path empty to download"
+        )
     root = pathlib.Path(data_dir).expanduser()
     if files:
         root = root / f"local-{_content_key(files)}"

@@ -49,7 +49,9 @@ def overlap_report(data_cfg: DataConfig, train_split: str, eval_splits: Sequence
 def overlap_table(report: dict[str, Any]) -> str:
     """The report as text."""
     train = report["train"]
-    rows = [{"split": f"{train['split']} (train)", "records": train["records"], "repeated": train["repeated"], "shared": "-", "example": "-"}]
+    rows = [
+        {"split": f"{train['split']} (train)", "records": train["records"], "repeated": train["repeated"], "shared": "-", "example": "-"}
+    ]
     for split, found in report["eval"].items():
         example = found["pairs"][0]["problem"][:60] if found["pairs"] else "-"
         rows.append({"split": split, **{k: found[k] for k in ("records", "repeated", "shared")}, "example": example})

@@ -135,7 +135,13 @@ DATA_SETS: dict[str, DataSet] = {
         *(_gsm8k_aug, ("line",), "MIT", "https://github.com/da03/Internalize_CoT_Step_by_Step", "number", "numeric"),
     ),
     "gsm_hard": DataSet(
-        {"test": Split((_HUB + "reasoning-machines/gsm-hard/resolve/main/gsmhardv2.jsonl",), 1319, "1a7ff5a5f94bd54c836937dbf16e7e5f99a26e027316bbf63c678a13497cf6db")},
+        {
+            "test": Split(
+                (_HUB + "reasoning-machines/gsm-hard/resolve/main/gsmhardv2.jsonl",),
+                1319,
+                "1a7ff5a5f94bd54c836937dbf16e7e5f99a26e027316bbf63c678a13497cf6db",
+            )
+        },
         *(_gsm_hard, ("input", "target"), "MIT", "https://github.com/reasoning-machines/pal", "number", "numeric"),
     ),
     "svamp": DataSet(

@@ -199,8 +199,7 @@ def tensor_sizes(cfg: ModelConfig) -> list[tuple[str, int]]:
 def export_tensors(params: Params, cfg: ModelConfig) -> Iterator[np.ndarray]:
     """Host arrays in Hugging Face's layout and in cfg.param_dtype, in the order of tensor_sizes; one layer at a time."""
     by_name = {
-        spec.hf: value
-        for spec, value in zip(_specs(cfg), jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, jax.Array)), strict=True)
+        spec.hf: value for spec, value in zip(_specs(cfg), jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, jax.Array)), strict=True)
     }
     dtype = jnp.dtype(cfg.param_dtype)
     for _, spec, layer in hf_tensors(cfg):

@@ -22,8 +22,7 @@ TEXTS = {
         f"<|start_header_id|>user<|end_header_id|>\n\n{ASK}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n<think>"
     ),
     "qwen2": (
-        "<|im_start|>system\nPlease reason step by step.<|im_end|>\n"
-        f"<|im_start|>user\n{ASK}<|im_end|>\n<|im_start|>assistant\n<think>"
+        f"<|im_start|>system\nPlease reason step by step.<|im_end|>\n<|im_start|>user\n{ASK}<|im_end|>\n<|im_start|>assistant\n<think>"
     ),
 }
 # The first and last tokens, by vocabulary entry; between them lie the instruction and the problem.

@@ -189,7 +189,11 @@ def test_missing_splits_and_files(tmp_path, small):
     small("gsm8k", train=Split((), 1), test=Split((), 1))
     lines(tmp_path / "gsm8k_test.jsonl", [{"problem": "p", "answer": "1"}])
     assert len(load_records(config(tmp_path, "gsm8k"), "test")) == 1
-    for split, says in (("train", "holds no gsm8k_train file"), ("dev", "has no split 'dev'"), ("svamp/test", "holds no svamp_<split> file")):
+    for split, says in (
+        ("train", "holds no gsm8k_train file"),
+        ("dev", "has no split 'dev'"),
+        ("svamp/test", "holds no svamp_<split> file"),
+    ):
         with pytest.raises(UserError, match=says):
             load_records(config(tmp_path, "gsm8k"), split)
     with pytest.raises(UserError, match="is a file, but gsm8k has the splits train, test"):

@@ -150,7 +150,10 @@ def drop(name):
     ("change", "says"),
     [
         (drop("model.layers.1.mlp.up_proj.weight"), r"tensor model\.layers\.1\.mlp\.up_proj\.weight is missing \(1 in all\)"),
-        (lambda t: t.update({"model.layers.2.mlp.up_proj.weight": t["model.norm.weight"]}), r"layers\.2\.mlp\.up_proj\.weight has no place"),
+        (
+            lambda t: t.update({"model.layers.2.mlp.up_proj.weight": t["model.norm.weight"]}),
+            r"layers\.2\.mlp\.up_proj\.weight has no place",
+        ),
         (lambda t: t.update({"model.norm.weight": np.ones(31, np.float32)}), r"model\.norm\.weight has shape \(31,\)"),
         (lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1}), "lm_head.weight differs"),
         (lambda t: t.update({"model.norm.weight": np.ones(32, np.float64)}), "model.norm.weight is F64"),
@@ -275,5 +278,5 @@ def test_files_are_packed_in_order():
 
 def test_shapes_are_checked_before_anything_is_read(hf_folder):
     folder = hf_folder("hf_llama", hidden_size=64)
-    with pytest.raises(UserError, match="but config.json means"):
+    with pytest.raises(UserError, match=r"but config\.json means"):
         check_names(TensorFiles(folder), saved_model(folder), rows=96)
