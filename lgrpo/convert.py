@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from lgrpo import multihost
 from lgrpo.checkpoint import Checkpoints, load_params, saved_config, write_config
 from lgrpo.config import CheckpointConfig, DataConfig, ExperimentConfig, LatentConfig, MeshConfig, ModelConfig, RolloutConfig
 from lgrpo.data.chat import has_template
@@ -81,31 +82,37 @@ def _copy_texts(folder: pathlib.Path, out: pathlib.Path) -> None:
             shutil.copyfile(file, out / file.name)
 
 
-def _fit_tokenizer(out: pathlib.Path, rows: int, extra: ExtraTokens) -> int:
-    """Vocabulary rows of the model so that every id of the tokenizer in `out` has one. rows: those stored.
+def _surplus(folder: pathlib.Path, rows: int) -> dict[str, int]:
+    """Tokens of a folder's tokenizer whose id is `rows` or more. Errors: UserError when there is no fast tokenizer."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise UserError(f"{folder}: has no tokenizer.json; save the model's fast tokenizer (`save_pretrained`) beside the weights")
+    vocab = load_tokenizer(DataConfig(tokenizer=str(file))).inner.get_vocab(with_added_tokens=True)
+    return {text: i for text, i in sorted(vocab.items(), key=lambda item: item[1]) if i >= rows}
+
+
+def _place_texts(folder: pathlib.Path, out: pathlib.Path, rows: int, extra: ExtraTokens) -> int:
+    """Copies everything but the weights to `out`; returns the vocabulary rows that the model needs for it. rows: those stored.
 
     Released Latent-SFT checkpoints carry a `<|compress_token|>` one past the last row. refuse: an error; drop: such added tokens leave the
-    copied tokenizer.json; pad: the model gets rows for them, a multiple of 128.
+    copied tokenizer; pad: the model gets rows for them, a multiple of 128.
     """
-    file = out / "tokenizer.json"
-    if not file.is_file():
-        raise UserError(f"{out.name}: the model has no tokenizer.json; save its fast tokenizer (`save_pretrained`) beside the weights")
-    tokenizer = load_tokenizer(DataConfig(tokenizer=str(file)))
-    if tokenizer.vocab_size <= rows:
-        return rows
-    beyond = {text: i for text, i in tokenizer.inner.get_vocab(with_added_tokens=True).items() if i >= rows}
-    shown = ", ".join(f"{text!r} ({i})" for text, i in sorted(beyond.items(), key=lambda item: item[1])[:5])
-    if extra == "pad":
-        return math.ceil(tokenizer.vocab_size / _PAD_TO) * _PAD_TO
-    if extra == "refuse":
+    beyond = _surplus(folder, rows)
+    shown = ", ".join(f"{text!r} ({i})" for text, i in list(beyond.items())[:5])
+    if beyond and extra == "refuse":
         raise UserError(
-            f"tokenizer.json: {len(beyond)} token(s) have no row among the model's {rows}: {shown}; "
+            f"{folder / 'tokenizer.json'}: {len(beyond)} token(s) have no row among the model's {rows}: {shown}; "
             "--extra-tokens drop removes them from the tokenizer, --extra-tokens pad adds rows"
         )
-    _drop_tokens(out, beyond)
-    left = load_tokenizer(DataConfig(tokenizer=str(file))).vocab_size
-    if left > rows:
-        raise UserError(f"tokenizer.json: {left - rows} of the {rows} rows' surplus are no added tokens ({shown}); use --extra-tokens pad")
+    if multihost.is_main():
+        _copy_texts(folder, out)
+        if extra == "drop":
+            _drop_tokens(out, beyond)
+    multihost.barrier("lgrpo_import_texts")
+    if extra == "pad" and beyond:
+        return math.ceil((max(beyond.values()) + 1) / _PAD_TO) * _PAD_TO
+    if left := _surplus(out, rows):
+        raise UserError(f"{folder / 'tokenizer.json'}: {next(iter(left))!r} has no row and is no added token; use --extra-tokens pad")
     return rows
 
 
@@ -197,8 +204,7 @@ def import_hf(
     placed = make_mesh(mesh)
     checkpoints = Checkpoints(workdir, CheckpointConfig(resume=False, keep=1, keep_best=False))
     try:
-        _copy_texts(folder, workdir / "hf")
-        vocab = _fit_tokenizer(workdir / "hf", rows, extra_tokens)
+        vocab = _place_texts(folder, workdir / "hf", rows, extra_tokens)
         model = dataclasses.replace(model, vocab_size=vocab, dtype=param_dtype, param_dtype=param_dtype)
         cfg = _imported_config(workdir / "hf", raw, model)
         params = import_params(files, model, _shardings(model, placed), rows=rows)
