@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from lgrpo import multihost
 from lgrpo.checkpoint import Checkpoints, load_params, saved_config, write_config
-from lgrpo.config import CheckpointConfig, DataConfig, ExperimentConfig, LatentConfig, MeshConfig, ModelConfig, RolloutConfig
+from lgrpo.config import CheckpointConfig, DataConfig, ExperimentConfig, MeshConfig, ModelConfig
 from lgrpo.data.chat import has_template
 from lgrpo.data.prompts import ASSET, TextTokenizer, load_tokenizer, resolve
 from lgrpo.errors import UserError
@@ -29,6 +29,7 @@ from lgrpo.models.hf import check_names, export_tensors, import_params, stored_d
 from lgrpo.models.hf_config import config_from_hf, config_to_hf
 from lgrpo.models.hf_io import TensorFiles, read_json, write_tensors
 from lgrpo.models.spec import abstract_params, count_params, param_shardings
+from lgrpo.overrides import apply_diff
 from lgrpo.sharding import make_mesh
 from lgrpo.types import TrainState
 
@@ -36,6 +37,7 @@ ExtraTokens = Literal["refuse", "drop", "pad"]
 LATENT_FILE = "latent_config.json"
 # Of latent_config.json: how a latent step is sampled. What else LatentConfig holds concerns training.
 _SAMPLER = ("k", "tau", "noise_scale", "one_sided", "delta", "clamp", "top_p", "order", "end_rule")
+_THINK = ("think_start", "think_end", "think_end_id")
 _TEXT_FILES = (
     *("config.json", "generation_config.json", LATENT_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "LICENSE*", "USE_POLICY*"),
@@ -158,27 +160,25 @@ def _eos_text(folder: pathlib.Path, raw: dict[str, Any], tokenizer: TextTokenize
     raise UserError(f"{folder}: neither tokenizer_config.json (eos_token) nor config.json (eos_token_id) names the end of sequence; add it")
 
 
-def _latent_settings(folder: pathlib.Path) -> tuple[LatentConfig, dict[str, str]]:
-    """Sampler and think tokens of latent_config.json, or defaults where the model has none. Errors: UserError for an unknown key."""
+def _latent_settings(folder: pathlib.Path) -> dict[str, Any]:
+    """latent_config.json as changes of a config; {} where the model has none. Errors: UserError for an unknown key."""
     file = folder / LATENT_FILE
     if not file.is_file():
-        return LatentConfig(), {}
+        return {}
+    sections = dict.fromkeys(_SAMPLER, "rollout.latent") | dict.fromkeys(_THINK, "data")
     raw = read_json(file)
-    if unknown := sorted(raw.keys() - {*_SAMPLER, "think_start", "think_end", "think_end_id"}):
+    if unknown := sorted(raw.keys() - sections.keys()):
         raise UserError(f"{file}: {unknown[0]} is unknown; it was written by another version of lgrpo")
-    sampler = {name: tuple(v) if isinstance(v := raw[name], list) else v for name in _SAMPLER if name in raw}
-    texts = {name: raw[name] for name in ("think_start", "think_end", "think_end_id") if name in raw}
-    return LatentConfig(**sampler), texts
+    return {f"{sections[name]}.{name}": tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
 
 
 def _imported_config(folder: pathlib.Path, raw: dict[str, Any], model: ModelConfig) -> ExperimentConfig:
     """What the checkpoint of an import says about itself: model, tokenizer and sampler; resolved."""
     tokenizer = load_tokenizer(DataConfig(tokenizer=str(folder)))
-    latent, texts = _latent_settings(folder)
-    data = DataConfig(
-        tokenizer=str(folder), eos=_eos_text(folder, raw, tokenizer), template="chat" if has_template(folder) else "instruct", **texts
-    )
-    return resolve(ExperimentConfig(name="imported", model=model, data=data, rollout=RolloutConfig(latent=latent)), tokenizer)
+    template = "chat" if has_template(folder) else "instruct"
+    data = DataConfig(tokenizer=str(folder), eos=_eos_text(folder, raw, tokenizer), template=template)
+    cfg = ExperimentConfig(name="imported", model=model, data=data)
+    return resolve(apply_diff(cfg, _latent_settings(folder)), tokenizer)
 
 
 def import_hf(
@@ -240,7 +240,7 @@ def describe_import(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> str:
 def latent_config(cfg: ExperimentConfig) -> dict[str, Any]:
     """Content of latent_config.json: think tokens and sampler. cfg must be resolved."""
     sampler = {name: getattr(cfg.rollout.latent, name) for name in _SAMPLER}
-    return {"think_start": cfg.data.think_start, "think_end": cfg.data.think_end, "think_end_id": cfg.data.think_end_id, **sampler}
+    return {name: getattr(cfg.data, name) for name in _THINK} | sampler
 
 
 def export_hf(

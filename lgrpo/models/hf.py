@@ -157,10 +157,12 @@ def import_params(files: TensorFiles, cfg: ModelConfig, shardings: Any, *, rows:
     def load(spec: ParamSpec, sharding: Any) -> jax.Array:
         def shard(index: Index) -> np.ndarray:
             if not _stacked(spec):
-                return _vocab_shard(files, spec, index, rows).astype(dtype)
+                return _vocab_shard(files, spec, index, rows).astype(dtype, copy=False)
             first, last = _bounds(index[0], spec.shape[0])
-            parts = [read_layer(files, spec.hf.format(layer=layer), spec, index[1:]).astype(dtype) for layer in range(first, last)]
-            return np.stack(parts)
+            out = np.empty([stop - start for start, stop in map(_bounds, index, spec.shape)], dtype)
+            for layer in range(first, last):
+                out[layer - first] = read_layer(files, spec.hf.format(layer=layer), spec, index[1:])
+            return out
 
         return jax.make_array_from_callback(spec.shape, sharding, shard)
 
@@ -208,4 +210,4 @@ def export_tensors(params: Params, cfg: ModelConfig) -> Iterator[np.ndarray]:
         inputs = spec.hf_inputs
         if inputs:
             block = block.transpose(*range(inputs, block.ndim), *range(inputs))
-        yield np.ascontiguousarray(block.reshape(hf_shape(spec)).astype(dtype))
+        yield np.ascontiguousarray(block.reshape(hf_shape(spec)).astype(dtype, copy=False))

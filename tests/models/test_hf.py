@@ -270,6 +270,25 @@ def test_an_import_says_how_to_use_it_and_names_its_tokens(hf_folder, tmp_path):
     assert cfg.data.template == "chat" and saved_config(tmp_path / "w").model.rope_scaling.factor == 8.0
 
 
+def test_latent_settings_are_imported_and_checked(hf_folder, tmp_path):
+    folder = hf_folder()
+
+    def write(**settings):
+        (folder / "latent_config.json").write_text(json.dumps(settings))
+
+    write(k=3, tau=0.5, clamp=[-1.0, 2.0], think_end_id=4)
+    latent = import_hf(str(folder), tmp_path / "w").rollout.latent
+    assert (latent.k, latent.tau, latent.clamp) == (3, 0.5, (-1.0, 2.0))
+    for settings, says in (
+        ({"think_end_id": 5}, r"data\.think_end_id: 5, but the tokenizer writes '</think>' with 4"),
+        ({"topk": 3}, "topk is unknown"),
+        ({"k": "3"}, r"rollout\.latent\.k: '3' is a str"),
+    ):
+        write(**settings)
+        with pytest.raises(UserError, match=says):
+            import_hf(str(folder), tmp_path / "other")
+
+
 def test_files_are_packed_in_order():
     assert pack([("a", 3), ("b", 3), ("c", 3)], 6) == [["a", "b"], ["c"]]
     assert pack([("a", 10), ("b", 1)], 6) == [["a"], ["b"]]
