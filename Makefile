@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 comma := ,
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
-.PHONY: demo demo-seeds eval-demo test lint format bench bench-gpu clean
+.PHONY: demo demo-seeds eval-demo test parity lint format bench bench-gpu clean
 
 demo: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo --workdir runs/demo
@@ -19,6 +19,9 @@ eval-demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(CACHE) $(PY) -m pytest -n 2
+
+parity: $(VENV)/.parity
+	$(CACHE) $(PY) -m pytest tests/models/test_hf_parity.py
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -64,6 +67,11 @@ $(VENV)/.dev: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@ $(VENV)/.run
+
+$(VENV)/.parity: requirements.txt requirements-dev.txt requirements-parity.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-parity.txt
+	touch $@ $(VENV)/.dev $(VENV)/.run
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) $(TUNIX_VENV) .cache .pytest_cache .ruff_cache

@@ -8,8 +8,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lgrpo.errors import UserError
+
+if TYPE_CHECKING:
+    from lgrpo.config import ExperimentConfig
 
 # Imports of JAX and of the loops are inside the functions: --help and a mistyped option answer at once.
 
@@ -18,10 +22,16 @@ _COMMANDS = {
     "sft": "supervised training: explicit chains, or Latent-SFT stage 2",
     "eval": "accuracy and pass@k of the workdir's newest checkpoint, with and without latent noise",
     "check": "print the resolved config and what is wrong with it; builds nothing",
+    "overlap": "problems that the training split shares with evaluation splits",
+}
+_TOOLS = {
     "compare": "paired test between two results of eval: python -m lgrpo compare A B",
+    "import-hf": "a Hugging Face folder or repo id as checkpoint 0 of a new workdir",
+    "export-hf": "a workdir's newest checkpoint as a Hugging Face folder",
 }
 _USAGE = """\
 usage: python -m lgrpo COMMAND EXPERIMENT [--workdir DIR] [--section.field VALUE ...]
+       python -m lgrpo import-hf SOURCE --workdir DIR | export-hf WORKDIR OUT
 
 commands:
 {commands}
@@ -35,7 +45,7 @@ exit codes: 0 done, 2 a mistake in the command or the config, 75 stopped by a si
 
 
 def _usage() -> str:
-    return _USAGE.format(commands="\n".join(f"  {name:<9}{what}" for name, what in _COMMANDS.items()))
+    return _USAGE.format(commands="\n".join(f"  {name:<10}{what}" for name, what in (_COMMANDS | _TOOLS).items()))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,6 +61,9 @@ def _own_options(command: str) -> _Parser:
     if command == "check":
         parser.add_argument("--kind", choices=("train", "sft", "eval"), default="train", help="which command the config is meant for")
         parser.add_argument("--devices", type=int, default=0, help="number of devices to check against; default: those of this machine")
+    elif command == "overlap":
+        parser.add_argument("--against", nargs="+", metavar="SPLIT", help="splits, such as test or svamp/test; default: data.eval_split")
+        parser.add_argument("--out", type=Path, help="file for the report as JSON, with every shared problem")
     else:
         parser.add_argument("--workdir", type=Path, help="folder for checkpoints, metrics and results")
     if command == "eval":
@@ -87,6 +100,63 @@ def _compare(rest: Sequence[str]) -> int:
     return compare.run(options.a, options.b)
 
 
+def _overlap(options: argparse.Namespace, cfg: ExperimentConfig) -> int:
+    from lgrpo.data.overlap import overlap_report, overlap_table
+
+    report = overlap_report(cfg.data, cfg.data.train_split, options.against or [cfg.data.eval_split])
+    print(overlap_table(report))
+    if options.out is not None:
+        options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0
+
+
+def _conversion_options(command: str) -> _Parser:
+    parser = _Parser(prog=f"python -m lgrpo {command}", description=_TOOLS[command], allow_abbrev=False)
+    dtype = {"choices": ("keep", "float32", "bfloat16"), "default": "keep", "help": "type of the weights; keep: as they are"}
+    if command == "import-hf":
+        parser.add_argument("source", metavar="SOURCE", help="folder with config.json and safetensors, or a repo id to download")
+        parser.add_argument("--workdir", type=Path, required=True, help="new workdir; the tokenizer goes into its folder hf/")
+        parser.add_argument("--revision", help="branch, tag or commit of a repo")
+        what = "tokens beyond the model's rows: an error, left out of the tokenizer, or given new rows"
+        parser.add_argument("--extra-tokens", choices=("refuse", "drop", "pad"), default="refuse", help=what)
+        parser.add_argument("--fsdp", type=int, default=-1, help="devices that share the weights; -1: all that --tensor leaves")
+        parser.add_argument("--tensor", type=int, default=1, help="devices that share heads, feed-forward and vocabulary")
+    else:
+        parser.add_argument("workdir", metavar="WORKDIR", type=Path)
+        parser.add_argument("out", metavar="OUT", type=Path, help="new folder")
+        parser.add_argument("--best", action="store_true", help="the checkpoint with the best evaluation, not the newest")
+        parser.add_argument("--tokenizer", default="", help="folder of the tokenizer, when the one that the run used has moved")
+        parser.add_argument("--shard-bytes", type=int, default=5_000_000_000, help="largest weight file")
+    parser.add_argument("--dtype", **dtype)
+    return parser
+
+
+def _convert(command: str, argv: Sequence[str]) -> int:
+    """import-hf and export-hf: no experiment, options of their own."""
+    options = _conversion_options(command).parse_args(argv)
+    from lgrpo import convert, multihost
+    from lgrpo.config import MeshConfig
+
+    multihost.initialize()
+    if command == "import-hf":
+        mesh = MeshConfig(data=1, fsdp=options.fsdp, tensor=options.tensor)
+        cfg = convert.import_hf(
+            options.source, options.workdir, revision=options.revision, dtype=options.dtype, extra_tokens=options.extra_tokens, mesh=mesh
+        )
+        print(convert.describe_import(cfg, options.workdir))
+        return 0
+    files = convert.export_hf(
+        options.workdir,
+        options.out,
+        best=options.best,
+        dtype=options.dtype,
+        tokenizer=options.tokenizer,
+        shard_bytes=options.shard_bytes,
+    )
+    print(f"{options.out}: {', '.join(files)}")
+    return 0
+
+
 def _dispatch(command: str, options: argparse.Namespace, cfg: object) -> int:
     from lgrpo import multihost
 
@@ -110,10 +180,10 @@ def run(argv: Sequence[str]) -> int:
         print(_usage())
         return 0 if argv else 2
     command, rest = argv[0], list(argv[1:])
+    if command in _TOOLS:
+        return _compare(rest) if command == "compare" else _convert(command, rest)
     if command not in _COMMANDS:
-        raise UserError(f"{command}: no such command; use one of {', '.join(_COMMANDS)}")
-    if command == "compare":
-        return _compare(rest)
+        raise UserError(f"{command}: no such command; use one of {', '.join(_COMMANDS | _TOOLS)}")
     parser = _own_options(command)
     helping = "-h" in rest or "--help" in rest
     # First, because an option's values cannot be told from an experiment.
@@ -131,6 +201,8 @@ def run(argv: Sequence[str]) -> int:
     cfg = parse_overrides(cfg, settings, prog=parser.prog.replace("EXPERIMENT", rest[0]))
     if command == "check":
         return _check(options, cfg)
+    if command == "overlap":
+        return _overlap(options, cfg)
     if options.workdir is None:
         raise UserError(f"--workdir is missing; give the folder for the results, e.g. --workdir /tmp/{cfg.name}")
     return _dispatch(command, options, cfg)

@@ -13,6 +13,7 @@ Density = Literal["gumbel_mean", "gumbel_weighted", "exact"]
 ScoreGradient = Literal["plain", "bounded", "aligned"]
 InvalidMode = Literal["keep", "zero", "exclude"]
 Grader = Literal["auto", "numeric", "math", "choice", "official"]
+Benchmark = Literal["gsm8k", "gsm8k_aug", "gsm_hard", "svamp", "multiarith", "math500", "aime24", "aime25", "gpqa_diamond", "dapo_math_17k"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,22 +203,22 @@ class SftConfig:
 class DataConfig:
     """Where problems come from and how they become tokens."""
 
-    source: Literal["word_problems", "jsonl"] = "word_problems"
-    """word_problems: the embedded task, built by tensorflow-datasets; jsonl: files at `path`."""
+    source: Literal["word_problems", "jsonl"] | Benchmark = "word_problems"
+    """word_problems: the embedded task; jsonl: files at `path`; else a data set of lgrpo/data/registry.py, by name."""
     difficulty: str = "medium"
     """Builder config of the embedded task."""
     path: str = ""
-    """Folder with <split>.jsonl files, for source=jsonl."""
+    """jsonl: folder with <split>.jsonl files. Registered data sets: folder with <name>_<split>.jsonl (or .parquet, .csv); empty: downloaded."""
     data_dir: str = "~/.cache/lgrpo/tfds"
     """Where tensorflow-datasets keeps prepared data."""
     tokenizer: str = "embedded"
     """embedded: the word-level tokenizer of the embedded task; else a tokenizer.json or a folder that holds one."""
-    template: Literal["plain", "instruct"] = "plain"
-    """How a problem becomes a prompt."""
+    template: Literal["plain", "instruct", "chat"] = "plain"
+    """How a problem becomes a prompt: as it is, after an instruction, or both inside the tokenizer's own chat template."""
     train_split: str = "train"
-    """Split to train on."""
+    """Split to train on; NAME/SPLIT for that of another registered data set."""
     eval_split: str = "test"
-    """Split to evaluate on."""
+    """Split to evaluate on; NAME/SPLIT for that of another registered data set, such as svamp/test."""
     max_prompt: int = 64
     """Longest prompt P in tokens; prompts are padded to it on the left."""
     overlong: Literal["error", "drop"] = "drop"

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lgrpo.config import ExperimentConfig
+from lgrpo.config import ExperimentConfig, ModelConfig
 from lgrpo.errors import UserError
 
 # A run may be continued with other values here; any other change would make it another experiment.
@@ -215,6 +215,17 @@ def check_resume(old: ExperimentConfig, new: ExperimentConfig) -> None:
     if changed:
         lines = "".join(f"\n  {path}: {a!r} in the checkpoint, {b!r} now" for path, (a, b) in changed.items())
         raise UserError(f"resume: {len(changed)} setting(s) differ from the checkpoint; restore them or use a new --workdir:{lines}")
+
+
+def check_same_model(saved: ModelConfig, wanted: ModelConfig, where: str) -> None:
+    """Refuse weights of another model, also where all shapes agree (rope_theta, rms_eps). Errors: UserError naming every difference."""
+    free = ("dtype", "param_dtype", "remat", "init_scale")  # how it is computed, not what
+    names = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in free]
+    changed = [
+        f"model.{n}: {getattr(saved, n)!r} there, {getattr(wanted, n)!r} here" for n in names if getattr(saved, n) != getattr(wanted, n)
+    ]
+    if changed:
+        raise UserError(f"train.init_from: {where} holds another model; use its settings:" + "".join(f"\n  {line}" for line in changed))
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 from lgrpo.config import ExperimentConfig
 from lgrpo.data import prompts
 from lgrpo.data.prompts import TextTokenizer
+from lgrpo.data.registry import instruction_of
 from lgrpo.data.sources import Record, load_records
 from lgrpo.errors import UserError
 from lgrpo.types import PromptBatch
@@ -170,7 +171,11 @@ def _tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, su
     if cfg.data.think_end_id < 0 or cfg.data.eos_id < 0:
         raise ValueError("the config is not resolved; pass it through lgrpo.data.prompts.resolve first")
     records = load_records(cfg.data, split)
-    texts = [prompts.render_prompt(r["problem"], cfg.data.template, cfg.data.think_start) for r in records]
+    instruction = instruction_of(cfg.data.source, split)
+    texts = [
+        prompts.render_prompt(r["problem"], cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, instruction=instruction)
+        for r in records
+    ]
     parts = {"prompt": (_encode(tokenizer, texts, records), cfg.data.max_prompt, "data.max_prompt")}
     if supervised:
         parts |= _supervised_parts(cfg, tokenizer, records)

@@ -10,22 +10,25 @@ from collections.abc import Sequence
 import tokenizers
 
 from lgrpo.config import DataConfig, ExperimentConfig
+from lgrpo.data.chat import ChatTemplate, load_chat_template
+from lgrpo.data.registry import INSTRUCTION
 from lgrpo.errors import UserError
 
 ASSET = pathlib.Path(__file__).parent / "assets" / "tokenizer.json"
 UNK = "<unk>"
 PAD = "<pad>"
-INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 _GAP = re.compile(r">>\s+<<")
 
 
 @dataclasses.dataclass(frozen=True)
 class TextTokenizer:
-    """What the project needs of a `tokenizers.Tokenizer`. No template is ever applied: ids are those of the text alone."""
+    """What the project needs of a `tokenizers.Tokenizer`. Encoding adds nothing: ids are those of the text alone."""
 
     inner: tokenizers.Tokenizer
     name: str
     """Where it came from, for messages."""
+    chat: ChatTemplate | None = None
+    """Template of its checkpoint, when data.template is chat."""
 
     @property
     def vocab_size(self) -> int:
@@ -75,16 +78,32 @@ def load_tokenizer(data_cfg: DataConfig) -> TextTokenizer:
         raise UserError(f"data.tokenizer: {path} is not a tokenizer file ({error}); save it again with `tokenizers`") from error
     inner.no_padding()  # some files carry both settings; here they would change lengths silently
     inner.no_truncation()
-    return TextTokenizer(inner, name="embedded" if name == "embedded" else str(path))
+    chat = load_chat_template(path.parent) if data_cfg.template == "chat" else None
+    return TextTokenizer(inner, name="embedded" if name == "embedded" else str(path), chat=chat)
 
 
-def render_prompt(problem: str, template: str, think_start: str = DataConfig.think_start) -> str:
-    """Prompt text, up to and including the opening of thinking. template: see DataConfig."""
+def render_prompt(
+    problem: str,
+    template: str,
+    think_start: str = DataConfig.think_start,
+    *,
+    chat: ChatTemplate | None = None,
+    instruction: str = INSTRUCTION,
+) -> str:
+    """Prompt text, up to and including the opening of thinking. template: see DataConfig; chat: the tokenizer's, for template=chat.
+
+    A chat template may open the thinking itself (`<think>`, with blanks after it); then nothing is appended.
+    """
     if template == "plain":
         return f"{problem}{think_start}"
     if template == "instruct":
-        return f"{INSTRUCTION}\n{problem}{think_start}"
-    raise UserError(f"data.template: {template!r} is unknown; choose plain or instruct")
+        return f"{instruction}\n{problem}{think_start}"
+    if template != "chat":
+        raise UserError(f"data.template: {template!r} is unknown; choose plain, instruct or chat")
+    if chat is None:
+        raise UserError("data.template: chat, but the tokenizer was loaded without its chat template; load it with this config")
+    text = chat.render(f"{instruction}\n{problem}")
+    return text if text.rstrip().endswith(think_start.rstrip()) else text + think_start
 
 
 def render_chain(cot: str) -> str:
@@ -96,9 +115,9 @@ def render_answer(answer: str, template: str) -> str:
     """Answer text in the form that the grader looks for."""
     if template == "plain":
         return f"#### {answer}"
-    if template == "instruct":
+    if template in ("instruct", "chat"):
         return f"\\boxed{{{answer}}}"
-    raise UserError(f"data.template: {template!r} is unknown; choose plain or instruct")
+    raise UserError(f"data.template: {template!r} is unknown; choose plain, instruct or chat")
 
 
 def think_end_ids(data_cfg: DataConfig, tokenizer: TextTokenizer) -> list[int]:
@@ -146,6 +165,19 @@ def _agreed(field: str, configured: int, found: int, text: str, vocab_size: int)
     if configured not in (-1, found):
         raise UserError(f"{field}: {configured}, but the tokenizer writes {text!r} with {found}; set it to -1 or {found}")
     return found
+
+
+def describe_think_tokens(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> str:
+    """Ids and vocabulary entries of the control texts, for the log at start-up. cfg must be resolved."""
+    end = think_end_ids(cfg.data, tokenizer)
+    named = {
+        "think_start": (cfg.data.think_start, tokenizer.encode(cfg.data.think_start)),
+        "think_end": (cfg.data.think_end, end),
+        "eos": (cfg.data.eos, [cfg.data.eos_id]),
+    }
+    lines = [f"{name} {text!r}: " + " ".join(f"{tokenizer.token_of(i)}|{i}" for i in ids) for name, (text, ids) in named.items()]
+    rest = "" if len(end) == 1 else f"; thinking ends with its first token, {tokenizer.token_of(end[0])!r} = {cfg.data.think_end_id}"
+    return "\n".join(lines) + rest
 
 
 def describe_prompt(tokenizer: TextTokenizer, ids: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Records: from the embedded task (tensorflow-datasets) or from JSON lines."""
+"""Records: from the embedded task and the registered data sets (tensorflow-datasets), or from JSON lines."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, TypedDict
 
 from lgrpo.config import DataConfig
 from lgrpo.data import word_problems
+from lgrpo.data.benchmarks import load_fields
+from lgrpo.data.registry import DATA_SETS, locate
 from lgrpo.errors import UserError
 
 
@@ -23,11 +25,15 @@ class Record(TypedDict):
 
 
 def load_records(data_cfg: DataConfig, split: str) -> list[Record]:
-    """All records of a split, in file order, so that `records[i]["uid"] == i`.
+    """All records of a split, in file order, so that `records[i]["uid"] == i`. split: a name, or NAME/SPLIT of a registered data set.
 
     Errors: UserError for an unknown difficulty or split, a missing, empty or broken file, a record without `problem` or `answer`.
     """
-    if data_cfg.source == "jsonl":
+    source, split = locate(data_cfg.source, split)
+    if source in DATA_SETS:
+        rows = load_fields(source, split, data_cfg.data_dir, data_cfg.path)
+        return [Record(problem=row["problem"], cot=row["cot"], answer=row["answer"], uid=i) for i, row in enumerate(rows)]
+    if source == "jsonl":
         return _load_jsonl(data_cfg.path, split)
     return _load_word_problems(data_cfg.difficulty, data_cfg.data_dir, split)
 

@@ -16,13 +16,18 @@ from lgrpo.types import Params
 
 @dataclasses.dataclass(frozen=True)
 class ParamSpec:
-    """One tensor. `hf` is the Hugging Face name, with {layer} for stacked tensors (their first axis is the layer)."""
+    """One tensor. `hf` is the Hugging Face name, with {layer} for stacked tensors (their first axis is the layer).
+
+    hf_inputs: number of axes, after that of the layer, that are inputs of a projection; Hugging Face stores it as [outputs, inputs].
+    0: stored as it is, apart from the layer.
+    """
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     init: Literal["normal", "ones", "zeros"]
     hf: str
     fan_in: int = 1
+    hf_inputs: int = 0
 
 
 def param_specs(cfg: ModelConfig) -> dict[str, Any]:
@@ -31,8 +36,8 @@ def param_specs(cfg: ModelConfig) -> dict[str, Any]:
     heads, kv_heads, head_dim = cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
     prefix = "model.layers.{layer}."
 
-    def matrix(shape: tuple[int, ...], axes: tuple[str, ...], fan_in: int, hf: str) -> ParamSpec:
-        return ParamSpec((layers, *shape), ("layers", *axes), "normal", prefix + hf + ".weight", fan_in)
+    def matrix(shape: tuple[int, ...], axes: tuple[str, ...], fan_in: int, hf: str, inputs: int = 1) -> ParamSpec:
+        return ParamSpec((layers, *shape), ("layers", *axes), "normal", prefix + hf + ".weight", fan_in, inputs)
 
     def vector(shape: tuple[int, ...], axes: tuple[str, ...], init: Literal["ones", "zeros"], hf: str) -> ParamSpec:
         return ParamSpec((layers, *shape), ("layers", *axes), init, prefix + hf)
@@ -42,7 +47,7 @@ def param_specs(cfg: ModelConfig) -> dict[str, Any]:
         "wq": matrix((width, heads, head_dim), ("embed", "heads", "head_dim"), width, "self_attn.q_proj"),
         "wk": matrix((width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"), width, "self_attn.k_proj"),
         "wv": matrix((width, kv_heads, head_dim), ("embed", "kv_heads", "head_dim"), width, "self_attn.v_proj"),
-        "wo": matrix((heads, head_dim, width), ("heads", "head_dim", "embed"), heads * head_dim, "self_attn.o_proj"),
+        "wo": matrix((heads, head_dim, width), ("heads", "head_dim", "embed"), heads * head_dim, "self_attn.o_proj", 2),
         "mlp_norm": vector((width,), ("norm",), "ones", "post_attention_layernorm.weight"),
         "w_gate": matrix((width, ff), ("embed", "mlp"), width, "mlp.gate_proj"),
         "w_up": matrix((width, ff), ("embed", "mlp"), width, "mlp.up_proj"),
@@ -58,7 +63,7 @@ def param_specs(cfg: ModelConfig) -> dict[str, Any]:
         "final_norm": ParamSpec((width,), ("norm",), "ones", "model.norm.weight"),
     }
     if not cfg.tie_embeddings:
-        specs["unembed"] = ParamSpec((width, cfg.vocab_size), ("embed", "vocab"), "normal", "lm_head.weight", width)
+        specs["unembed"] = ParamSpec((width, cfg.vocab_size), ("embed", "vocab"), "normal", "lm_head.weight", width, 1)
     return specs
 
 

@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from lgrpo.checkpoint import Checkpoints, Restored, load_params, write_config
+from lgrpo.checkpoint import Checkpoints, Restored, load_params, saved_config, write_config
 from lgrpo.config import ExperimentConfig
-from lgrpo.data.prompts import TextTokenizer, load_tokenizer, resolve
+from lgrpo.data.prompts import TextTokenizer, describe_think_tokens, load_tokenizer, resolve
 from lgrpo.keys import Stream, key_for
 from lgrpo.metrics import MetricsWriter
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import abstract_params, init_params, param_shardings
+from lgrpo.overrides import check_same_model
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
 from lgrpo.train.step import init_state
 from lgrpo.types import Params, TrainState
@@ -61,6 +62,7 @@ def prepare(cfg: ExperimentConfig, *, kind: str) -> tuple[ExperimentConfig, Text
     """Fills in what depends on the tokenizer and checks the whole config. Errors: UserError listing every problem."""
     tokenizer = load_tokenizer(cfg.data)
     cfg = resolve(cfg, tokenizer)
+    print(describe_think_tokens(cfg, tokenizer), file=sys.stderr)
     require_valid(cfg, device_count=jax.device_count(), kind=kind)
     return cfg, tokenizer
 
@@ -84,6 +86,7 @@ def fresh_params(cfg: ExperimentConfig, mesh: Mesh) -> Params:
     """Parameters of a new run, placed: from cfg.train.init_from, else random."""
     shardings = param_shardings(cfg.model, mesh)
     if cfg.train.init_from:
+        check_same_model(saved_config(cfg.train.init_from).model, cfg.model, cfg.train.init_from)
         return load_params(pathlib.Path(cfg.train.init_from), abstract_params(cfg.model, shardings))
     key = key_for(cfg.seed, 0, Stream.INIT)
     return jax.jit(lambda: init_params(cfg.model, key), out_shardings=shardings)()

@@ -78,8 +78,8 @@ def test_templates():
     assert prompts.render_answer("11", "plain") == "#### 11"
     assert prompts.render_answer("11", "instruct") == "\\boxed{11}"
     for render in (prompts.render_prompt, prompts.render_answer):
-        with pytest.raises(UserError, match="plain or instruct"):
-            render("x", "chat")
+        with pytest.raises(UserError, match="plain, instruct or chat"):
+            render("x", "other")
 
 
 def test_resolve_fills_in_and_is_idempotent(tokenizer):

@@ -1,0 +1,15 @@
+"""Baseline of gsm8k_llama1b: GRPO on latents without any of the three stabilizers; everything else is equal.
+
+Run: python -m lgrpo train experiments/gsm8k_llama1b_naive_latent.py --workdir runs/gsm8k_llama1b_naive_latent
+"""
+
+from experiments import gsm8k_llama1b as base
+from lgrpo.config import ExperimentConfig
+from lgrpo.overrides import apply_diff
+from lgrpo.presets import NAIVE_LATENT
+
+DIFF = NAIVE_LATENT | {"name": "gsm8k_llama1b_naive_latent"}
+
+
+def get_config() -> ExperimentConfig:
+    return apply_diff(base.get_config(), DIFF)

@@ -1,0 +1,300 @@
+"""import-hf and export-hf: between Hugging Face folders and lgrpo workdirs.
+
+An import is an ordinary workdir: checkpoint 0 holds the weights, `hf/` the tokenizer and the original config.json. A run starts from it with
+`--train.init-from WORKDIR --data.tokenizer WORKDIR/hf`. An export takes any workdir; what config.json and the tokenizer files say beyond our
+config comes from the folder that data.tokenizer names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+import shutil
+import tempfile
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from lgrpo import multihost
+from lgrpo.checkpoint import Checkpoints, load_params, saved_config, write_config
+from lgrpo.config import CheckpointConfig, DataConfig, ExperimentConfig, MeshConfig, ModelConfig
+from lgrpo.data.chat import has_template
+from lgrpo.data.prompts import ASSET, TextTokenizer, load_tokenizer, resolve
+from lgrpo.errors import UserError
+from lgrpo.models.hf import check_names, export_tensors, import_params, stored_dtype, tensor_sizes
+from lgrpo.models.hf_config import config_from_hf, config_to_hf
+from lgrpo.models.hf_io import TensorFiles, read_json, write_tensors
+from lgrpo.models.spec import abstract_params, count_params, param_shardings
+from lgrpo.overrides import apply_diff
+from lgrpo.sharding import make_mesh
+from lgrpo.types import TrainState
+
+ExtraTokens = Literal["refuse", "drop", "pad"]
+LATENT_FILE = "latent_config.json"
+# Of latent_config.json: how a latent step is sampled. What else LatentConfig holds concerns training.
+_SAMPLER = ("k", "tau", "noise_scale", "one_sided", "delta", "clamp", "top_p", "order", "end_rule")
+_THINK = ("think_start", "think_end", "think_end_id")
+_TEXT_FILES = (
+    *("config.json", "generation_config.json", LATENT_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "LICENSE*", "USE_POLICY*"),
+)
+_PAD_TO = 128  # rows, so that a padded vocabulary still divides over the usual meshes
+
+
+# -- import -------------------------------------------------------------------------------------------------------------------------------
+
+
+def fetch(source: str, revision: str | None = None) -> pathlib.Path:
+    """Folder of a model: `source` itself when it is one, else the repo of that id, downloaded by huggingface_hub (its cache, its login).
+
+    Only safetensors and text files are downloaded. Errors: UserError when there is neither a folder nor such a repo.
+    """
+    folder = pathlib.Path(source).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise UserError(f"--revision {revision}: {source} is a folder, which has no revisions; leave the option out")
+        return folder
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise UserError(f"{source}: no such folder, and no repo id either; give a folder or owner/name")
+    import huggingface_hub  # here, because a folder needs no network
+
+    try:
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(
+                source,
+                revision=revision,
+                allow_patterns=["*.safetensors", "*.safetensors.index.json", *_TEXT_FILES],
+                ignore_patterns=["*/*"],
+            )
+        )
+    except Exception as error:  # the hub's, the transport's and the file system's, with no common base
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{source}: no such folder, and huggingface_hub cannot download it ({type(error).__name__}: {reason})") from error
+
+
+def _copy_texts(folder: pathlib.Path, out: pathlib.Path) -> None:
+    """Tokenizer files, configs and license; no weights, no code, no model card (it describes the original)."""
+    out.mkdir(parents=True, exist_ok=True)
+    for pattern in _TEXT_FILES:
+        for file in folder.glob(pattern):
+            shutil.copyfile(file, out / file.name)
+
+
+def _surplus(folder: pathlib.Path, rows: int) -> dict[str, int]:
+    """Tokens of a folder's tokenizer whose id is `rows` or more. Errors: UserError when there is no fast tokenizer."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise UserError(f"{folder}: has no tokenizer.json; save the model's fast tokenizer (`save_pretrained`) beside the weights")
+    vocab = load_tokenizer(DataConfig(tokenizer=str(file))).inner.get_vocab(with_added_tokens=True)
+    return {text: i for text, i in sorted(vocab.items(), key=lambda item: item[1]) if i >= rows}
+
+
+def _place_texts(folder: pathlib.Path, out: pathlib.Path, rows: int, extra: ExtraTokens) -> int:
+    """Copies everything but the weights to `out`; returns the vocabulary rows that the model needs for it. rows: those stored.
+
+    Released Latent-SFT checkpoints carry a `<|compress_token|>` one past the last row. refuse: an error; drop: such added tokens leave the
+    copied tokenizer; pad: the model gets rows for them, a multiple of 128.
+    """
+    beyond = _surplus(folder, rows)
+    shown = ", ".join(f"{text!r} ({i})" for text, i in list(beyond.items())[:5])
+    if beyond and extra == "refuse":
+        raise UserError(
+            f"{folder / 'tokenizer.json'}: {len(beyond)} token(s) have no row among the model's {rows}: {shown}; "
+            "--extra-tokens drop removes them from the tokenizer, --extra-tokens pad adds rows"
+        )
+    if multihost.is_main():
+        _copy_texts(folder, out)
+        if extra == "drop":
+            _drop_tokens(out, beyond)
+    multihost.barrier("lgrpo_import_texts")
+    if extra == "pad" and beyond:
+        return math.ceil((max(beyond.values()) + 1) / _PAD_TO) * _PAD_TO
+    if left := _surplus(out, rows):
+        raise UserError(f"{folder / 'tokenizer.json'}: {next(iter(left))!r} has no row and is no added token; use --extra-tokens pad")
+    return rows
+
+
+def _drop_tokens(out: pathlib.Path, beyond: dict[str, int]) -> None:
+    """Removes added tokens {text: id} from every file that a tokenizer loader would take them from."""
+
+    def edit(name: str, change: Any) -> None:
+        if (out / name).is_file():
+            _write_json(out / name, change(read_json(out / name)))
+
+    def fast(raw: dict[str, Any]) -> dict[str, Any]:
+        return raw | {"added_tokens": [token for token in raw.get("added_tokens", []) if token["content"] not in beyond]}
+
+    def config(raw: dict[str, Any]) -> dict[str, Any]:
+        ids = {str(i) for i in beyond.values()}
+        decoder = {i: token for i, token in (raw.get("added_tokens_decoder") or {}).items() if i not in ids}
+        extra = [token for token in raw.get("additional_special_tokens") or [] if _content(token) not in beyond]
+        named = {k: v for k, v in raw.items() if not (k.endswith("_token") and _content(v) in beyond)}
+        new = {"added_tokens_decoder": decoder, "additional_special_tokens": extra}
+        return named | {key: value for key, value in new.items() if key in raw}
+
+    edit("tokenizer.json", fast)
+    edit("tokenizer_config.json", config)
+    edit("special_tokens_map.json", config)
+    edit("added_tokens.json", lambda raw: {text: i for text, i in raw.items() if text not in beyond})
+
+
+def _content(token: Any) -> Any:
+    """Text of a token that is given as text or as an object."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _eos_text(folder: pathlib.Path, raw: dict[str, Any], tokenizer: TextTokenizer) -> str:
+    """The end-of-sequence token: tokenizer_config.json's, else the first eos_token_id of config.json. Errors: UserError for neither."""
+    file = folder / "tokenizer_config.json"
+    token = _content(read_json(file).get("eos_token")) if file.is_file() else None
+    if isinstance(token, str):
+        return token
+    ids = raw.get("eos_token_id")
+    first = ids[0] if isinstance(ids, list) and ids else ids
+    if isinstance(first, int) and tokenizer.token_of(first):
+        return tokenizer.token_of(first)
+    raise UserError(f"{folder}: neither tokenizer_config.json (eos_token) nor config.json (eos_token_id) names the end of sequence; add it")
+
+
+def _latent_settings(folder: pathlib.Path) -> dict[str, Any]:
+    """latent_config.json as changes of a config; {} where the model has none. Errors: UserError for an unknown key."""
+    file = folder / LATENT_FILE
+    if not file.is_file():
+        return {}
+    sections = dict.fromkeys(_SAMPLER, "rollout.latent") | dict.fromkeys(_THINK, "data")
+    raw = read_json(file)
+    if unknown := sorted(raw.keys() - sections.keys()):
+        raise UserError(f"{file}: {unknown[0]} is unknown; it was written by another version of lgrpo")
+    return {f"{sections[name]}.{name}": tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+
+
+def _imported_config(folder: pathlib.Path, raw: dict[str, Any], model: ModelConfig) -> ExperimentConfig:
+    """What the checkpoint of an import says about itself: model, tokenizer and sampler; resolved."""
+    tokenizer = load_tokenizer(DataConfig(tokenizer=str(folder)))
+    template = "chat" if has_template(folder) else "instruct"
+    data = DataConfig(tokenizer=str(folder), eos=_eos_text(folder, raw, tokenizer), template=template)
+    cfg = ExperimentConfig(name="imported", model=model, data=data)
+    return resolve(apply_diff(cfg, _latent_settings(folder)), tokenizer)
+
+
+def import_hf(
+    source: str,
+    workdir: str | pathlib.Path,
+    *,
+    revision: str | None = None,
+    dtype: Literal["keep", "float32", "bfloat16"] = "keep",
+    extra_tokens: ExtraTokens = "refuse",
+    mesh: MeshConfig = MeshConfig(data=1, fsdp=-1),  # noqa: B008 (frozen)
+) -> ExperimentConfig:
+    """A Hugging Face folder or repo as checkpoint 0 of a new workdir; returns the config saved with it.
+
+    Tensors go straight into sharded arrays, each device's part by itself. dtype: keep stores what the files hold (bit for bit).
+    Errors: UserError for anything the decoder does not compute, a tensor that is missing or has no place, a workdir with checkpoints.
+    """
+    folder, workdir = fetch(source, revision), pathlib.Path(workdir).absolute()
+    raw = read_json(folder / "config.json")
+    model = config_from_hf(raw, str(folder / "config.json"))
+    files, rows = TensorFiles(folder), model.vocab_size
+    check_names(files, model, rows=rows)
+    param_dtype = stored_dtype(files, model) if dtype == "keep" else dtype
+    placed = make_mesh(mesh)
+    checkpoints = Checkpoints(workdir, CheckpointConfig(resume=False, keep=1, keep_best=False))
+    try:
+        vocab = _place_texts(folder, workdir / "hf", rows, extra_tokens)
+        model = dataclasses.replace(model, vocab_size=vocab, dtype=param_dtype, param_dtype=param_dtype)
+        cfg = _imported_config(workdir / "hf", raw, model)
+        params = import_params(files, model, _shardings(model, placed), rows=rows)
+        zero = jnp.zeros((), jnp.int32)
+        state = TrainState(zero, params, None, zero, zero, None)
+        checkpoints.save(0, state=state, data={}, buffer=None, cfg=cfg, extra={"seconds": 0.0, "source": source}, metric=None)
+    finally:
+        checkpoints.close()
+    write_config(workdir, cfg)
+    return cfg
+
+
+def _shardings(model: ModelConfig, mesh: Mesh) -> Any:
+    try:
+        return param_shardings(model, mesh)
+    except ValueError as error:  # a dimension that does not divide
+        raise UserError(f"{error}; choose other --fsdp and --tensor") from error
+
+
+def describe_import(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> str:
+    """What was imported, and how to use it."""
+    m, d = cfg.model, cfg.data
+    return (
+        f"{m.family}, {count_params(m):,} parameters in {m.param_dtype}, {m.vocab_size} rows; "
+        f"end of thinking {d.think_end!r} = {d.think_end_id}, end of sequence {d.eos!r} = {d.eos_id}\n"
+        f"start from it with: --train.init-from {workdir} --data.tokenizer {d.tokenizer} --data.eos '{d.eos}' --data.template {d.template}"
+    )
+
+
+# -- export -------------------------------------------------------------------------------------------------------------------------------
+
+
+def latent_config(cfg: ExperimentConfig) -> dict[str, Any]:
+    """Content of latent_config.json: think tokens and sampler. cfg must be resolved."""
+    sampler = {name: getattr(cfg.rollout.latent, name) for name in _SAMPLER}
+    return {name: getattr(cfg.data, name) for name in _THINK} | sampler
+
+
+def export_hf(
+    workdir: str | pathlib.Path,
+    out: str | pathlib.Path,
+    *,
+    best: bool = False,
+    dtype: Literal["keep", "float32", "bfloat16"] = "keep",
+    tokenizer: str = "",
+    shard_bytes: int = 5_000_000_000,
+) -> list[str]:
+    """Weights of a workdir's newest (or best) checkpoint as a Hugging Face folder; returns the names of the weight files.
+
+    Writes safetensors (several with an index above shard_bytes), config.json, the tokenizer's files and latent_config.json. tokenizer: where
+    those files are now, when the folder that the run used has moved. Errors: UserError when `out` exists, or there is nothing to export.
+    """
+    out = pathlib.Path(out).expanduser().absolute()
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another folder or remove it")
+    if jax.process_count() > 1:
+        raise UserError("export-hf: runs in one process; start it on one host that reads the checkpoint's storage")
+    cfg = saved_config(workdir)
+    if tokenizer:
+        cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, tokenizer=tokenizer))
+    text_tokenizer = load_tokenizer(cfg.data)
+    cfg = resolve(cfg, text_tokenizer)
+    mesh = make_mesh(MeshConfig(data=-1))
+    params = load_params(workdir, abstract_params(cfg.model, param_shardings(cfg.model, mesh)), best=best)
+    model = cfg.model if dtype == "keep" else dataclasses.replace(cfg.model, param_dtype=dtype)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+        folder = pathlib.Path(temporary) / "model"
+        folder.mkdir()
+        _write_texts(folder, cfg, model)
+        names = write_tensors(folder, tensor_sizes(model), export_tensors(params, model), shard_bytes)
+        folder.rename(out)  # what has the name is whole
+    return names
+
+
+def _write_texts(folder: pathlib.Path, cfg: ExperimentConfig, model: ModelConfig) -> None:
+    """Everything but the weights."""
+    source = ASSET if cfg.data.tokenizer == "embedded" else pathlib.Path(cfg.data.tokenizer).expanduser()
+    if source.is_dir():
+        _copy_texts(source, folder)
+    else:
+        shutil.copyfile(source, folder / "tokenizer.json")
+    original = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
+    if not (folder / "tokenizer_config.json").is_file():
+        basic = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": cfg.data.eos, "clean_up_tokenization_spaces": False}
+        _write_json(folder / "tokenizer_config.json", basic)
+    length = cfg.data.max_prompt + cfg.rollout.max_new_tokens
+    _write_json(folder / "config.json", config_to_hf(model, original, eos_id=cfg.data.eos_id, min_positions=length))
+    _write_json(folder / LATENT_FILE, latent_config(cfg))
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
