@@ -68,7 +68,7 @@ def _own_options(command: str) -> _Parser:
         parser.add_argument("--workdir", type=Path, help="folder for checkpoints, metrics and results")
     if command == "eval":
         parser.add_argument(
-            "--suite", nargs="+", default=[], metavar="NAME", help="low, high or benchmarks, read from --data.path/NAME.jsonl"
+            "--suite", nargs="+", default=[], metavar="NAME", help="low, high or names of benchmarks; see docs/evaluation.md"
         )
         parser.add_argument("--out", default="eval", help="folder of the results inside the workdir")
     return parser

@@ -1,54 +1,47 @@
-"""Benchmarks by name. Where a benchmark comes from is decided in benchmark_config and nowhere else."""
+"""Benchmarks by name. What they are is in lgrpo.data.registry; where an evaluation reads them from is decided in benchmark_config and nowhere else."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 from collections.abc import Sequence
-from typing import Literal
 
-from lgrpo.config import ExperimentConfig, Grader
+from lgrpo.config import ExperimentConfig
+from lgrpo.data.registry import DATA_SETS
 from lgrpo.errors import UserError
 
-
-@dataclasses.dataclass(frozen=True)
-class Benchmark:
-    """group: the paper's low- or high-difficulty setting; grader: used where data.grader is `auto`."""
-
-    group: Literal["low", "high"]
-    grader: Grader = "auto"
-
-
-BENCHMARKS = {
-    "gsm8k_aug": Benchmark("low"),
-    "gsm_hard": Benchmark("low"),
-    "svamp": Benchmark("low"),
-    "multiarith": Benchmark("low"),
-    "math500": Benchmark("high", "math"),
-    "aime24": Benchmark("high", "math"),
-    "aime25": Benchmark("high", "math"),
-    "gpqa_diamond": Benchmark("high", "choice"),
+SUITES = {
+    "low": ("gsm8k_aug", "gsm_hard", "svamp", "multiarith"),
+    "high": ("math500", "aime24", "aime25", "gpqa_diamond"),
 }
+"""The paper's two settings."""
+BENCHMARKS = tuple(name for names in SUITES.values() for name in names)
 
 
 def suite_names(wanted: Sequence[str]) -> list[str]:
     """Benchmarks behind `low`, `high` and names, each once, in order. Errors: UserError for an unknown name, with the nearest one."""
     out: list[str] = []
     for name in wanted:
-        group = [n for n, b in BENCHMARKS.items() if b.group == name]
+        group = SUITES.get(name, ())
         if not group and name not in BENCHMARKS:
             near = difflib.get_close_matches(name, ["low", "high", *BENCHMARKS], n=1)
             hint = f"did you mean {near[0]}?" if near else f"choose low, high or some of {', '.join(BENCHMARKS)}"
             raise UserError(
                 f"--suite: no benchmark {name!r}; {hint} (any other file: --data.source jsonl --data.path DIR --data.eval-split NAME)"
             )
-        out += group or [name]
+        out += group or (name,)
     return list(dict.fromkeys(out))
 
 
 def benchmark_config(cfg: ExperimentConfig, name: str) -> ExperimentConfig:
-    """`cfg` with the benchmark as its evaluation data: <data.path>/<name>.jsonl. Errors: UserError when data.path is not set."""
-    if not cfg.data.path:
-        raise UserError(f"--suite: {name} is read from <data.path>/{name}.jsonl; set --data.path")
-    grader = BENCHMARKS[name].grader if cfg.data.grader == "auto" else cfg.data.grader
-    return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, source="jsonl", eval_split=name, grader=grader))
+    """`cfg` with the benchmark as its evaluation data and its grader where data.grader is `auto`.
+
+    data.source jsonl: the user's own <data.path>/<name>.jsonl; any other source: the test split of the registered data set, prepared from its public
+    source or from data.path. Errors: UserError when data.source is jsonl and data.path is not set.
+    """
+    own = cfg.data.source == "jsonl"
+    if own and not cfg.data.path:
+        raise UserError(f"--suite: with --data.source jsonl, {name} is read from <data.path>/{name}.jsonl; set --data.path")
+    grader = DATA_SETS[name].grader if cfg.data.grader == "auto" else cfg.data.grader
+    data = dataclasses.replace(cfg.data, eval_split=name if own else f"{name}/test", grader=grader)
+    return dataclasses.replace(cfg, data=data)

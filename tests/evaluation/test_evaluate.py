@@ -162,6 +162,8 @@ def test_suites_resolve_names(cfg):
     with pytest.raises(UserError, match="did you mean svamp"):
         suite_names(["svmap"])
     assert benchmark_config(cfg, "gpqa_diamond").data.grader == "choice"
+    registered = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, source="word_problems"))
+    assert benchmark_config(registered, "svamp").data.eval_split == "svamp/test"
     numeric = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, grader="numeric"))
     assert {benchmark_config(numeric, name).data.grader for name in BENCHMARKS} == {"numeric"}
 
@@ -180,7 +182,8 @@ def test_a_suite_from_the_command_line_and_its_comparison(stored, cfg, data_path
         data=dataclasses.replace(cfg.data, think_end_id=-1, eos_id=-1, source="word_problems", path=""),
     )
     module.write_text(f"from lgrpo.config import *\ndef get_config():\n    return {unresolved!r}\n")
-    base = ["eval", str(module), "--workdir", str(tmp_path), "--data.path", str(data_path), "--suite", "svamp", "multiarith"]
+    base = ["eval", str(module), "--workdir", str(tmp_path), "--data.path", str(data_path)]
+    base += ["--data.source", "jsonl", "--suite", "svamp", "multiarith"]
     assert cli.run([*base, "--out", "a"]) == 0
     assert cli.run([*base, "--out", "b", "--evaluation.noise-scale", "0.3", "--evaluation.noise-sweep", "0.1", "0.5"]) == 0
     printed = capsys.readouterr().out
