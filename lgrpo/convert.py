@@ -267,7 +267,8 @@ def export_hf(
         cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, tokenizer=tokenizer))
     text_tokenizer = load_tokenizer(cfg.data)
     cfg = resolve(cfg, text_tokenizer)
-    mesh = make_mesh(MeshConfig(data=-1))
+    ways = math.gcd(jax.device_count(), cfg.model.d_model)  # spread, so that no device needs room for the whole model
+    mesh = make_mesh(MeshConfig(data=1, fsdp=ways), jax.devices()[:ways])
     params = load_params(workdir, abstract_params(cfg.model, param_shardings(cfg.model, mesh)), best=best)
     model = cfg.model if dtype == "keep" else dataclasses.replace(cfg.model, param_dtype=dtype)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,9 @@ from lgrpo.config import MeshConfig
 from lgrpo.convert import describe_import, export_hf, fetch, import_hf
 from lgrpo.data.prompts import load_tokenizer
 from lgrpo.errors import UserError
+from lgrpo.models import presets
 from lgrpo.models.decoder import causal_mask, forward, logits_of, prompt_positions
-from lgrpo.models.hf import check_names, import_params
+from lgrpo.models.hf import check_names, hf_shape, hf_tensors, import_params
 from lgrpo.models.hf_io import TensorFiles, pack
 from lgrpo.models.spec import abstract_params, param_shardings
 from lgrpo.sharding import make_mesh
@@ -287,6 +288,19 @@ def test_latent_settings_are_imported_and_checked(hf_folder, tmp_path):
         write(**settings)
         with pytest.raises(UserError, match=says):
             import_hf(str(folder), tmp_path / "other")
+
+
+def test_names_and_shapes_of_the_released_models():
+    tensors = {name: hf_shape(spec) for name, spec, _ in hf_tensors(presets.LLAMA_3_2_1B)}
+    assert len(tensors) == 146 and "lm_head.weight" not in tensors
+    assert tensors["model.embed_tokens.weight"] == (128256, 2048)
+    assert tensors["model.layers.15.self_attn.k_proj.weight"] == (512, 2048)
+    assert tensors["model.layers.0.mlp.down_proj.weight"] == (2048, 8192)
+    tensors = {name: hf_shape(spec) for name, spec, _ in hf_tensors(presets.QWEN2_5_MATH_7B)}
+    assert len(tensors) == 339 and tensors["lm_head.weight"] == (152064, 3584)
+    assert tensors["model.layers.27.self_attn.q_proj.weight"] == (3584, 3584)
+    assert tensors["model.layers.27.self_attn.v_proj.bias"] == (512,)
+    assert tensors["model.layers.3.self_attn.o_proj.weight"] == (3584, 3584)
 
 
 def test_files_are_packed_in_order():
