@@ -34,6 +34,9 @@ from lgrpo.sharding import ROLLOUT_RULES, make_mesh
 from lgrpo.types import Params
 from lgrpo.validate import require_valid
 
+FORMAT = 1
+"""Of the rows on disk; to be raised when their fields change, so that an older evaluation is not gone on with."""
+
 
 @dataclasses.dataclass(frozen=True)
 class EvalResult:
@@ -117,7 +120,7 @@ def _identity(params: Params, cfg: ExperimentConfig, batches: Sequence[Batch]) -
         name: tree["data"][name] for name in ("tokenizer", "template", "max_prompt", "think_end_id", "eos_id", "grader", "grader_seconds")
     }
     parts = {"seed": cfg.seed, "model": tree["model"], "rollout": tree["rollout"], "evaluation": ev, "data": data}
-    return parts | {"weights": params_digest(params), "problems": problems_digest(batches)}
+    return parts | {"format": FORMAT, "weights": params_digest(params), "problems": problems_digest(batches)}
 
 
 def _result(rows: dict[str, list[Row]], passes: Sequence[Pass], cfg: ExperimentConfig, seconds: float) -> EvalResult:
