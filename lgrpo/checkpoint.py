@@ -325,7 +325,7 @@ def _read_policy(manager: ocp.CheckpointManager, folder: epath.Path, step: int, 
     stored = _stored(manager, step, "params")
     adapted = any(name.startswith("adapters.") for name in stored)
     wanted = _flatten(target)
-    part = "decoder." if "decoder" not in target and any(".decoder." in f".{name}" for name in stored) else ""
+    part = "decoder." if "decoder" not in target and any(name.endswith("decoder.embed") for name in stored) else ""
     root = ("base." if adapted else "") + part
     inside = {name.removeprefix(root): leaf for name, leaf in stored.items() if name.startswith(root)}
     _require_same(inside, wanted, str(folder / str(step)), dtypes=False)
@@ -375,6 +375,14 @@ def load_params(path: PathLike, target_params: Params, *, best: bool = False) ->
         if best and (steps := [_best_step(list(manager._checkpoints))]) == [None]:
             raise UserError(f"{folder}: no checkpoint there was evaluated, so none is the best; take the newest")
         return _newest_readable(manager, folder, lambda step: _read_policy(manager, folder, step, target), steps)[0]
+
+
+def has_encoder(path: PathLike) -> bool:
+    """Whether the newest checkpoint is one of Latent-SFT stage 1, read from its tensors' names. Path and errors as load_params."""
+    manager, folder = _open(path)
+    with manager:
+        names = _newest_readable(manager, folder, lambda step: set(_stored(manager, step, "params")))[0]
+    return any(name.endswith("encoder.compress") for name in names)
 
 
 def saved_step(path: PathLike, *, best: bool = False) -> int:

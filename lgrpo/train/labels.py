@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lgrpo.algos.stage1 import STAGES, compressed, encode, stage1_specs
-from lgrpo.checkpoint import load_params, saved_config, saved_step, versions
+from lgrpo.algos.stage1 import compressed, encode, stage1_specs
+from lgrpo.checkpoint import has_encoder, load_params, saved_step, versions
 from lgrpo.config import ExperimentConfig
 from lgrpo.data import labels
 from lgrpo.data.pipeline import SftStream, sft_stream
@@ -71,7 +71,7 @@ def run(cfg: ExperimentConfig, folder: str | pathlib.Path) -> int:
     folder = pathlib.Path(folder)
     cfg, tokenizer = prepare(cfg, kind="sft")
     source = cfg.train.init_from
-    if not source or saved_config(source).sft.stage not in STAGES:
+    if not source or not has_encoder(source):
         raise UserError(f"train.init_from: {source or '(empty)'} has no encoder; give the workdir of a stage 1 run (encoder, decoder or union)")
     mesh = make_mesh(cfg.mesh)
     specs = stage1_specs(cfg.model)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from lgrpo.algos.stage1 import STAGES, encoder_from, stage1_specs
-from lgrpo.checkpoint import Checkpoints, Restored, load_params, saved_config, write_config
+from lgrpo.checkpoint import Checkpoints, Restored, has_encoder, load_params, write_config
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.prompts import TextTokenizer, load_tokenizer, resolve
 from lgrpo.keys import Stream, key_for
@@ -108,7 +108,7 @@ def _stage1_start(cfg: ExperimentConfig, mesh: Mesh) -> Params:
     specs = stage1_specs(cfg.model)
     shardings = spec_shardings(specs, mesh)
     source = cfg.train.init_from
-    if source and saved_config(source).sft.stage in STAGES:
+    if source and has_encoder(source):
         return load_params(pathlib.Path(source), spec_abstract(specs, cfg.model, shardings), best=cfg.train.init_best)
     compress = {"compress": specs["encoder"]["compress"]}
     key = jax.random.fold_in(key_for(cfg.seed, 0, Stream.INIT), 1)  # apart from the keys of the policy's tensors
