@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +36,20 @@ def make_batch(pad=0):
     }
 
 
+# Compiled as a whole: op by op, these tests would spend minutes in the compiler.
+terms = jax.jit(stage1_terms, static_argnums=2)
+gradients = jax.jit(jax.grad(lambda p, batch, cfg: stage1_terms(p, batch, cfg).total), static_argnums=2)
+
+
+@functools.cache
+def parameters(layers=2):
+    model = change(CFG, model__n_layers=layers).model
+    return jax.jit(lambda: spec_init(stage1_specs(model), model, jax.random.key(0)))()
+
+
 @pytest.fixture(scope="module")
 def params():
-    return spec_init(stage1_specs(CFG.model), CFG.model, jax.random.key(0))
+    return parameters()
 
 
 def latent_embeddings(params, chain_embed_shift, batch):
@@ -55,7 +68,7 @@ def latent_embeddings(params, chain_embed_shift, batch):
 def test_a_latent_sees_the_text_before_it_and_nothing_of_its_future(params):
     batch = make_batch()
     shift = jnp.zeros((4, 6, CFG.model.d_model))
-    jacobian = jax.jacobian(lambda s: latent_embeddings(params, s, batch)[0].sum(-1))(shift)  # [N,M,N,C,D]
+    jacobian = jax.jit(jax.jacobian(lambda s: latent_embeddings(params, s, batch)[0].sum(-1)))(shift)  # [N,M,N,C,D]
     reach = np.abs(np.asarray(jacobian)).max(-1)[np.arange(4), :, np.arange(4)] > 1e-9  # [N,M,C]
     for row, length in enumerate(CHAINS):
         for latent in range(-(-length // 2)):
@@ -82,17 +95,16 @@ def one_row(length=6):
 
 def reach_of_text(cfg):
     """Which token embeddings [S-1,V] and which latents [S-1,M] the decoder's log-probs depend on, and the steps in the loss, for one_row."""
-    params = spec_init(stage1_specs(cfg.model), cfg.model, jax.random.key(0))
-    batch = one_row()
-    ids, probs = encode(params, compressed(batch, cfg), cfg)
+    params, batch = parameters(cfg.model.n_layers), one_row()
+    ids, probs = jax.jit(lambda p: encode(p, compressed(batch, cfg), cfg))(params)
 
     def logps(shift, probs):
         decoder = params["decoder"] | {"embed": params["decoder"]["embed"] + shift}
         return decode_logps(params | {"decoder": decoder}, ids, probs, batch, cfg)[0][0]
 
     shift = jnp.zeros((VOCAB, cfg.model.d_model))
-    by_token, by_latent = jax.jacobian(logps, argnums=(0, 1))(shift, probs)  # [S-1,V,D], [S-1,1,M,K]
-    wanted = decode_logps(params, ids, probs, batch, cfg)[1][0]
+    by_token, by_latent = jax.jit(jax.jacobian(logps, argnums=(0, 1)))(shift, probs)  # [S-1,V,D], [S-1,1,M,K]
+    wanted = jax.jit(lambda p: decode_logps(p, ids, probs, batch, cfg)[1][0])(params)
     found = [np.abs(np.asarray(x)).max(-1) > 1e-9 for x in (by_token, by_latent[:, 0])]
     return *found, np.flatnonzero(np.asarray(wanted))
 
@@ -120,7 +132,7 @@ def test_a_segment_sees_its_own_latent_and_itself():
 
 
 def test_padding_changes_nothing(params):
-    totals = [stage1_terms(params, make_batch(pad), CFG) for pad in (0, 2)]
+    totals = [terms(params, make_batch(pad), CFG) for pad in (0, 2)]
     np.testing.assert_allclose(totals[0].total, totals[1].total, rtol=1e-5)
     assert totals[0].count == totals[1].count == label_count(make_batch(), CFG)
 
@@ -128,7 +140,7 @@ def test_padding_changes_nothing(params):
 def test_gradients_are_finite_whatever_is_in_padding(params):
     batch = make_batch(2)
     batch["chain_tokens"] = np.where(batch["chain_mask"], batch["chain_tokens"], VOCAB - 1)
-    grads = jax.grad(lambda p: stage1_terms(p, batch, CFG).total)(params)
+    grads = gradients(params, batch, CFG)
     assert all(np.isfinite(np.asarray(g)).all() for g in jax.tree.leaves(grads))
     assert np.abs(np.asarray(grads["encoder"]["compress"])).max() > 0
 
@@ -136,7 +148,7 @@ def test_gradients_are_finite_whatever_is_in_padding(params):
 def test_the_table_in_the_projection_is_a_constant(params):
     """The decoder's embedding learns from the text it embeds, not from the latents."""
     batch = one_row(length=2)  # one latent, no chunk in the decoder: only end and answer are read
-    grads = jax.grad(lambda p: stage1_terms(p, batch, CFG).total)(params)
+    grads = gradients(params, batch, CFG)
     touched = np.abs(np.asarray(grads["decoder"]["embed"])).max(-1) > 0
     assert set(np.flatnonzero(touched)) <= {4, END, 7, 9, EOS}
 
@@ -148,7 +160,7 @@ def test_an_encoder_starts_as_the_policy(params):
 
 def redrawn(labels, scale=4.0, **spec):
     keys = jax.random.split(jax.random.key(5), labels.ids.shape[0])
-    return noisy_labels(labels, keys, scale=scale, clamp=None, think_end_id=END, **spec)
+    return jax.jit(lambda x, k: noisy_labels(x, k, scale=scale, clamp=None, think_end_id=END, **spec))(labels, keys)
 
 
 def spoiled_labels(rows=400):
