@@ -54,7 +54,9 @@ def _own_options(command: str) -> _Parser:
         parser.add_argument("--workdir", type=Path, help="folder for checkpoints, metrics and results")
     if command == "sft":
         stages = ("encoder", "decoder", "union", "labels", "latent", "all")
-        parser.add_argument("--stage", choices=stages, help="one stage of the Latent-SFT chain, in a folder of its own in the workdir, or all")
+        parser.add_argument(
+            "--stage", choices=stages, help="one stage of the Latent-SFT chain, in a folder of its own in the workdir, or all"
+        )
     return parser
 
 

@@ -346,7 +346,9 @@ def _read_policy(manager: ocp.CheckpointManager, folder: epath.Path, step: int, 
         return params
     lora = from_json(_read_meta(manager, step)["config"]).sft.lora
     adapters = _nest({name.removeprefix(prefix): x for name, x in found.items() if name.startswith(prefix)})
-    return jax.jit(merge, static_argnums=2, out_shardings=jax.tree.map(lambda x: x.sharding, target))(params, adapters, lora.alpha / lora.rank)
+    return jax.jit(merge, static_argnums=2, out_shardings=jax.tree.map(lambda x: x.sharding, target))(
+        params, adapters, lora.alpha / lora.rank
+    )
 
 
 def _nest(flat: dict[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,9 @@ def induction_mask(mask: Array, is_compress: Array) -> jax.Array:
     return _causal(mask) & (~is_compress[:, None, :] | own)
 
 
-def encoder_sequence(prompt: Array, prompt_mask: Array, chain: Array, chain_mask: Array, end: Array, *, compression: int) -> EncoderSequence:
+def encoder_sequence(
+    prompt: Array, prompt_mask: Array, chain: Array, chain_mask: Array, end: Array, *, compression: int
+) -> EncoderSequence:
     """Question and chain with a compress position after every c chain tokens. S = P + C' + M + E with C' = M c.
 
     prompt int [N,P] with its mask (padded on any side), chain int [N,C] with its mask (padded right), end int [E] closes the sequence.

@@ -72,7 +72,9 @@ def run(cfg: ExperimentConfig, folder: str | pathlib.Path) -> int:
     cfg, tokenizer = prepare(cfg, kind="sft")
     source = cfg.train.init_from
     if not source or not has_encoder(source):
-        raise UserError(f"train.init_from: {source or '(empty)'} has no encoder; give the workdir of a stage 1 run (encoder, decoder or union)")
+        raise UserError(
+            f"train.init_from: {source or '(empty)'} has no encoder; give the workdir of a stage 1 run (encoder, decoder or union)"
+        )
     mesh = make_mesh(cfg.mesh)
     specs = stage1_specs(cfg.model)
     params = load_params(source, spec_abstract(specs, cfg.model, spec_shardings(specs, mesh)), best=cfg.train.init_best)
@@ -90,7 +92,9 @@ def run(cfg: ExperimentConfig, folder: str | pathlib.Path) -> int:
             labels.write_labels(folder / split, manifest | {"versions": versions()}, **found)
             entropy = -np.sum(np.where(found["probs"] > 0, found["probs"] * np.log(np.maximum(found["probs"], 1e-12)), 0), -1)
             real = found["probs"].sum(-1) > 0
-            print(f"{folder / split}: {len(found['uid'])} records, {real.sum()} latents, entropy {entropy[real].mean():.3f}", file=sys.stderr)
+            print(
+                f"{folder / split}: {len(found['uid'])} records, {real.sum()} latents, entropy {entropy[real].mean():.3f}", file=sys.stderr
+            )
     return 0
 
 

@@ -157,7 +157,9 @@ def open_session(
         target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed)
         restored = checkpoints.restore(target, buffer(cfg), cfg)
         print(f"resuming {workdir} at step {restored.step}", file=sys.stderr)
-    state = restored.state if restored else jax.jit(lambda p: init_state(p, cfg, rl=rl), out_shardings=placed)(fresh_params(cfg, mesh, rl=rl))
+    state = (
+        restored.state if restored else jax.jit(lambda p: init_state(p, cfg, rl=rl), out_shardings=placed)(fresh_params(cfg, mesh, rl=rl))
+    )
     write_config(workdir, cfg)
     writer = MetricsWriter(workdir, cfg.logging, resume_step=restored.step if restored else 0)
     return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer)

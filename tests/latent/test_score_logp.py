@@ -76,7 +76,12 @@ def test_slopes(score_gradient, advantage):
         def f(logps, density=density):
             scores = jnp.asarray(margins - 2.0)
             return score_logp(
-                scores, logps, density=density, score_gradient=score_gradient, advantages=jnp.asarray(advantage), weights=jnp.asarray(weights)
+                scores,
+                logps,
+                density=density,
+                score_gradient=score_gradient,
+                advantages=jnp.asarray(advantage),
+                weights=jnp.asarray(weights),
             )
 
         value, grad = jax.value_and_grad(f)(jnp.full(4, -2.0))
@@ -92,7 +97,12 @@ def test_replaced_gradient_is_finite_where_exp_overflows():
 
 def test_unknown_settings_are_refused():
     x = jnp.zeros(2)
-    for wrong in ({"density": "gauss"}, {"score_gradient": "odd"}, {"density": "gumbel_weighted"}, {"density": "exact", "score_gradient": "bounded"}):
+    for wrong in (
+        {"density": "gauss"},
+        {"score_gradient": "odd"},
+        {"density": "gumbel_weighted"},
+        {"density": "exact", "score_gradient": "bounded"},
+    ):
         with pytest.raises(ValueError, match=r"gumbel|plain"):
             score_logp(x, x, **wrong)
 

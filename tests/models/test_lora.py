@@ -73,7 +73,11 @@ def batch():
     rng = np.random.default_rng(0)
     full = np.ones((8, 4), bool)
     tokens = rng.integers(4, 24, (3, 8, 4)).astype(np.int32)
-    out = {f"{name}_{kind}": x for name, t in zip(("prompt", "chain", "answer"), tokens, strict=True) for kind, x in (("tokens", t), ("mask", full))}
+    out = {
+        f"{name}_{kind}": x
+        for name, t in zip(("prompt", "chain", "answer"), tokens, strict=True)
+        for kind, x in (("tokens", t), ("mask", full))
+    }
     return out | {"uid": np.arange(8, dtype=np.int32)}
 
 
