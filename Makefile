@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
-.PHONY: demo demo-seeds test lint format bench clean
+.PHONY: demo demo-seeds sft-study test lint format bench clean
 
 demo: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo --workdir runs/demo
@@ -14,6 +14,10 @@ demo-seeds: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(CACHE) $(PY) -m pytest -n 2
+
+# SFT_STUDY="--seeds 0 --tokens 1e6" for a short one
+sft-study: $(VENV)/.run
+	$(CACHE) $(PY) -m experiments.latent_sft.study --workdir runs/sft-study $(SFT_STUDY)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -5,11 +5,15 @@ import functools
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
 from lgrpo.config import ExperimentConfig, LatentConfig, ModelConfig, RolloutConfig
+from lgrpo.latent.rollout import rollout
+from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import init_params
+from lgrpo.train.step import group, init_state, make_train_batch
 from lgrpo.types import PromptBatch
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -55,8 +59,9 @@ def prompts(count=4, length=5, seed=0, pad=0):
 
 @functools.cache
 def params(model, seed=0):
-    """Random weights, one set per model config."""
-    return jax.jit(init_params, static_argnums=0)(model, jax.random.key(seed))
+    """Random weights, one set per model config; both end tokens are likelier than others, or hardly any completion would end."""
+    weights = jax.jit(init_params, static_argnums=0)(model, jax.random.key(seed))
+    return weights | {"unembed": weights["unembed"].at[:, np.array([END, EOS])].multiply(3.0)}
 
 
 def chi_square(counts, probs):
@@ -69,3 +74,38 @@ def chi_square(counts, probs):
     expected = np.append(expected[~small], expected[small].sum())
     keep = expected > 0
     return stats.chisquare(observed[keep], expected[keep]).pvalue
+
+
+ROLL = jax.jit(
+    lambda p, x, key, noise_scale, cfg: rollout(compute_params(p, cfg.model), x, key, cfg=cfg, noise_scale=noise_scale),
+    static_argnames="cfg",
+)
+
+
+def roll(cfg, batch=None, seed=0, weights=None, noise_scale=None):
+    """A rollout with random weights, as NumPy arrays [N, ...]."""
+    batch = prompts() if batch is None else batch
+    weights = params(cfg.model) if weights is None else weights
+    return jax.device_get(ROLL(weights, batch, jax.random.key(seed), noise_scale, cfg=cfg))
+
+
+def train_batch(cfg, batch=None, seed=0, weights=None):
+    """A graded rollout with random rewards and validity."""
+    batch = prompts() if batch is None else batch
+    record = roll(cfg, batch, seed, weights)
+    rng = np.random.default_rng(seed)
+    shape = (len(batch.uid), cfg.rollout.group_size)
+    rewards, valid = rng.integers(0, 2, shape).astype(np.float32), rng.random(shape) < 0.8
+    return make_train_batch(batch, group(record, cfg.rollout.group_size), rewards, valid, cfg=cfg)
+
+
+def fresh_state(cfg, weights=None):
+    """A new TrainState that may be donated: its arrays are copies."""
+    weights = params(cfg.model) if weights is None else weights
+    return init_state(jax.tree.map(lambda x: jnp.array(np.asarray(x)), weights), cfg, rl=True)
+
+
+def first_moments(state, b1=0.9):
+    """The gradients of the first update, read from AdamW's first moment: {path: array}. Needs a clip_norm that does not bite."""
+    leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
+    return {k.split(".mu")[1]: np.asarray(x) / (1 - b1) for k, x in ((jax.tree_util.keystr(p), x) for p, x in leaves) if ".mu[" in k}

@@ -124,6 +124,9 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # during an evaluation, which starts again; training saves first
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return EXIT_PREEMPTED
 
 
 if __name__ == "__main__":

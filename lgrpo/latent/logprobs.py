@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from lgrpo.config import LatentConfig, RolloutConfig
+from lgrpo.latent.draw import block_masses, rest_mass
 from lgrpo.latent.noise import score_logp
 from lgrpo.models.decoder import logits_of
 from lgrpo.types import Params
 
+_TINY = 1e-37  # smallest mass that still has a logarithm: K = V leaves nothing outside the mixture
 BANNED = -1e30  # finite, so that 0 * logit and logit - logit stay finite
 
 
@@ -30,13 +32,13 @@ class TokenLogps(NamedTuple):
 def token_logps(logits: jax.Array, ids: jax.Array, temperature: jax.Array, *, with_rest: bool = False) -> TokenLogps:
     """log softmax(logits / temperature) at ids. logits float32 [..., V], ids [..., K], temperature [...]."""
     scaled = logits / temperature[..., None]
-    total = jax.nn.logsumexp(scaled, axis=-1, keepdims=True)
-    chosen = jnp.take_along_axis(scaled, ids, axis=-1) - total
+    highest, sums = block_masses(scaled)
+    total = highest[..., 0] + jnp.log(sums.sum(-1))
+    chosen = jnp.take_along_axis(scaled, ids, axis=-1) - total[..., None]
     if not with_rest:
         return TokenLogps(chosen, None)
-    # Summed over the tokens that remain: 1 - sum(chosen) would cancel to noise where the policy is nearly deterministic.
-    others = jnp.put_along_axis(scaled, ids, BANNED, axis=-1, inplace=False)
-    return TokenLogps(chosen, jax.nn.logsumexp(others, axis=-1) - total[..., 0])
+    rest = jnp.maximum(rest_mass(scaled, highest, sums, ids), _TINY)
+    return TokenLogps(chosen, highest[..., 0] + jnp.log(rest) - total)
 
 
 def chunked_logps(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from lgrpo.latent.draw import gumbel_top_k, top_k
 from lgrpo.latent.noise import gumbel, shape_noise
 
 _NEVER = -jnp.inf
+_CANDIDATES = 256  # at least so many tokens get noise of their own where the vocabulary is large
 
 
 @struct.dataclass
@@ -51,7 +54,7 @@ def nucleus(probs: jax.Array, top_p: float | jax.Array) -> jax.Array:
     return (bits > high) | (tied & (ahead(high) + rank * jnp.where(tied, probs, 0.0) < top_p))
 
 
-def _mark(ids: jax.Array, vocab: int) -> jax.Array:
+def mark(ids: jax.Array, vocab: int) -> jax.Array:
     """ids [N,K] -> bool [N,V]."""
     rows = jnp.arange(ids.shape[0])[:, None]
     return jnp.zeros((ids.shape[0], vocab), bool).at[rows, ids].set(True)
@@ -59,6 +62,101 @@ def _mark(ids: jax.Array, vocab: int) -> jax.Array:
 
 def _per_row(value: float | jax.Array, rows: int) -> jax.Array:
     return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (rows,))[:, None]
+
+
+def _keys(key: jax.Array, rows: int) -> jax.Array:
+    """Keys [N] from one key, typed or in the old uint32 form, or from keys [N] themselves."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    return key if key.ndim else jax.random.split(key, rows)
+
+
+def _is_argmax(logits: jax.Array, token: int) -> jax.Array:
+    """jnp.argmax(logits, -1) == token, bool [N], without an argmax: XLA does not vectorise that on CPU."""
+    own = logits[:, token]
+    earlier, later = (jnp.max(part, axis=-1, initial=-jnp.inf) for part in (logits[:, :token], logits[:, token + 1 :]))
+    return (own > earlier) & (own >= later)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Law:
+    """What distinguishes one noisy choice from another; arrays are [N, 1]."""
+
+    k: int
+    top_p: jax.Array
+    nucleus: bool  # False: top_p is 1 and the support is the whole vocabulary
+    scale: jax.Array
+    one_sided: bool
+    clamp: tuple[float, float] | None
+    delta: float
+    only_top_k: bool
+
+    def shape(self, raw: jax.Array) -> jax.Array:
+        return shape_noise(raw, clamp=self.clamp, one_sided=self.one_sided, delta=self.delta, scale=self.scale)
+
+
+def _choose_full(logps: jax.Array, raw: jax.Array, law: _Law) -> tuple[jax.Array, jax.Array]:
+    """Noise on the whole vocabulary, then the K best of the support: the definition. logps, raw [N,V] -> scores, ids [N,K]."""
+    perturbed = logps + law.shape(raw)
+    plain_ids = top_k(logps, law.k)[1]
+    if law.only_top_k:
+        perturbed = jnp.where(mark(plain_ids, logps.shape[-1]), perturbed, _NEVER)
+    elif law.nucleus:
+        perturbed = jnp.where(nucleus(jnp.exp(logps), law.top_p[:, 0]) | mark(plain_ids, logps.shape[-1]), perturbed, _NEVER)
+    return top_k(perturbed, law.k)
+
+
+def _choose_candidates(logits: jax.Array, lse: jax.Array, keys: jax.Array, law: _Law, count: int) -> tuple[jax.Array, ...]:
+    """Noise on the `count` most likely tokens only. Returns scores, ids [N,K], certified bool [N], and the candidates' ids and noise [N,count].
+
+    A row is certified when its whole support lies among the candidates, or when the K-th best score is beyond what clamped noise can give to any
+    other token. Then noise on the rest, whatever it were, would change nothing, and the choice is exactly that of _choose_full. Under clamped noise
+    one token in twenty sits at the upper clamp, so this holds for flat distributions too.
+    """
+    values, ids = jax.lax.optimization_barrier(jax.lax.top_k(logits, count))  # without the barrier, slices of it compile to a full sort
+    values = values - lse
+    raw, rank = gumbel(keys, count), jnp.arange(count)
+    probs = jnp.exp(values)
+    mass = jnp.cumsum(probs, axis=-1)
+    covered = jnp.zeros(values.shape[0], bool)
+    if law.only_top_k:
+        support, covered = jnp.broadcast_to(rank < law.k, values.shape), ~covered
+    elif law.nucleus:
+        support, covered = (mass - probs < law.top_p) | (rank < law.k), mass[:, -1] >= law.top_p[:, 0]
+    else:
+        support = jnp.ones(values.shape, bool)
+    scores, at = jax.lax.top_k(jnp.where(support, values + law.shape(raw), _NEVER), law.k)
+    if law.clamp is not None:
+        highest = law.shape(jnp.full((values.shape[0], 1), law.clamp[1]))
+        covered |= scores[:, -1] > (values[:, -1:] + highest)[:, 0]
+    return scores, jnp.take_along_axis(ids, at, axis=-1), covered, ids, raw
+
+
+def _choose_noisy(logits: jax.Array, lse: jax.Array, keys: jax.Array, law: _Law) -> tuple[jax.Array, jax.Array]:
+    """The cheapest way to the law of _choose_full, row by row; rows that it does not cover get full noise. -> scores, ids [N,K].
+
+    Which way a row takes depends on that row alone, so a sample is the same in any batch.
+    """
+    rows, vocab = logits.shape
+    count = max(_CANDIDATES, 64 * law.k)
+    if law.clamp is None and not law.one_sided and not law.nucleus and not law.only_top_k:
+        safe = jnp.where(law.scale > 0, law.scale, 1.0)
+        scores, ids, sure = gumbel_top_k(logits / safe, keys, law.k)
+        scores = scores * safe - lse
+        seen = None
+    elif vocab > 4 * count:
+        scores, ids, sure, *seen = _choose_candidates(logits, lse, keys, law, count)
+    else:
+        return _choose_full(logits - lse, gumbel(keys, vocab), law)
+
+    def with_full_noise() -> tuple[jax.Array, jax.Array]:
+        raw = gumbel(jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys), vocab)
+        if seen is not None:  # the rows got here because of the noise they drew: drawing it again would bias them
+            raw = raw.at[jnp.arange(rows)[:, None], seen[0]].set(seen[1])
+        full_scores, full_ids = _choose_full(logits - lse, raw, law)
+        return jnp.where(sure[:, None], scores, full_scores), jnp.where(sure[:, None], ids, full_ids)
+
+    return jax.lax.cond(sure.all(), lambda: (scores, ids), with_full_noise)
 
 
 def sample_latent(
@@ -87,29 +185,27 @@ def sample_latent(
     if not 1 <= k <= vocab:
         raise ValueError(f"k={k} does not lie in 1..{vocab}, the size of the vocabulary")
     logits = logits.astype(jnp.float32)
-    logps = jax.nn.log_softmax(logits, axis=-1)
-    plain_logits, plain_ids = jax.lax.top_k(logits, k)
-    if raw_noise is None:
-        raw_noise = gumbel(key if key.ndim else jax.random.split(key, rows), vocab)
+    lse = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     scale = _per_row(noise_scale, rows)
-    perturbed = logps + shape_noise(raw_noise, clamp=clamp, one_sided=one_sided, delta=delta, scale=scale)
-    if order == "topk_then_perturb":
-        perturbed = jnp.where(_mark(plain_ids, vocab), perturbed, _NEVER)
-    elif not (isinstance(top_p, float) and top_p >= 1.0):
-        perturbed = jnp.where(nucleus(jnp.exp(logps), top_p) | _mark(plain_ids, vocab), perturbed, _NEVER)
-    noisy_scores, noisy_ids = jax.lax.top_k(perturbed, k)
+    whole = isinstance(top_p, float | int) and top_p >= 1.0
+    law = _Law(k, _per_row(top_p, rows), not whole, scale, one_sided, clamp, delta, order == "topk_then_perturb")
+    if raw_noise is None:
+        scores, ids = _choose_noisy(logits, lse, _keys(key, rows), law)
+    else:
+        scores, ids = _choose_full(logits - lse, raw_noise, law)
+    weights = jax.nn.softmax(scores / _per_row(tau, rows), axis=-1)
     noisy = scale[:, 0] > 0
     if end_rule == "argmax":
-        noisy &= plain_ids[:, 0] != think_end_id
-    pick = noisy[:, None]
-    weights = jnp.where(pick, jax.nn.softmax(noisy_scores / _per_row(tau, rows), axis=-1), jax.nn.softmax(plain_logits, axis=-1))
-    plain_scores = jnp.take_along_axis(logps, plain_ids, axis=-1)
-    return LatentChoice(
-        ids=jnp.where(pick, noisy_ids, plain_ids).astype(jnp.int32),
-        scores=jnp.where(pick, noisy_scores, plain_scores),
-        weights=weights,
-        noisy=noisy,
-    )
+        noisy &= ~_is_argmax(logits, think_end_id)
+
+    def noiseless() -> tuple[jax.Array, jax.Array, jax.Array]:
+        plain_logits, plain_ids = top_k(logits, k)
+        pick = noisy[:, None]
+        plain_weights = jax.nn.softmax(plain_logits, axis=-1)
+        return jnp.where(pick, ids, plain_ids), jnp.where(pick, scores, plain_logits - lse), jnp.where(pick, weights, plain_weights)
+
+    ids, scores, weights = jax.lax.cond(noisy.all(), lambda: (ids, scores, weights), noiseless)
+    return LatentChoice(ids=ids.astype(jnp.int32), scores=scores, weights=weights, noisy=noisy)
 
 
 def embed_mixture(table: jax.Array, ids: jax.Array, weights: jax.Array) -> jax.Array:

@@ -54,10 +54,12 @@ def _exact_logp(scores: jax.Array, logps: jax.Array, rest_logp: jax.Array | None
     """
     k = scores.shape[-1]
     lowest = jnp.min(scores, axis=-1, keepdims=True)
-    height = scores - lowest  # the density does not depend on the shift; this one keeps every exponential below 1
-    rest = jnp.maximum(1.0 - jnp.sum(jnp.exp(logps), axis=-1), 0.0) if rest_logp is None else jnp.exp(rest_logp)
-    mass = jnp.sum(jnp.exp(logps - height), axis=-1) + rest
-    return jnp.sum(logps - height, axis=-1) - k * jnp.log(jnp.maximum(mass, _TINY)) + math.lgamma(k)
+    height = scores - lowest  # the density does not depend on the shift
+    if rest_logp is None:
+        rest_logp = jnp.log(jnp.maximum(1.0 - jnp.sum(jnp.exp(logps), axis=-1), _TINY))
+    # In logs: where the policy is nearly deterministic every term of the sum may be far below the smallest float.
+    log_mass = jax.nn.logsumexp(jnp.concatenate([logps - height, rest_logp[..., None]], axis=-1), axis=-1)
+    return jnp.sum(logps - height, axis=-1) - k * log_mass + math.lgamma(k)
 
 
 def score_logp(

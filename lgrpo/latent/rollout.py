@@ -16,7 +16,7 @@ from lgrpo.keys import row_keys
 from lgrpo.latent.logprobs import ban, latent_logp, step_temperature, token_logps
 from lgrpo.latent.mixture import LatentChoice, embed_mixture, sample_latent
 from lgrpo.latent.tokens import sample_token
-from lgrpo.models.decoder import decode_step, logits_of, prefill
+from lgrpo.models.decoder import compute_params, decode_step, logits_of, prefill
 from lgrpo.models.kv_cache import GroupCache, make_cache
 from lgrpo.types import Finish, Params, PromptBatch, Rollout
 
@@ -111,9 +111,9 @@ def _sample(
     """Samples column `state.step` from hidden [N,D] and prepares the next input."""
     t = state.step
     logits = logits_of(params, hidden)
-    broken = ~jnp.isfinite(logits).all(axis=-1)
+    broken = ~jnp.isfinite(logits.sum(axis=-1))  # what a broken row chooses is never recorded
     step_keys = jax.vmap(lambda key: jax.random.fold_in(key, t))(keys)
-    chosen = _choose(jnp.where(broken[:, None], 0.0, logits), step_keys, state.thinking, t, noise_scale, cfg)
+    chosen = _choose(logits, step_keys, state.thinking, t, noise_scale, cfg)
     token = chosen.ids[:, 0]
     live = ~state.done & ~broken
     ended = state.thinking & (token == cfg.data.think_end_id) & live
@@ -186,6 +186,7 @@ def rollout(
     batch, group = prompts.tokens.shape[0], c.group_size
     rows = batch * group
     noise_scale = jnp.full((rows,), c.latent.noise_scale, jnp.float32) if noise_scale is None else noise_scale
+    params = compute_params(params, cfg.model)
     keys = row_keys(key, prompts.uid, group, first_sample)
     hidden, prompt_k, prompt_v = prefill(params, cfg.model, prompts.tokens, prompts.mask)
     state = DecodeState(

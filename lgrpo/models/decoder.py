@@ -114,6 +114,7 @@ def causal_mask(mask: jax.Array) -> jax.Array:
 
 def forward(params: Params, cfg: ModelConfig, embeds: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
     """The plain model. embeds [N,S,D], positions int [N,S], mask bool [N,S,S] (query, key) -> hidden states [N,S,D]."""
+    params = compute_params(params, cfg)
     return run_blocks(params, cfg, embeds, positions, lambda q, k, v, _: (attend(q, k, v, mask), None))[0]
 
 

@@ -1,10 +1,16 @@
-"""What both loops decide between two steps: stop on bad gradients, evaluate, save."""
+"""What both loops do besides training: stop on bad gradients, evaluate, decide to save, sum up."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from lgrpo.config import ExperimentConfig
 from lgrpo.errors import UserError
 from lgrpo.evaluation.evaluate import evaluate
+from lgrpo.metrics import read_metrics, summary_table
 from lgrpo.train.setup import Session, publish
 from lgrpo.types import Params
 
@@ -41,3 +47,17 @@ def evaluation_metrics(session: Session, params: Params, done: int) -> dict[str,
         "eval/latent_steps": result.clean["latent_steps"]["value"],
         "eval/invalid_frac": result.clean["invalid_frac"]["value"],
     }
+
+
+def summary(session: Session, names: Sequence[str]) -> str:
+    """Means over the first and the last tenth of the run's logged steps, as a table."""
+    lines = read_metrics(session.workdir)
+    span = max(1, len(lines) // 10)
+    columns = ["metric", f"first {span} logged steps", f"last {span} logged steps"]
+
+    def mean(part: list[dict[str, Any]], name: str) -> float | None:
+        values = [line[name] for line in part if line.get(name) is not None]
+        return float(np.mean(values)) if values else None
+
+    rows = [dict(zip(columns, (name, mean(lines[:span], name), mean(lines[-span:], name)), strict=True)) for name in names]
+    return summary_table(rows, columns)

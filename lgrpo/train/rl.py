@@ -8,21 +8,22 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.pipeline import prompt_stream
 from lgrpo.data.prompts import describe_prompt
 from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.keys import Stream, key_for
-from lgrpo.metrics import progress, read_metrics, summary_table
+from lgrpo.metrics import progress
 from lgrpo.rewards.score import score
 from lgrpo.sharding import put_batch
 from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
-from lgrpo.train.health import check_gradients, evaluation_metrics, should_save
+from lgrpo.train.health import check_gradients, evaluation_metrics, should_save, summary
 from lgrpo.train.setup import Session, open_session, publish
 from lgrpo.train.step import make_train_batch, rollout_step, train_step
 from lgrpo.types import Params, PromptBatch, Rollout, Scored, TrainState
+
+SUMMARY = ("reward/mean", "rollout/latent_steps", "rollout/chain_tokens", "rollout/answer_tokens", "rollout/invalid_frac", "time/step_s")
 
 
 def run(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> int:
@@ -72,7 +73,7 @@ def train(session: Session, stop: StopFlag) -> int:
                 save(done, data.get_state(), metrics)
             if stop.requested and done < cfg.train.num_steps:
                 return EXIT_PREEMPTED
-    print(_summary(session))
+    print(summary(session, SUMMARY))
     return 0
 
 
@@ -113,18 +114,3 @@ def _timing(timer: Timer, total: float, metrics: dict[str, float], cfg: Experime
         "time/host_frac": 1.0 - (rollout_s + train_s) / total,
         "perf/tokens_per_s": metrics["rollout/completion_tokens"] * rows / max(rollout_s, 1e-9),
     }
-
-
-def _summary(session: Session) -> str:
-    """First and last tenth of the run, side by side."""
-    lines = read_metrics(session.workdir)
-    span = max(1, len(lines) // 10)
-    names = ("reward/mean", "rollout/latent_steps", "rollout/chain_tokens", "rollout/answer_tokens", "rollout/invalid_frac", "time/step_s")
-
-    def mean(part: list[dict[str, Any]], name: str) -> float | None:
-        values = [line[name] for line in part if line.get(name) is not None]
-        return float(np.mean(values)) if values else None
-
-    columns = ["metric", f"first {span} steps", f"last {span} steps"]
-    rows = [dict(zip(columns, (name, mean(lines[:span], name), mean(lines[-span:], name)), strict=True)) for name in names]
-    return summary_table(rows, columns)

@@ -21,7 +21,7 @@ from lgrpo.errors import UserError
 from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.metrics import progress
 from lgrpo.sharding import put_batch
-from lgrpo.train.health import check_gradients, evaluation_metrics, should_evaluate, should_save
+from lgrpo.train.health import check_gradients, evaluation_metrics, should_evaluate, should_save, summary
 from lgrpo.train.setup import Session, open_session
 from lgrpo.train.step import sft_losses, sft_step, sft_weights
 from lgrpo.types import TrainState
@@ -43,6 +43,8 @@ class Progress:
     def exhausted(self, patience: int) -> bool:
         """Whether it is time to stop. patience 0: never."""
         return bool(patience) and self.stale >= patience
+
+SUMMARY = ("sft/ce", "sft/kl", "grad/norm", "time/step_s")
 
 
 def run(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> int:
@@ -130,7 +132,8 @@ def train(session: Session, stop: StopFlag) -> int:
                 extra = session.extra() | {"progress": dataclasses.asdict(watch), "finished": finished}
                 session.checkpoints.save(done, state=state, data=data.get_state(), buffer=None, cfg=cfg, extra=extra, metric=measured)
             if finished:
-                return 0
+                break
             if stop.requested:
                 return EXIT_PREEMPTED
+    print(summary(session, SUMMARY))
     return 0

@@ -1,0 +1,86 @@
+"""Every experiment module must load, resolve and validate; an ablation must differ from its base in its DIFF and in nothing else."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.demo import latent_grpo
+from lgrpo.data.prompts import load_tokenizer, resolve
+from lgrpo.keys import Stream, key_for
+from lgrpo.latent.rollout import rollout
+from lgrpo.models.presets import LLAMA_3_2_1B, QWEN2_5_0_5B, QWEN2_5_MATH_7B
+from lgrpo.models.spec import abstract_params
+from lgrpo.overrides import apply_diff, diff, load_experiment
+from lgrpo.train.step import group, init_state, make_train_batch, train_step
+from lgrpo.types import PromptBatch
+from lgrpo.validate import validate
+
+ROOT = pathlib.Path(__file__).parents[2] / "experiments"
+MODULES = sorted(p for p in ROOT.rglob("*.py") if "def get_config" in p.read_text())
+ABLATIONS = sorted((ROOT / "ablations").glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_module_is_valid(path):
+    cfg = load_experiment(path)
+    cfg = resolve(cfg, load_tokenizer(cfg.data))
+    kind = "sft" if "sft" in path.stem else "train"
+    assert validate(cfg, device_count=1, kind=kind) == []
+    assert cfg.name == path.stem
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda p: p.stem)
+def test_ablation_is_its_diff(path):
+    cfg = load_experiment(path)
+    namespace: dict = {}
+    exec(compile(path.read_text(), str(path), "exec"), namespace)
+    base = latent_grpo.get_config()
+    changed = {name: new for name, (_, new) in diff(base, cfg).items()}
+    assert changed == {name: value for name, value in namespace["DIFF"].items() if name in changed}
+    assert apply_diff(base, changed) == cfg
+    assert "name" in changed
+
+
+def abstract_step(cfg):
+    """Shapes of one RL step: rollout, batch, update. Allocates nothing."""
+    batch, length = cfg.train.prompts_per_step, cfg.data.max_prompt
+    shape = jax.ShapeDtypeStruct
+    prompts = PromptBatch(shape((batch, length), jnp.int32), shape((batch, length), jnp.bool_), shape((batch,), jnp.int32))
+    params = abstract_params(cfg.model)
+    key = jax.eval_shape(lambda: key_for(0, 0, Stream.ROLLOUT))
+    sampled = jax.eval_shape(lambda p, x, k: rollout(p, x, k, cfg=cfg), params, prompts, key)
+    grouped = jax.eval_shape(lambda r: group(r, cfg.rollout.group_size), sampled)
+    rewards = shape((batch, cfg.rollout.group_size), jnp.float32)
+    valid = shape((batch, cfg.rollout.group_size), jnp.bool_)
+    learned = jax.eval_shape(lambda p, r, a, v: make_train_batch(p, r, a, v, cfg=cfg), prompts, grouped, rewards, valid)
+    state = jax.eval_shape(lambda p: init_state(p, cfg, rl=True), params)
+    return sampled, jax.eval_shape(lambda s, b: train_step(s, b, cfg=cfg), state, learned)
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda p: p.stem)
+def test_every_ablation_traces(path):
+    cfg = load_experiment(path)
+    cfg = resolve(cfg, load_tokenizer(cfg.data))
+    sampled, (state, metrics) = abstract_step(cfg)
+    assert sampled.ids.shape == (512, cfg.rollout.max_new_tokens, cfg.rollout.latent.k)
+    assert metrics["policy/loss"].shape == ()
+    assert jax.tree.map(lambda x: x.shape, state.params) == jax.tree.map(lambda x: x.shape, abstract_params(cfg.model))
+
+
+@pytest.mark.parametrize("model", [LLAMA_3_2_1B, QWEN2_5_0_5B, QWEN2_5_MATH_7B], ids=["llama-1b", "qwen-0.5b", "qwen-7b"])
+def test_large_models_trace_without_memory(model):
+    """One RL step of the real sizes under eval_shape: 4 prompts x 2, 64 + 32 positions, two micro-batches."""
+    cfg = latent_grpo.get_config()
+    cfg = dataclasses.replace(
+        cfg,
+        model=model,
+        data=dataclasses.replace(cfg.data, think_end_id=522, eos_id=1, max_prompt=64),
+        rollout=dataclasses.replace(cfg.rollout, group_size=2, max_new_tokens=32),
+        train=dataclasses.replace(cfg.train, prompts_per_step=4, microbatch=2),
+    )
+    sampled, (state, _) = abstract_step(cfg)
+    assert sampled.logps.shape == (8, 32)
+    assert state.params["embed"].dtype == jnp.dtype(model.param_dtype)

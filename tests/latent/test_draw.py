@@ -1,0 +1,191 @@
+"""Fast selection must be exact, fast sampling must have the law of brute force, and no full-vocabulary sort may hide in the compiled step."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from lgrpo.config import AnswerConfig
+from lgrpo.latent import mixture
+from lgrpo.latent.draw import block_masses, categorical, gumbel_top_k, rest_mass, top_k
+from lgrpo.latent.mixture import sample_latent
+from lgrpo.latent.tokens import sample_token
+
+DRAWS = 40_000
+
+
+@pytest.mark.parametrize(("vocab", "k"), [(7, 3), (1000, 10), (4096, 10), (5003, 10), (32000, 4)])
+@pytest.mark.parametrize("kind", ["random", "ties", "constant", "banned"])
+def test_block_top_k_equals_lax(vocab, k, kind):
+    rng = np.random.default_rng(vocab + k)
+    x = rng.normal(size=(6, vocab)).astype(np.float32)
+    x = {"random": x, "ties": np.round(x), "constant": np.zeros_like(x), "banned": np.where(rng.random(x.shape) < 0.999, -1e30, x)}[kind]
+    values, ids = jax.jit(top_k, static_argnames="k")(x, k)
+    expected_values, expected_ids = jax.lax.top_k(x, k)
+    np.testing.assert_array_equal(values, expected_values)
+    np.testing.assert_array_equal(ids, expected_ids)
+
+
+@pytest.mark.parametrize("vocab", [5, 206, 1000])
+def test_masses_do_not_cancel(vocab):
+    """The mass outside a nearly deterministic choice, against float64."""
+    rng = np.random.default_rng(0)
+    logits = (rng.normal(size=(8, vocab)) * 8).astype(np.float32)
+    logits[0, 0] = 60.0
+    ids = np.argsort(-logits, axis=-1)[:, :4]
+    highest, sums = block_masses(logits)
+    got = np.log(rest_mass(logits, highest, sums, ids)) + highest[:, 0]
+    others = logits.astype(np.float64)
+    np.put_along_axis(others, ids, -np.inf, axis=-1)
+    np.testing.assert_allclose(got, np.log(np.exp(others).sum(-1)), rtol=1e-5, atol=1e-5)
+
+
+def many(fn, logits, seed, draws=DRAWS):
+    """fn(logits [N,V], keys [N]) on `draws` copies of one row."""
+    keys = jax.random.split(jax.random.key(seed), draws)
+    return jax.tree.map(np.asarray, jax.jit(fn)(jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (draws, len(logits))), keys))
+
+
+def chi_square(counts, probs):
+    """p-value after pooling cells that expect fewer than 5."""
+    expected = probs * counts.sum()
+    small = expected < 5
+    observed = np.append(counts[~small], counts[small].sum())
+    expected = np.append(expected[~small], expected[small].sum())
+    keep = expected > 0
+    assert observed[~keep].sum() == 0, "an impossible cell was drawn"
+    return stats.chisquare(observed[keep], expected[keep] * observed[keep].sum() / expected[keep].sum()).pvalue
+
+
+@pytest.mark.parametrize("vocab", [3, 206, 700])
+def test_categorical_has_the_law_of_softmax(vocab):
+    logits = np.random.default_rng(1).normal(size=vocab) * 2
+    logits[1] = -np.inf
+    ids = many(categorical, logits, 2)
+    probs = np.exp(logits) / np.exp(logits).sum()
+    assert chi_square(np.bincount(ids, minlength=vocab), probs) > 1e-3
+
+
+DISTRIBUTIONS = {
+    "flat": np.zeros(12),
+    "peaked": np.log(np.array([0.9, 0.05] + [0.005] * 10)),
+    "spread": np.random.default_rng(3).normal(size=12) * 2,
+    "wide": np.random.default_rng(4).normal(size=300),
+    "deterministic": np.array([80.0, 0.0, -1.0, -2.0, -3.0, -40.0]),
+}
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("k", [1, 3, "V"])
+def test_top_down_equals_brute_force(name, k):
+    """Ids (chi-square on the ordered first two), scores and score gaps (Kolmogorov-Smirnov), mixture weights (moments)."""
+    logits = DISTRIBUTIONS[name]
+    vocab = len(logits)
+    k = min(vocab, 12) if k == "V" else k
+
+    def fast(x, keys):
+        choice = sample_latent(x, keys, k=k, think_end_id=0, clamp=None, one_sided=False, top_p=1.0, end_rule="sampled")
+        return choice.ids, choice.scores, choice.weights
+
+    def brute(x, keys):
+        raw = jax.vmap(lambda key: jax.random.gumbel(key, (vocab,)))(keys)
+        scores, ids = jax.lax.top_k(jax.nn.log_softmax(x) + raw, k)
+        return ids, scores, jax.nn.softmax(scores)
+
+    (ids, scores, weights), (ids_b, scores_b, weights_b) = many(fast, logits, 5), many(brute, logits, 6)
+    assert all(len(set(row)) == k for row in ids[:500]), "an id was drawn twice"
+    pair = ids[:, 0] * vocab + ids[:, min(1, k - 1)]
+    pair_b = ids_b[:, 0] * vocab + ids_b[:, min(1, k - 1)]
+    table = np.stack([np.bincount(x, minlength=vocab * vocab) for x in (pair, pair_b)])
+    table = table[:, table.sum(0) > 0]
+    rare = table.sum(0) < 10
+    table = np.concatenate([table[:, ~rare], table[:, rare].sum(1, keepdims=True)], axis=1)
+    table = table[:, table.sum(0) > 0]
+    assert table.shape[1] == 1 or stats.chi2_contingency(table).pvalue > 1e-3
+    for j in range(k):
+        assert stats.ks_2samp(scores[:, j], scores_b[:, j]).pvalue > 1e-4
+        assert stats.ks_2samp(scores[:, 0] - scores[:, j], scores_b[:, 0] - scores_b[:, j]).pvalue > 1e-4 or j == 0
+    spread = weights.std(0) + weights_b.std(0)
+    np.testing.assert_allclose(weights.mean(0), weights_b.mean(0), atol=5 * spread.max() / np.sqrt(DRAWS) + 1e-6)
+
+
+def test_rows_that_lose_their_mass_are_drawn_with_full_noise():
+    """One token carries everything float32 can hold; the rest must still come in the right order of probability."""
+    logits = np.array([200.0, 1.0, 0.0, -1.0])
+    assert not many(lambda x, keys: gumbel_top_k(x, keys, 2)[2], logits, 0, 16).any()
+    ids = many(
+        lambda x, keys: sample_latent(x, keys, k=2, think_end_id=0, clamp=None, one_sided=False, top_p=1.0, end_rule="sampled").ids,
+        logits,
+        1,
+    )
+    assert (ids[:, 0] == 0).all()
+    rest = np.exp([1.0, 0.0, -1.0])
+    assert chi_square(np.bincount(ids[:, 1], minlength=4)[1:], rest / rest.sum()) > 1e-3
+
+
+def test_top_down_under_a_sharded_vocabulary():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("tensor",))
+    placed = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "tensor"))
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(16, 1024)), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 16)
+    scores, ids, _ = gumbel_top_k(logits, keys, 5)
+    sharded_scores, sharded_ids, _ = jax.jit(gumbel_top_k, static_argnames="k")(jax.device_put(logits, placed), keys, 5)
+    np.testing.assert_array_equal(ids, sharded_ids)
+    np.testing.assert_allclose(scores, sharded_scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 4.0, 12.0])
+def test_candidates_have_the_law_of_full_noise(spread, monkeypatch):
+    """Certified rows and rows that fall back, against the definition, on a vocabulary large enough for the shortcut."""
+    monkeypatch.setattr(mixture, "_CANDIDATES", 64)
+    logits = np.random.default_rng(7).normal(size=600) * spread
+
+    def fast(x, keys):
+        choice = sample_latent(x, keys, k=2, think_end_id=0, end_rule="sampled")
+        return choice.ids, choice.scores
+
+    def brute(x, keys):
+        choice = sample_latent(
+            x, keys, k=2, think_end_id=0, end_rule="sampled", raw_noise=jax.vmap(lambda key: jax.random.gumbel(key, (600,)))(keys)
+        )
+        return choice.ids, choice.scores
+
+    (ids, scores), (ids_b, scores_b) = many(fast, logits, 8, 8000), many(brute, logits, 9, 8000)
+    table = np.stack([np.bincount(x[:, 0], minlength=600) for x in (ids, ids_b)])
+    rare = table.sum(0) < 20
+    table = np.concatenate([table[:, ~rare], table[:, rare].sum(1, keepdims=True)], axis=1)
+    table = table[:, table.sum(0) > 0]
+    assert table.shape[1] == 1 or stats.chi2_contingency(table).pvalue > 1e-3
+    for j in range(2):
+        assert stats.ks_2samp(scores[:, j], scores_b[:, j]).pvalue > 1e-4
+
+
+def test_candidates_keep_the_noise_they_drew():
+    """Where a row is not certified, its candidates keep their noise: drawing again would make the fallback depend on the first draw."""
+    keys = jax.random.split(jax.random.key(0), 64)
+    logits = jax.random.normal(jax.random.key(1), (64, 3000))
+    law = mixture._Law(4, jnp.full((64, 1), 0.95), True, jnp.ones((64, 1)), True, (-1.5, 3.0), 0.0, False)
+    lse = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    few, many_ = (mixture._choose_candidates(logits, lse, keys, law, count) for count in (32, 512))
+    assert 0 < int(few[2].sum()) < 64, "the case must hold both kinds of rows"
+    assert bool(many_[2].all())
+
+
+VOCAB = 32000
+STEPS = {
+    "exact": lambda z, k: sample_latent(z, k, k=10, think_end_id=5, clamp=None, one_sided=False, top_p=1.0, end_rule="sampled"),
+    "paper": lambda z, k: sample_latent(z, k, k=10, think_end_id=5),
+    "token": lambda z, k: sample_token(z, k, AnswerConfig()),
+    "truncated token": lambda z, k: sample_token(z, k, AnswerConfig(top_p=0.9, top_k=30)),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_no_full_vocabulary_sort_in_the_compiled_step(name):
+    shapes = jax.ShapeDtypeStruct((4, VOCAB), jnp.float32), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
+    text = jax.jit(STEPS[name]).lower(*shapes).compile().as_text()
+    sizes = [max(map(int, re.findall(r"\d+", shape.split("]")[0]))) for shape in re.findall(r"= \(?\w+\[([^=]*?) sort\(", text)]
+    assert not [s for s in sizes if s >= VOCAB // 4], f"sorts over {sizes}"

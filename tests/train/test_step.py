@@ -1,0 +1,149 @@
+"""The jitted updates. Breaks when a bad gradient gets through, a frozen table moves, or micro-batches and updates are weighted wrongly."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import END, VOCAB, change, first_moments, fresh_state, params, prompts, tiny, train_batch
+
+from lgrpo.algos.policy_loss import k3_kl
+from lgrpo.latent.replay import replay_logps
+from lgrpo.train.optimizer import learning_rate
+from lgrpo.train.step import init_state, sft_step, train_step
+
+CFG = tiny(model__n_layers=1, rollout__max_new_tokens=6, rollout__latent__max_latent=2, optim__lr=1e-2, optim__clip_norm=1e9)
+
+
+@functools.cache
+def batch():
+    return train_batch(CFG)
+
+
+def part(rows):
+    return jax.tree.map(lambda x: x[rows], batch())
+
+
+def step(cfg, data, state=None):
+    state, metrics = train_step(fresh_state(cfg) if state is None else state, data, cfg=cfg)
+    return jax.device_get(state), {name: float(x) for name, x in metrics.items()}
+
+
+def close(a, b, atol=1e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=1e-4), a, b)
+
+
+def test_non_finite_gradient_is_skipped_and_counted():
+    before = jax.device_get(fresh_state(CFG))
+    counted = np.argwhere(np.asarray(batch().loss_mask))[0]
+    bad = batch().replace(advantages=batch().advantages.at[tuple(counted)].set(jnp.nan))
+    state, metrics = step(CFG, bad)
+    jax.tree.map(np.testing.assert_array_equal, (before.params, before.opt_state), (state.params, state.opt_state))
+    assert (state.step, state.nonfinite, state.skipped) == (1, 1, 1) and metrics["grad/nonfinite"] == 1
+    state, metrics = step(CFG, bad, state)
+    assert (state.step, state.nonfinite, state.skipped) == (2, 2, 2)
+    state, metrics = step(CFG, batch(), state)
+    assert (state.step, state.nonfinite, state.skipped) == (3, 0, 2) and metrics["grad/norm"] > 0
+    assert any((x != y).any() for x, y in zip(jax.tree.leaves(before.params), jax.tree.leaves(state.params), strict=True))
+    # a skipped update leaves no trace: the third step equals a first one
+    close(step(CFG, batch())[0].params, state.params, atol=0)
+
+
+@pytest.mark.parametrize("name", ["embed", "unembed"])
+def test_frozen_table_does_not_move(name):
+    cfg = change(CFG, optim__weight_decay=0.5, **{f"optim__freeze_{name}": True})
+    before = jax.device_get(params(cfg.model))
+    state, _ = step(cfg, batch())
+    np.testing.assert_array_equal(state.params[name], before[name])
+    moved = jax.tree_util.tree_map_with_path(lambda p, x, y: (jax.tree_util.keystr(p), bool((x != y).any())), state.params, before)
+    still = [path for path, changed in jax.tree.leaves(moved, is_leaf=lambda x: isinstance(x, tuple)) if not changed]
+    assert still == [f"['{name}']"]
+    assert f"['{name}']" not in first_moments(state)  # no moments either
+
+
+def test_weight_decay_is_for_matrices():
+    """With nothing to learn only the decay moves weights: matrices shrink by lr * decay, norms stay."""
+    cfg = change(CFG, optim__weight_decay=0.5)
+    nothing = batch().replace(advantages=jnp.zeros_like(batch().advantages))
+    before = jax.device_get(params(cfg.model))
+    state, metrics = step(cfg, nothing)
+    assert metrics["grad/norm"] == 0
+    for name in ("attn_norm", "mlp_norm"):
+        np.testing.assert_array_equal(state.params["blocks"][name], before["blocks"][name])
+    np.testing.assert_array_equal(state.params["final_norm"], before["final_norm"])
+    for new, old in ((state.params["embed"], before["embed"]), (state.params["blocks"]["wq"], before["blocks"]["wq"])):
+        np.testing.assert_allclose(new, old * (1 - 1e-2 * 0.5), rtol=1e-5)
+
+
+def test_token_mean_over_batch_or_microbatch():
+    """batch: gradients of the halves weighted by their tokens; microbatch (official): their plain mean."""
+    uneven = batch().replace(loss_mask=batch().loss_mask & (np.arange(4) % 4 > 0)[:, None, None] | (np.arange(6) < 1))
+    halves = [jax.tree.map(lambda x, s=s: x[s], uneven) for s in (slice(0, 2), slice(2, 4))]
+    counts = np.array([float(half.loss_mask.sum()) for half in halves])
+    assert counts[0] != counts[1]
+    a, b = (first_moments(step(CFG, half)[0]) for half in halves)
+    for mode, weights in (("batch", counts / counts.sum()), ("microbatch", [0.5, 0.5])):
+        cfg = change(CFG, algo__loss_mean=mode, train__microbatch=2)
+        got = first_moments(step(cfg, uneven)[0])
+        close(got, {path: weights[0] * a[path] + weights[1] * b[path] for path in a})
+
+
+def test_two_updates_equal_two_steps():
+    both, metrics = step(change(CFG, train__updates_per_step=2), batch())
+    middle, first = step(CFG, part(slice(0, 2)))
+    last, second = step(CFG, part(slice(2, 4)), middle)
+    assert both.step == 1 and last.step == 2
+    close(both.params, last.params)
+    close(both.opt_state, last.opt_state)
+    # the replay gap is that of the first update; maxima are over both
+    assert metrics["policy/replay_gap"] == pytest.approx(first["policy/replay_gap"], abs=1e-6) and metrics["policy/replay_gap"] < 1e-4
+    assert second["policy/replay_gap"] > 1e-3
+    assert metrics["policy/ratio_max"] == pytest.approx(max(first["policy/ratio_max"], second["policy/ratio_max"]), rel=1e-4)
+
+
+def test_kl_to_the_frozen_start():
+    cfg = change(CFG, algo__kl_coef=0.5)
+    assert init_state(params(CFG.model), CFG, rl=True).reference is None
+    state, metrics = step(cfg, batch())
+    assert metrics["policy/kl_k3"] == pytest.approx(0, abs=1e-6)  # nothing has moved yet, and its gradient is zero there
+    close(first_moments(state), first_moments(step(CFG, batch())[0]), atol=1e-4)
+    start = jax.device_get(params(cfg.model))
+    jax.tree.map(np.testing.assert_array_equal, state.reference, start)
+    theirs, ours = (replay_logps(p, batch().prompts, batch().rollout, cfg=cfg) for p in (start, state.params))
+    want = float(k3_kl(ours, theirs, batch().loss_mask).value())
+    after, metrics = step(cfg, batch(), state)
+    assert want > 1e-4 and metrics["policy/kl_k3"] == pytest.approx(want, rel=1e-3)
+    jax.tree.map(np.testing.assert_array_equal, after.reference, start)
+
+
+def test_learning_rate():
+    cosine = learning_rate(dataclasses.replace(CFG.optim, lr=1.0, schedule="cosine", warmup=4), 12)
+    np.testing.assert_allclose([cosine(t) for t in (0, 2, 4, 8, 12)], [0, 0.5, 1, 0.5, 0], atol=1e-6)
+    assert learning_rate(dataclasses.replace(CFG.optim, lr=1.0), 12)(11) == 1
+
+
+def test_supervised_microbatches_do_not_change_the_update():
+    """Cross-entropy and KL have counts of their own; slices of unequal length must still add up to the update of the whole."""
+    rng = np.random.default_rng(0)
+    chain, answer = rng.integers(4, VOCAB, (4, 4)), rng.integers(4, VOCAB, (4, 2))
+    data = {
+        "prompt_tokens": prompts().tokens,
+        "prompt_mask": prompts().mask,
+        "uid": prompts().uid,
+        "chain_tokens": chain.astype(np.int32),
+        "chain_mask": np.arange(4) < np.array([[4], [3], [0], [1]]),
+        "answer_tokens": answer.astype(np.int32),
+        "answer_mask": np.arange(2) < np.array([[2], [2], [1], [1]]),
+    }
+    cfg = change(CFG, sft__stage="latent", sft__compression=2, sft__label_noise=0.5, data__think_end_id=END)
+    outs = []
+    for size in (0, 1):
+        one = change(cfg, train__microbatch=size)
+        state = init_state(jax.tree.map(jnp.array, params(cfg.model)), one, rl=False)
+        outs.append(jax.device_get(sft_step(state, data, cfg=one)))
+    close(first_moments(outs[0][0]), first_moments(outs[1][0]))
+    assert outs[0][1]["sft/kl"] > 0 and outs[0][1]["sft/ce"] > 0
+    for name in ("sft/ce", "sft/kl", "sft/loss", "grad/norm"):
+        assert outs[0][1][name] == pytest.approx(outs[1][1][name], rel=1e-4), name
