@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from flax import traverse_util
 
 from lgrpo import multihost
 from lgrpo.config import CheckpointConfig, ExperimentConfig
@@ -345,22 +346,11 @@ def _read_policy(manager: ocp.CheckpointManager, folder: epath.Path, step: int, 
     if not adapted:
         return params
     lora = from_json(_read_meta(manager, step)["config"]).sft.lora
-    adapters = _nest({name.removeprefix(prefix): x for name, x in found.items() if name.startswith(prefix)})
+    parts = {name.removeprefix(prefix): x for name, x in found.items() if name.startswith(prefix)}
+    adapters = traverse_util.unflatten_dict(parts, sep=".")
     return jax.jit(merge, static_argnums=2, out_shardings=jax.tree.map(lambda x: x.sharding, target))(
         params, adapters, lora.alpha / lora.rank
     )
-
-
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
-    """{"wq.a": x} -> {"wq": {"a": x}}."""
-    out: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        *parents, last = name.split(".")
-        at = out
-        for parent in parents:
-            at = at.setdefault(parent, {})
-        at[last] = leaf
-    return out
 
 
 def load_params(path: PathLike, target_params: Params, *, best: bool = False) -> Params:

@@ -44,6 +44,7 @@ class Progress:
         """Whether it is time to stop. patience 0: never."""
         return bool(patience) and self.stale >= patience
 
+
 SUMMARY = ("sft/ce", "sft/kl", "grad/norm", "time/step_s")
 
 

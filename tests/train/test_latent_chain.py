@@ -11,6 +11,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from lgrpo import checkpoint
 from lgrpo.checkpoint import load_params, saved_extra
@@ -166,7 +167,7 @@ def checkpoint_params(path):
     manager, _ = checkpoint._open(path)
     with manager:
         stored = checkpoint._stored(manager, manager.latest_step(), "params")
-        return checkpoint._nest({name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in stored.items()})
+        return traverse_util.unflatten_dict({name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in stored.items()}, sep=".")
 
 
 def test_labels_survive_a_round_trip(tmp_path, data):
