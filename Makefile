@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 comma := ,
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
-.PHONY: demo demo-seeds eval-demo test parity lint format bench bench-gpu clean
+.PHONY: demo demo-seeds eval-demo sft-study test parity lint format bench bench-gpu clean
 
 demo: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo --workdir runs/demo
@@ -22,6 +22,10 @@ test: $(VENV)/.dev
 
 parity: $(VENV)/.parity
 	$(CACHE) $(PY) -m pytest tests/models/test_hf_parity.py
+
+# SFT_STUDY="--seeds 0 --tokens 1e6" for a short one
+sft-study: $(VENV)/.run
+	$(CACHE) $(PY) -m experiments.latent_sft.study --workdir runs/sft-study $(SFT_STUDY)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

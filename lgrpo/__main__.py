@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _COMMANDS = {
     "train": "reinforcement learning",
-    "sft": "supervised training: explicit chains, or Latent-SFT stage 2",
+    "sft": "supervised training: explicit chains, or Latent-SFT (--stage encoder|decoder|union|labels|latent|all runs its chain)",
     "eval": "accuracy and pass@k of the workdir's newest checkpoint, with and without latent noise",
     "check": "print the resolved config and what is wrong with it; builds nothing",
     "overlap": "problems that the training split shares with evaluation splits",
@@ -71,6 +71,11 @@ def _own_options(command: str) -> _Parser:
             "--suite", nargs="+", default=[], metavar="NAME", help="low, high or names of benchmarks; see docs/evaluation.md"
         )
         parser.add_argument("--out", default="eval", help="folder of the results inside the workdir")
+    if command == "sft":
+        stages = ("encoder", "decoder", "union", "labels", "latent", "all")
+        parser.add_argument(
+            "--stage", choices=stages, help="one stage of the Latent-SFT chain, in a folder of its own in the workdir, or all"
+        )
     return parser
 
 
@@ -157,7 +162,8 @@ def _convert(command: str, argv: Sequence[str]) -> int:
     return 0
 
 
-def _dispatch(command: str, options: argparse.Namespace, cfg: object) -> int:
+def _dispatch(command: str, options: argparse.Namespace, cfg: object, make_config: Callable[[str], object]) -> int:
+    """make_config: the experiment's config, options applied, for a stage of Latent-SFT."""
     from lgrpo import multihost
 
     multihost.initialize()
@@ -165,6 +171,10 @@ def _dispatch(command: str, options: argparse.Namespace, cfg: object) -> int:
         from lgrpo.train import rl
 
         return rl.run(cfg, options.workdir)
+    if command == "sft" and options.stage:
+        from lgrpo.train import chain
+
+        return chain.run(make_config, options.workdir, options.stage)
     if command == "sft":
         from lgrpo.train import sft
 
@@ -198,14 +208,15 @@ def run(argv: Sequence[str]) -> int:
     options, settings = parser.parse_known_args(rest[1:])
     if helping:
         print(parser.format_help())
-    cfg = parse_overrides(cfg, settings, prog=parser.prog.replace("EXPERIMENT", rest[0]))
+    prog = parser.prog.replace("EXPERIMENT", rest[0])
+    cfg = parse_overrides(cfg, settings, prog=prog)
     if command == "check":
         return _check(options, cfg)
     if command == "overlap":
         return _overlap(options, cfg)
     if options.workdir is None:
         raise UserError(f"--workdir is missing; give the folder for the results, e.g. --workdir /tmp/{cfg.name}")
-    return _dispatch(command, options, cfg)
+    return _dispatch(command, options, cfg, lambda stage: parse_overrides(load_experiment(rest[0], stage), settings, prog=prog))
 
 
 def main() -> None:

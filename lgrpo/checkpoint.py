@@ -24,10 +24,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from flax import traverse_util
 
 from lgrpo import multihost
 from lgrpo.config import CheckpointConfig, ExperimentConfig
 from lgrpo.errors import UserError
+from lgrpo.models.lora import merge
 from lgrpo.overrides import check_resume, from_json, to_json
 from lgrpo.types import Params, TrainState
 
@@ -319,10 +321,44 @@ def _open(path: PathLike) -> tuple[ocp.CheckpointManager, epath.Path]:
     return _manager(folder, create=False), folder
 
 
+def _read_policy(manager: ocp.CheckpointManager, folder: epath.Path, step: int, target: Params) -> Params:
+    """The stored parameters as `target` wants them: adapters merged, and the decoder alone where the run trained an encoder too."""
+    stored = _stored(manager, step, "params")
+    adapted = any(name.startswith("adapters.") for name in stored)
+    wanted = _flatten(target)
+    part = "decoder." if "decoder" not in target and any(name.endswith("decoder.embed") for name in stored) else ""
+    root = ("base." if adapted else "") + part
+    inside = {name.removeprefix(root): leaf for name, leaf in stored.items() if name.startswith(root)}
+    _require_same(inside, wanted, str(folder / str(step)), dtypes=False)
+    asked = {root + name: leaf for name, leaf in wanted.items()}
+    prefix = f"adapters.{part}"
+    first = next(iter(wanted.values())).sharding
+    everywhere = jax.NamedSharding(first.mesh, jax.P()) if isinstance(first, jax.NamedSharding) else first
+    for name, leaf in stored.items():
+        if adapted and name.startswith(prefix):
+            asked[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere)
+    # Through another handler, because the standard one cannot leave tensors out.
+    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    with reader:
+        restore = ocp.args.PyTreeRestore(item=asked, restore_args=ocp.checkpoint_utils.construct_restore_args(asked), partial_restore=True)
+        found = reader.restore(folder / str(step) / "params", args=restore)
+    params = _unflatten(target, {name: found[root + name] for name in wanted})
+    if not adapted:
+        return params
+    lora = from_json(_read_meta(manager, step)["config"]).sft.lora
+    parts = {name.removeprefix(prefix): x for name, x in found.items() if name.startswith(prefix)}
+    adapters = traverse_util.unflatten_dict(parts, sep=".")
+    return jax.jit(merge, static_argnums=2, out_shardings=jax.tree.map(lambda x: x.sharding, target))(
+        params, adapters, lora.alpha / lora.rank
+    )
+
+
 def load_params(path: PathLike, target_params: Params, *, best: bool = False) -> Params:
     """Parameters only, of the newest (or best evaluated) checkpoint, cast and placed as target_params says (see Checkpoints.restore).
 
-    path: a workdir or its checkpoints folder. Errors: UserError when there is none, or for the first tensor that differs, with both shapes.
+    path: a workdir or its checkpoints folder. A policy is found in every kind of run: low-rank adapters come merged, and of an encoder and
+    decoder (Latent-SFT stage 1) the decoder is taken unless the target has both.
+    Errors: UserError when there is none, or for the first tensor that differs, with both shapes.
     """
     target = jax.tree.map(_abstract, target_params)
     manager, folder = _open(path)
@@ -330,11 +366,25 @@ def load_params(path: PathLike, target_params: Params, *, best: bool = False) ->
         steps = None
         if best and (steps := [_best_step(list(manager._checkpoints))]) == [None]:
             raise UserError(f"{folder}: no checkpoint there was evaluated, so none is the best; take the newest")
+        return _newest_readable(manager, folder, lambda step: _read_policy(manager, folder, step, target), steps)[0]
 
-        def read(step: int) -> Params:
-            return _read_arrays(manager, step, "params", target, str(folder / str(step)), dtypes=False)
 
-        return _newest_readable(manager, folder, read, steps)[0]
+def has_encoder(path: PathLike) -> bool:
+    """Whether the newest checkpoint is one of Latent-SFT stage 1, read from its tensors' names. Path and errors as load_params."""
+    manager, folder = _open(path)
+    with manager:
+        names = _newest_readable(manager, folder, lambda step: set(_stored(manager, step, "params")))[0]
+    return any(name.endswith("encoder.compress") for name in names)
+
+
+def saved_step(path: PathLike, *, best: bool = False) -> int:
+    """Step whose parameters load_params would take, were it undamaged. Path and errors as there."""
+    manager, folder = _open(path)
+    with manager:
+        step = _best_step(list(manager._checkpoints)) if best else manager.latest_step()
+    if step is None:
+        raise UserError(f"{folder}: no checkpoint there was evaluated, so none is the best; take the newest")
+    return step
 
 
 def saved_extra(path: PathLike) -> dict[str, Any]:

@@ -174,23 +174,52 @@ class AlgoConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SftConfig:
-    """Supervised training: explicit chains, or Latent-SFT stage 2."""
+class LoraConfig:
+    """Low-rank adapters on every matrix of the blocks, for supervised training. Whatever reads the checkpoint gets the merged weights."""
 
-    stage: Literal["explicit", "latent"] = "explicit"
-    """explicit: cross-entropy on chain and answer; latent: stage 2 on latent labels."""
-    labels: Literal["superposition"] = "superposition"
-    """Where latent labels come from."""
+    rank: int = 0
+    """Rank r; 0: full fine-tuning."""
+    alpha: float = 128.0
+    """Adapters are scaled by alpha / rank."""
+    dropout: float = 0.0
+    """Share of an adapter's input features left out, drawn anew for each matrix, layer and update (for all tokens together)."""
+
+
+SftStage = Literal["explicit", "latent", "encoder", "decoder", "union"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SftConfig:
+    """Supervised training: explicit chains, or Latent-SFT (stage 1 makes labels, stage 2 trains the policy on them)."""
+
+    stage: SftStage = "explicit"
+    """explicit: cross-entropy on chain and answer; encoder, decoder, union: stage 1, training the encoder, the decoder or both; latent: stage 2
+    on latent labels."""
+    labels: Literal["superposition", "encoder"] = "superposition"
+    """Where latent labels come from: mixtures of the chunk's tokens, or a label set written by `--stage labels`."""
+    label_path: str = ""
+    """Folder of the label set, for labels=encoder."""
     compression: int = 4
     """Chain tokens c per latent."""
     superposition: Literal["uniform", "binomial", "ramp"] = "uniform"
     """Weights of the c tokens inside a superposition label."""
+    projection: Literal["dot", "cosine"] = "dot"
+    """How the encoder's hidden state is compared with the embedding table."""
+    projection_temperature: float = 1.0
+    """Temperature of the softmax over the K best scores."""
     label_noise: float = 0.0
     """Scale of the Gumbel noise on the log label weights, redrawn every batch; 0: none."""
     label_clamp: tuple[float, float] | None = (-1.5, 3.0)
     """Range of the scaled label noise; None: unclamped."""
+    label_redraws: int = 100
+    """Noise that puts the end of thinking on top is drawn again up to this many times; then the label stays clean."""
     kl_weight: float = 1.0
     """Weight of the KL from labels to the model's next-token distribution."""
+    lora: LoraConfig = LoraConfig()
+    heldout: int = 256
+    """Records of data.eval_split for the held-out loss at each evaluation; 0: none."""
+    patience: int = 0
+    """Stop after this many evaluations without a better one (pass@1 of the sampled pass; in stage 1 the held-out loss). 0: never."""
     batch_size: int = 128
     """Sequences per update."""
     max_chain: int = 48
@@ -300,6 +329,8 @@ class TrainConfig:
     """Compute each prompt once per group in the learner; False tiles it (same numbers, for checks and benchmarks)."""
     init_from: str = ""
     """Workdir or checkpoint folder to take the initial parameters from; empty: random weights."""
+    init_best: bool = False
+    """Take the best evaluated checkpoint of init_from instead of the newest."""
     log_every: int = 1
     """Steps between two lines of metrics."""
 

@@ -14,6 +14,7 @@ class Stream(enum.IntEnum):
     ROLLOUT = 1
     LABEL_NOISE = 2
     EVALUATION = 3
+    DROPOUT = 4
 
 
 def key_for(seed: int, step: int | jax.Array, stream: Stream) -> jax.Array:

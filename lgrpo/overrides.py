@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import importlib.util
+import inspect
 import io
 import math
 import os
@@ -225,7 +226,7 @@ def check_same_model(saved: ModelConfig, wanted: ModelConfig, where: str) -> Non
         f"model.{n}: {getattr(saved, n)!r} there, {getattr(wanted, n)!r} here" for n in names if getattr(saved, n) != getattr(wanted, n)
     ]
     if changed:
-        raise UserError(f"train.init_from: {where} holds another model; use its settings:" + "".join(f"\n  {line}" for line in changed))
+        raise UserError(f"train.init_from: {where} holds another model ({'; '.join(changed)}); use its settings")
 
 
 @contextlib.contextmanager
@@ -240,8 +241,11 @@ def _importable(path: Path) -> Iterator[None]:
             sys.path.remove(root)
 
 
-def load_experiment(path: str | os.PathLike[str]) -> ExperimentConfig:
-    """The config that an experiment file's get_config() returns, every leaf checked. Errors: UserError."""
+def load_experiment(path: str | os.PathLike[str], stage: str | None = None) -> ExperimentConfig:
+    """The config that an experiment file's get_config() returns, every leaf checked. Errors: UserError.
+
+    stage: given to a get_config(stage=...) that sets the stages of Latent-SFT apart; one without that argument has one config for all.
+    """
     file = Path(path).expanduser().resolve()
     if not file.is_file() or file.suffix != ".py":
         raise UserError(f"{path}: no such experiment file; give the path of a Python file with get_config(), e.g. experiments/x.py")
@@ -254,7 +258,8 @@ def load_experiment(path: str | os.PathLike[str]) -> ExperimentConfig:
             spec.loader.exec_module(module)
             if not callable(getattr(module, "get_config", None)):
                 raise UserError("it has no function get_config(); add one that returns an ExperimentConfig")
-            cfg = module.get_config()
+            apart = stage is not None and "stage" in inspect.signature(module.get_config).parameters
+            cfg = module.get_config(stage=stage) if apart else module.get_config()
         if not isinstance(cfg, ExperimentConfig):
             raise UserError(f"get_config() returned a {type(cfg).__name__}, not an ExperimentConfig")
         return _check_tree(cfg)

@@ -24,6 +24,7 @@ TRAIN_RULES: dict[str, str | None] = {
     "head_dim": None,
     "mlp": "tensor",
     "norm": None,
+    "rank": None,
 }
 # Decoding reads every weight at every step, so weights are gathered once per RL step rather than once per token.
 ROLLOUT_RULES: dict[str, str | None] = TRAIN_RULES | {"embed": None}

@@ -32,14 +32,15 @@ _AT_LEAST: dict[int, tuple[str, ...]] = {
         *("rollout.latent.max_latent", "rollout.answer.top_k", "evaluation.answer.top_k", "algo.dynamic.max_age", "algo.clip_high"),
         *("algo.negative_weight", "algo.kl_coef", "sft.label_noise", "sft.kl_weight", "optim.warmup", "optim.weight_decay"),
         *("train.microbatch", "checkpoint.every", "evaluation.every", "evaluation.problems", "evaluation.sample_chunk"),
+        *("sft.label_redraws", "sft.heldout", "sft.patience", "sft.lora.rank"),
     ),
 }
 _POSITIVE = (
     *("model.rope_theta", "model.rms_eps", "rollout.latent.tau", "rollout.answer.temperature", "evaluation.answer.temperature"),
-    *("optim.lr", "optim.eps", "optim.clip_norm", "data.grader_seconds"),
+    *("optim.lr", "optim.eps", "optim.clip_norm", "data.grader_seconds", "sft.projection_temperature", "sft.lora.alpha"),
 )
 _FRACTION = ("rollout.latent.top_p", "rollout.answer.top_p", "evaluation.answer.top_p")  # (0, 1]
-_BELOW_ONE = ("algo.clip_low", "optim.b1", "optim.b2")  # [0, 1)
+_BELOW_ONE = ("algo.clip_low", "optim.b1", "optim.b2", "sft.lora.dropout")  # [0, 1)
 _MAX_SEED = 2**32
 
 
@@ -219,11 +220,22 @@ def _mesh(cfg: ExperimentConfig, sizes: tuple[int, int, int]) -> Iterator[str]:
 
 
 def _sft(cfg: ExperimentConfig) -> Iterator[str]:
-    if cfg.sft.stage == "latent" and cfg.sft.compression > cfg.rollout.latent.k:
+    c = cfg.sft
+    if c.stage == "latent" and c.labels == "superposition" and c.compression > cfg.rollout.latent.k:
         yield (
-            f"sft.compression={cfg.sft.compression}: a chunk may hold more tokens than rollout.latent.k={cfg.rollout.latent.k}; "
+            f"sft.compression={c.compression}: a chunk may hold more tokens than rollout.latent.k={cfg.rollout.latent.k}; "
             f"use at most {cfg.rollout.latent.k}, or a larger k"
         )
+    if c.stage == "latent" and c.labels == "encoder" and not c.label_path:
+        yield "sft.label_path: empty, but sft.labels=encoder; give the folder that `--stage labels` wrote"
+    if c.lora.dropout and not c.lora.rank:
+        yield f"sft.lora.dropout={c.lora.dropout}: there are no adapters to drop from; set sft.lora.rank, or the dropout to 0"
+    if c.patience and not cfg.evaluation.every:
+        yield f"sft.patience={c.patience}: nothing is evaluated, so nothing gets better; set evaluation.every"
+    if c.patience and not cfg.checkpoint.keep_best:
+        yield f"sft.patience={c.patience}: would stop after the best and lose it; set checkpoint.keep_best=True"
+    if c.patience and c.stage in ("encoder", "decoder", "union") and not c.heldout:
+        yield f"sft.patience={c.patience}: stage 1 is judged by its held-out loss; set sft.heldout"
 
 
 def _schedule(cfg: ExperimentConfig, kind: Kind) -> Iterator[str]:

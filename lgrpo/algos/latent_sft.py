@@ -75,20 +75,50 @@ def superposition_labels(
 
 
 def noisy_labels(
-    labels: LatentLabels, keys: Array, *, scale: float, clamp: tuple[float, float] | None, think_end_id: int, tau: float = 1.0
+    labels: LatentLabels,
+    keys: Array,
+    *,
+    scale: float,
+    clamp: tuple[float, float] | None,
+    think_end_id: int,
+    tau: float = 1.0,
+    redraws: int = 100,
 ) -> LatentLabels:
-    """q' = softmax((log(q + 1e-10) + clip(s * g, clamp)) / tau) over the components, best first; a latent whose noise would put the end of thinking
-    on top keeps its clean label. keys [N]."""
+    """q' = softmax((log(q + 1e-10) + clip(s * g, clamp)) / tau) over the components, best first. keys [N].
+
+    A latent whose noise puts the end of thinking on top would end the chain: its noise is drawn again, up to `redraws` times, and then the label
+    stays clean. Drawing single latents again has the law of drawing whole sequences again (as the official code does), at less cost. A label that
+    has the end on top itself is left to the noise.
+    """
     rows, count, k = labels.ids.shape
-    noise = scale * gumbel(keys, count * k).reshape(rows, count, k)
-    noise = noise if clamp is None else jnp.clip(noise, *clamp)
     # Components that are only padding stay at 0, or noise would lift them to a visible share.
-    logits = jnp.where(labels.probs > 0, (jnp.log(labels.probs + _LOG_FLOOR) + noise) / tau, -jnp.inf)
-    logits = jnp.where(labels.mask[..., None], logits, 0.0)
-    probs, order = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), k)
-    ids = jnp.take_along_axis(labels.ids, order, axis=-1)
-    spoiled = ((ids[..., :1] == think_end_id) & (labels.ids[..., :1] != think_end_id)) | ~labels.mask[..., None]
-    return labels.replace(ids=jnp.where(spoiled, labels.ids, ids), probs=jnp.where(spoiled, labels.probs, probs))
+    real = (labels.probs > 0) & labels.mask[..., None]
+    log_q = jnp.log(labels.probs + _LOG_FLOOR)
+    ends_itself = labels.ids[..., 0] == think_end_id
+
+    def draw(keys: Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(ids, probs, spoiled) of one attempt."""
+        noise = scale * gumbel(keys, count * k).reshape(rows, count, k)
+        noise = noise if clamp is None else jnp.clip(noise, *clamp)
+        logits = jnp.where(real, (log_q + noise) / tau, jnp.where(labels.mask[..., None], -jnp.inf, 0.0))
+        probs, order = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), k)
+        ids = jnp.take_along_axis(labels.ids, order, axis=-1)
+        return ids, probs, (ids[..., 0] == think_end_id) & ~ends_itself & labels.mask
+
+    def more(carry: tuple[Array, Array, Array, Array]) -> jax.Array:
+        attempt, _, _, spoiled = carry
+        return (attempt <= redraws) & spoiled.any()
+
+    def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        attempt, ids, probs, spoiled = carry
+        new_ids, new_probs, still = draw(jax.vmap(lambda key: jax.random.fold_in(key, attempt))(keys))
+        pick = spoiled[..., None]
+        return attempt + 1, jnp.where(pick, new_ids, ids), jnp.where(pick, new_probs, probs), spoiled & still
+
+    first = (jnp.asarray(1, jnp.int32), *draw(keys))
+    _, ids, probs, spoiled = jax.lax.while_loop(more, step, first)
+    clean = (spoiled | ~labels.mask)[..., None]
+    return labels.replace(ids=jnp.where(clean, labels.ids, ids), probs=jnp.where(clean, labels.probs, probs))
 
 
 def _join(thoughts: Array, end: Array, answer: Array, lengths: Array) -> jax.Array:

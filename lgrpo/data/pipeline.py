@@ -6,6 +6,7 @@ The order of records is a pure function of (seed, position): a stream's state is
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +14,7 @@ import grain
 import numpy as np
 
 from lgrpo.config import ExperimentConfig
-from lgrpo.data import prompts
+from lgrpo.data import labels, prompts
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.data.registry import instruction_of
 from lgrpo.data.sources import Record, load_records
@@ -27,7 +28,9 @@ Ids = list[list[int]]
 class Stream(Generic[T]):
     """An iterator of batches that can say where it is. Not thread-safe."""
 
-    def __init__(self, dataset: grain.MapDataset, identity: dict[str, Any], dropped: int, example_ids: list[int]) -> None:
+    def __init__(
+        self, dataset: grain.MapDataset, identity: dict[str, Any], dropped: int, example_ids: list[int], fingerprint: str = ""
+    ) -> None:
         # No threads: there is nothing to wait for, and the state must not run ahead of what was handed out.
         self._iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
         self._identity = identity
@@ -35,6 +38,9 @@ class Stream(Generic[T]):
         """Records left out because they were too long."""
         self.example_ids = example_ids
         """Unpadded prompt of the first record, for the log."""
+        self.fingerprint = fingerprint
+        """Identity of the tokenised records, where they are for supervised training."""
+        self.records: int = identity["records"]
 
     def __iter__(self) -> Stream[T]:
         return self
@@ -120,7 +126,8 @@ def sft_stream(
     answer_tokens int32 [N, A] and answer_mask (A = sft.max_answer), padded right, end of sequence included; uid int32 [N].
     The end of thinking, data.think_end_id, stands between chain and answer and is in neither. Where the tokenizer spells data.think_end in
     several tokens, the others open the answer.
-    Errors: as prompt_stream, and UserError for a record without a chain.
+    In stage latent on labels=encoder also label_ids int32 [N, M, K], label_probs float32 [N, M, K] and label_mask bool [N, M].
+    Errors: as prompt_stream, and UserError for a record without a chain or for labels that do not fit (labels.load_labels).
     """
     table = _tokenise(cfg, tokenizer, split, supervised=True)
     pad = prompts.pad_id(cfg.data, tokenizer)
@@ -128,10 +135,27 @@ def sft_stream(
     columns["chain_tokens"], columns["chain_mask"] = _pad(table.chains, cfg.sft.max_chain, pad, left=False)
     columns["answer_tokens"], columns["answer_mask"] = _pad(table.answers, cfg.sft.max_answer, pad, left=False)
 
+    fingerprint, more = _fingerprint(table), {}
+    if cfg.sft.stage == "latent" and cfg.sft.labels == "encoder":
+        count = -(-cfg.sft.max_chain // cfg.sft.compression)
+        found = labels.load_labels(cfg, tokenizer, split, fingerprint=fingerprint, uid=table.uid, latents=count)
+        columns["label_ids"], columns["label_probs"] = found.ids, found.probs
+        columns["label_mask"] = np.arange(count) < -(-columns["chain_mask"].sum(1) // cfg.sft.compression)[:, None]
+        more["labels"] = found.content
+
     def assemble(rows: np.ndarray) -> dict[str, np.ndarray]:
         return {name: column[rows] for name, column in columns.items()}
 
-    return _stream(table, cfg, split, assemble, batch=batch, shuffle=shuffle, shard=shard)
+    return _stream(table, cfg, split, assemble, batch=batch, shuffle=shuffle, shard=shard, fingerprint=fingerprint, more=more)
+
+
+def _fingerprint(table: _Table) -> str:
+    """Identity of supervised records: their uids and all their tokens, whatever they are padded to."""
+    found = hashlib.sha256(table.uid.tobytes())
+    for ids in (table.prompts, table.chains, table.answers):
+        found.update(np.array([len(row) for row in ids], np.int32).tobytes())
+        found.update(np.concatenate([np.asarray(row, np.int32) for row in ids]).tobytes())
+    return found.hexdigest()[:16]
 
 
 def _stream(
@@ -143,8 +167,10 @@ def _stream(
     batch: int,
     shuffle: bool,
     shard: tuple[int, int],
+    fingerprint: str = "",
+    more: dict[str, Any] | None = None,
 ) -> Stream[T]:
-    """Row numbers, shuffled and batched by grain, then this shard's slice of them, then `assemble`."""
+    """Row numbers, shuffled and batched by grain, then this shard's slice of them, then `assemble`. more: what else identifies the stream."""
     (index, count), size = shard, len(table.gold)
     if not 0 <= index < count or batch % count:
         raise UserError(f"data: shard {index} of {count} cannot split a batch of {batch}; use a batch that {count} divides")
@@ -162,8 +188,8 @@ def _stream(
         rows = rows.repeat()
     per_shard = batch // count
     dataset = rows.map(lambda at: assemble(at[index * per_shard : (index + 1) * per_shard]))
-    identity = {"split": split, "records": size, "batch": batch, "seed": cfg.seed, "shuffle": shuffle}
-    return Stream(dataset, identity, table.dropped, table.prompts[0])
+    identity = {"split": split, "records": size, "batch": batch, "seed": cfg.seed, "shuffle": shuffle, **(more or {})}
+    return Stream(dataset, identity, table.dropped, table.prompts[0], fingerprint)
 
 
 def _tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, supervised: bool) -> _Table:

@@ -6,6 +6,8 @@ A problem is a pure function of (difficulty, split, index). A record looks like 
     cot:     <<12+3=15>> <<15-4=11>>
     answer:  11
 
+Difficulties with chain="words" tell the same steps in sentences: `12 pens and 3 more is 15 pens. 15 pens with 4 fewer is 11 pens.`
+
 Splits cannot share a problem: the checksum of its text decides which split may hold it, and a problem that falls elsewhere is drawn again.
 """
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -41,6 +43,8 @@ class Difficulty:
     """Factors of multiplications: 2, 3 or both; empty: none."""
     reference: float = 0.0
     """Share of problems with a second person, whose count is worked out first and then used as an operand."""
+    chain: Literal["equations", "words"] = "equations"
+    """How the chain of thought tells a step: as an equation, or as a sentence."""
     sizes: dict[str, int] = dataclasses.field(default_factory=lambda: dict(_FULL))
     """Records per split."""
 
@@ -48,6 +52,7 @@ class Difficulty:
 DIFFICULTIES = {
     "mini": Difficulty(ops=(1, 2), high=10, sizes=_MINI),
     "demo": Difficulty(ops=(3, 4), high=10),
+    "demo_words": Difficulty(ops=(3, 4), high=10, chain="words"),
     "easy": Difficulty(ops=(2, 3), high=20),
     "medium": Difficulty(ops=(3, 4), high=50),
     "hard": Difficulty(ops=(4, 6), high=99, factors=(2, 3), reference=0.5),
@@ -97,6 +102,15 @@ SUB_REFERENCE = ("{s} loses as many {m} as {r} has.",)
 QUESTION = ("How many {m} does {s} have?", "How many {m} does {s} have now?")
 
 
+# Sentences of a chain in words: {a} {b} operands, {r} result, {oa} {or_} the object in the form of the number. They use no word that the problems
+# and the instruction do not have, so the vocabulary is the same with and without them.
+STEPS = {
+    "+": "{a} {oa} and {b} more is {r} {or_}.",
+    "-": "{a} {oa} with {b} fewer is {r} {or_}.",
+    "*": "{b} times {a} {oa} is {r} {or_}.",
+}
+
+
 def all_patterns() -> list[str]:
     """Every sentence pattern, for the tokenizer's vocabulary."""
     tables = [START, ADD, SUB, EAT, *MULTIPLY.values(), START_MORE, START_FEWER, *START_TIMES.values()]
@@ -125,13 +139,14 @@ class _DeadEndError(Exception):
 
 
 class _Story:
-    """Sentences and equations so far."""
+    """Sentences and steps so far."""
 
     def __init__(self, draws: _Draws, level: Difficulty) -> None:
         self.draws, self.level = draws, level
         self.one, self.many, self.edible = draws.pick(OBJECTS)
         self.sentences: list[str] = []
         self.steps: list[str] = []
+        self.result = 0
 
     def tell(self, patterns: Sequence[str], subject: str, number: int = 0, other: str = "") -> None:
         """Adds one sentence."""
@@ -139,9 +154,13 @@ class _Story:
         self.sentences.append(self.draws.pick(patterns).format(s=subject, n=number, o=noun, m=self.many, r=other))
 
     def work_out(self, a: int, sign: str, b: int) -> int:
-        """Adds one equation and returns its result."""
-        result = a + b if sign == "+" else a - b if sign == "-" else a * b
-        self.steps.append(f"<<{a}{sign}{b}={result}>>")
+        """Adds one step to the chain and returns its result."""
+        result = self.result = a + b if sign == "+" else a - b if sign == "-" else a * b
+        if self.level.chain == "words":
+            named = {"oa": self.one if a == 1 else self.many, "or_": self.one if result == 1 else self.many}
+            self.steps.append(STEPS[sign].format(a=a, b=b, r=result, **named))
+        else:
+            self.steps.append(f"<<{a}{sign}{b}={result}>>")
         return result
 
     def begin(self, subject: str) -> int:
@@ -233,8 +252,7 @@ def _draw(level: Difficulty, seed: tuple[int, ...]) -> dict[str, str]:
     two = count >= 3 and draws.chance(level.reference)
     name = (_two_people if two else _one_person)(story, count)
     story.tell(QUESTION, name)
-    cot = " ".join(story.steps)
-    return {"problem": " ".join(story.sentences), "cot": cot, "answer": cot[cot.rindex("=") + 1 : -2]}
+    return {"problem": " ".join(story.sentences), "cot": " ".join(story.steps), "answer": str(story.result)}
 
 
 def split_of(problem: str) -> str:

@@ -71,28 +71,27 @@ def _is_spec(x: Any) -> bool:
     return isinstance(x, ParamSpec)
 
 
-def param_shardings(cfg: ModelConfig, mesh: Mesh, rules: dict[str, str | None] = TRAIN_RULES) -> Any:
-    """NamedSharding of every parameter. Errors: ValueError naming the tensor whose axis does not divide."""
+def spec_shardings(specs: Any, mesh: Mesh, rules: dict[str, str | None] = TRAIN_RULES) -> Any:
+    """NamedSharding of every tensor of a spec tree. Errors: ValueError naming the tensor whose axis does not divide."""
     return jax.tree.map_with_path(
         lambda path, s: NamedSharding(mesh, partition_spec(jax.tree_util.keystr(path), s.shape, s.axes, rules, mesh)),
-        param_specs(cfg),
+        specs,
         is_leaf=_is_spec,
     )
 
 
-def abstract_params(cfg: ModelConfig, shardings: Any = None) -> Params:
-    """ShapeDtypeStructs of the parameters; allocates nothing."""
+def spec_abstract(specs: Any, cfg: ModelConfig, shardings: Any = None) -> Params:
+    """ShapeDtypeStructs of a spec tree, in the type of cfg's parameters; allocates nothing."""
     dtype = jnp.dtype(cfg.param_dtype)
-    specs = param_specs(cfg)
     if shardings is None:
         return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), specs, is_leaf=_is_spec)
     return jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, dtype, sharding=sh), specs, shardings, is_leaf=_is_spec)
 
 
-def init_params(cfg: ModelConfig, key: jax.Array) -> Params:
-    """Random parameters: normal with deviation init_scale / sqrt(fan_in), ones for norms, zeros for biases."""
+def spec_init(specs: Any, cfg: ModelConfig, key: jax.Array) -> Params:
+    """Random tensors of a spec tree: normal with deviation init_scale / sqrt(fan_in), ones for norms, zeros for biases."""
     dtype = jnp.dtype(cfg.param_dtype)
-    leaves, treedef = jax.tree.flatten(param_specs(cfg), is_leaf=_is_spec)
+    leaves, treedef = jax.tree.flatten(specs, is_leaf=_is_spec)
 
     def make(index: int, spec: ParamSpec) -> jax.Array:
         if spec.init == "normal":
@@ -101,6 +100,21 @@ def init_params(cfg: ModelConfig, key: jax.Array) -> Params:
         return (jnp.ones if spec.init == "ones" else jnp.zeros)(spec.shape, dtype)
 
     return jax.tree.unflatten(treedef, [make(i, s) for i, s in enumerate(leaves)])
+
+
+def param_shardings(cfg: ModelConfig, mesh: Mesh, rules: dict[str, str | None] = TRAIN_RULES) -> Any:
+    """NamedSharding of every parameter. Errors: ValueError naming the tensor whose axis does not divide."""
+    return spec_shardings(param_specs(cfg), mesh, rules)
+
+
+def abstract_params(cfg: ModelConfig, shardings: Any = None) -> Params:
+    """ShapeDtypeStructs of the parameters; allocates nothing."""
+    return spec_abstract(param_specs(cfg), cfg, shardings)
+
+
+def init_params(cfg: ModelConfig, key: jax.Array) -> Params:
+    """Random parameters: normal with deviation init_scale / sqrt(fan_in), ones for norms, zeros for biases."""
+    return spec_init(param_specs(cfg), cfg, key)
 
 
 def count_params(cfg: ModelConfig) -> int:

@@ -29,16 +29,22 @@ def should_save(cfg: ExperimentConfig, done: int) -> bool:
     return done == cfg.train.num_steps or bool(cfg.checkpoint.every and done % cfg.checkpoint.every == 0)
 
 
+def should_evaluate(cfg: ExperimentConfig, done: int) -> bool:
+    """Every cfg.evaluation.every steps and at the end; never when that is 0."""
+    return bool(cfg.evaluation.every) and (done % cfg.evaluation.every == 0 or done == cfg.train.num_steps)
+
+
 def evaluation_metrics(session: Session, params: Params, done: int) -> dict[str, float]:
     """eval/ metrics when this step is due for them, else nothing."""
     cfg = session.cfg
-    if not cfg.evaluation.every or (done % cfg.evaluation.every and done != cfg.train.num_steps):
+    if not should_evaluate(cfg, done):
         return {}
     result = evaluate(publish(params, cfg, session.mesh), cfg, session.tokenizer, session.mesh)
     return {
         "eval/pass@1": result.clean["pass@1"]["value"],
         "eval/pass@1_sampled": result.sampled["pass@1"]["value"],
         "eval/chain_tokens": result.clean["chain_tokens"]["value"],
+        "eval/latent_steps": result.clean["latent_steps"]["value"],
         "eval/invalid_frac": result.clean["invalid_frac"]["value"],
     }
 

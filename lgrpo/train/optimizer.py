@@ -20,19 +20,34 @@ def learning_rate(cfg: OptimConfig, total_updates: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, cfg.lr, cfg.warmup), after], [cfg.warmup])
 
 
-def trainable(params: Params, cfg: OptimConfig) -> Any:
-    """Tree of bools: False for the embedding and unembedding tables that the config freezes."""
-    frozen = {"embed": cfg.freeze_embed, "unembed": cfg.freeze_unembed}
-    return {name: jax.tree.map(lambda _, name=name: not frozen.get(name, False), sub) for name, sub in params.items()}
+# Stacked norms and biases are [L, ...]: they are vectors per layer whatever their rank.
+_VECTORS = ("attn_norm", "mlp_norm", "bq", "bk", "bv")
+_OTHER_PART = {"encoder": "decoder", "decoder": "encoder"}
 
 
-def make_optimizer(cfg: OptimConfig, params: Params, total_updates: int) -> optax.GradientTransformation:
-    """Frozen leaves get no update, no moments and no share in the clipped norm. Weight decay on matrices only."""
-    decayed = jax.tree.map(lambda x: x.ndim > 1, params)
-    # Stacked norms and biases are [L, ...]: they are vectors per layer whatever their rank.
-    for name in ("attn_norm", "mlp_norm", "bq", "bk", "bv"):
-        if name in decayed["blocks"]:
-            decayed["blocks"][name] = False
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(key.key for key in path)
+
+
+def trainable(params: Params, cfg: OptimConfig, stage: str = "explicit") -> Any:
+    """Tree of bools: False for the tables that the config freezes (the encoder's own table is none of them), for the other half in the encoder and
+    decoder phases of stage 1, and, where there are adapters, for all but these and the compress vector."""
+    frozen_tables = {"embed": cfg.freeze_embed, "unembed": cfg.freeze_unembed}
+
+    def moves(path: tuple[Any, ...], _: Any) -> bool:
+        names = _names(path)
+        if _OTHER_PART.get(stage) in names:
+            return False
+        if "adapters" in params:
+            return names[0] == "adapters" or names[-1] == "compress"
+        return "encoder" in names or not frozen_tables.get(names[-1], False)
+
+    return jax.tree.map_with_path(moves, params)
+
+
+def make_optimizer(cfg: OptimConfig, params: Params, total_updates: int, stage: str = "explicit") -> optax.GradientTransformation:
+    """Frozen leaves get no update, no moments and no share in the clipped norm. Weight decay on matrices only. stage: cfg.sft.stage."""
+    decayed = jax.tree.map_with_path(lambda path, x: x.ndim > 1 and _names(path)[-1] not in _VECTORS, params)
     adamw = optax.adamw(learning_rate(cfg, total_updates), cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay, mask=decayed)
-    labels = jax.tree.map(lambda t: "train" if t else "freeze", trainable(params, cfg))
+    labels = jax.tree.map(lambda t: "train" if t else "freeze", trainable(params, cfg, stage))
     return optax.partition({"train": optax.chain(optax.clip_by_global_norm(cfg.clip_norm), adamw), "freeze": optax.set_to_zero()}, labels)

@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from lgrpo.checkpoint import Checkpoints, Restored, load_params, saved_config, write_config
+from lgrpo.algos.stage1 import STAGES, encoder_from, stage1_specs
+from lgrpo.checkpoint import Checkpoints, Restored, has_encoder, load_params, saved_config, write_config
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.prompts import TextTokenizer, describe_think_tokens, load_tokenizer, resolve
 from lgrpo.keys import Stream, key_for
 from lgrpo.metrics import MetricsWriter
 from lgrpo.models.decoder import compute_params
-from lgrpo.models.spec import abstract_params, init_params, param_shardings
+from lgrpo.models.lora import adapter_specs
+from lgrpo.models.spec import param_shardings, param_specs, spec_abstract, spec_init, spec_shardings
 from lgrpo.overrides import check_same_model
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
 from lgrpo.train.step import init_state
@@ -67,12 +69,22 @@ def prepare(cfg: ExperimentConfig, *, kind: str) -> tuple[ExperimentConfig, Text
     return cfg, tokenizer
 
 
+def trained_specs(cfg: ExperimentConfig, *, rl: bool) -> dict[str, Any]:
+    """Spec tree of everything that is in the state's parameters: the policy; in stage 1 encoder and decoder; with adapters, base and adapters."""
+    specs = param_specs(cfg.model)
+    if rl:
+        return specs
+    if cfg.sft.stage in STAGES:
+        specs = stage1_specs(cfg.model)
+    return {"base": specs, "adapters": adapter_specs(specs, cfg.sft.lora.rank)} if cfg.sft.lora.rank else specs
+
+
 def state_shardings(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> Any:
     """NamedShardings with the structure of TrainState: moments and reference are placed like their parameters, scalars everywhere."""
     keys = jax.tree_util
-    shardings = param_shardings(cfg.model, mesh)
-    by_path = {keys.keystr(path): sharding for path, sharding in keys.tree_leaves_with_path(shardings)}
-    state = jax.eval_shape(lambda p: init_state(p, cfg, rl=rl), abstract_params(cfg.model))
+    specs = trained_specs(cfg, rl=rl)
+    by_path = {keys.keystr(path): sharding for path, sharding in keys.tree_leaves_with_path(spec_shardings(specs, mesh))}
+    state = jax.eval_shape(lambda p: init_state(p, cfg, rl=rl), spec_abstract(specs, cfg.model))
 
     def place(path: tuple[Any, ...], _: Any) -> NamedSharding:
         # A moment's path ends in that of its parameter: .opt_state.inner_states['train'].inner_state[1][0].mu['blocks']['wq']
@@ -82,14 +94,44 @@ def state_shardings(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> Any:
     return keys.tree_map_with_path(place, state)
 
 
-def fresh_params(cfg: ExperimentConfig, mesh: Mesh) -> Params:
-    """Parameters of a new run, placed: from cfg.train.init_from, else random."""
-    shardings = param_shardings(cfg.model, mesh)
+def _policy_start(cfg: ExperimentConfig, mesh: Mesh) -> Params:
+    """A policy from cfg.train.init_from, else random, placed."""
+    specs = param_specs(cfg.model)
+    shardings = spec_shardings(specs, mesh)
     if cfg.train.init_from:
         check_same_model(saved_config(cfg.train.init_from).model, cfg.model, cfg.train.init_from)
-        return load_params(pathlib.Path(cfg.train.init_from), abstract_params(cfg.model, shardings))
+        target = spec_abstract(specs, cfg.model, shardings)
+        return load_params(pathlib.Path(cfg.train.init_from), target, best=cfg.train.init_best)
     key = key_for(cfg.seed, 0, Stream.INIT)
-    return jax.jit(lambda: init_params(cfg.model, key), out_shardings=shardings)()
+    return jax.jit(lambda: spec_init(specs, cfg.model, key), out_shardings=shardings)()
+
+
+def _stage1_start(cfg: ExperimentConfig, mesh: Mesh) -> Params:
+    """Encoder and decoder: those of an earlier phase, else two copies of a policy."""
+    specs = stage1_specs(cfg.model)
+    shardings = spec_shardings(specs, mesh)
+    source = cfg.train.init_from
+    if source and has_encoder(source):
+        return load_params(pathlib.Path(source), spec_abstract(specs, cfg.model, shardings), best=cfg.train.init_best)
+    compress = {"compress": specs["encoder"]["compress"]}
+    key = jax.random.fold_in(key_for(cfg.seed, 0, Stream.INIT), 1)  # apart from the keys of the policy's tensors
+
+    def both(policy: Params) -> Params:
+        return {"encoder": encoder_from(policy, spec_init(compress, cfg.model, key)["compress"]), "decoder": policy}
+
+    return jax.jit(both, out_shardings=shardings)(_policy_start(cfg, mesh))
+
+
+def fresh_params(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> Params:
+    """Parameters of a new run, placed, in the structure of trained_specs. Adapters start as no change."""
+    if rl or not (cfg.sft.lora.rank or cfg.sft.stage in STAGES):
+        return _policy_start(cfg, mesh)
+    start = _stage1_start(cfg, mesh) if cfg.sft.stage in STAGES else _policy_start(cfg, mesh)
+    if not cfg.sft.lora.rank:
+        return start
+    specs = trained_specs(cfg, rl=rl)["adapters"]
+    key = jax.random.fold_in(key_for(cfg.seed, 0, Stream.INIT), 2)
+    return {"base": start, "adapters": jax.jit(lambda: spec_init(specs, cfg.model, key), out_shardings=spec_shardings(specs, mesh))()}
 
 
 def publish(params: Params, cfg: ExperimentConfig, mesh: Mesh) -> Params:
@@ -114,11 +156,13 @@ def open_session(
     placed = state_shardings(cfg, mesh, rl=rl)
     restored = None
     if checkpoints.latest() is not None:
-        abstract = jax.eval_shape(lambda p: init_state(p, cfg, rl=rl), abstract_params(cfg.model))
+        abstract = jax.eval_shape(lambda p: init_state(p, cfg, rl=rl), spec_abstract(trained_specs(cfg, rl=rl), cfg.model))
         target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed)
         restored = checkpoints.restore(target, buffer(cfg), cfg)
         print(f"resuming {workdir} at step {restored.step}", file=sys.stderr)
-    state = restored.state if restored else jax.jit(lambda p: init_state(p, cfg, rl=rl), out_shardings=placed)(fresh_params(cfg, mesh))
+    state = (
+        restored.state if restored else jax.jit(lambda p: init_state(p, cfg, rl=rl), out_shardings=placed)(fresh_params(cfg, mesh, rl=rl))
+    )
     write_config(workdir, cfg)
     writer = MetricsWriter(workdir, cfg.logging, resume_step=restored.step if restored else 0)
     return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer)

@@ -1,22 +1,49 @@
-"""Supervised training: explicit chains, and Latent-SFT stage 2 on latent labels. The same loop, another target (cfg.sft.stage)."""
+"""Supervised training: explicit chains, Latent-SFT stage 1 (encoder, decoder, both) and stage 2. The same loop, another target (cfg.sft.stage)."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import math
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 
+from lgrpo.algos.stage1 import STAGES
 from lgrpo.config import ExperimentConfig
-from lgrpo.data.pipeline import sft_stream
+from lgrpo.data.pipeline import SftStream, sft_stream
 from lgrpo.data.prompts import describe_prompt
+from lgrpo.errors import UserError
 from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.metrics import progress
 from lgrpo.sharding import put_batch
-from lgrpo.train.health import check_gradients, evaluation_metrics, should_save, summary
+from lgrpo.train.health import check_gradients, evaluation_metrics, should_evaluate, should_save, summary
 from lgrpo.train.setup import Session, open_session
-from lgrpo.train.step import sft_step
+from lgrpo.train.step import sft_losses, sft_step, sft_weights
+from lgrpo.types import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What early stopping knows. It travels in the checkpoint."""
+
+    best: float | None = None
+    stale: int = 0
+    """Evaluations since the best."""
+
+    def after(self, measured: float) -> Progress:
+        """With one more evaluation; higher is better, NaN never is."""
+        better = not math.isnan(measured) and (self.best is None or measured > self.best)
+        return Progress(measured, 0) if better else Progress(self.best, self.stale + 1)
+
+    def exhausted(self, patience: int) -> bool:
+        """Whether it is time to stop. patience 0: never."""
+        return bool(patience) and self.stale >= patience
+
 
 SUMMARY = ("sft/ce", "sft/kl", "grad/norm", "time/step_s")
 
@@ -31,14 +58,60 @@ def run(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> int:
         session.close()
 
 
-def train(session: Session, stop: StopFlag) -> int:
-    """The loop. Everything that must survive a kill is in (state, data state)."""
-    cfg, state = session.cfg, session.state
-    data = sft_stream(cfg, session.tokenizer, cfg.data.train_split, batch=cfg.sft.batch_size)
+def heldout_batches(session: Session) -> Sequence[dict[str, Any]]:
+    """The first records of the evaluation split with their chains and clean labels, in whole batches; [] when nothing is evaluated.
+
+    Errors: UserError when the split has less than one batch of them.
+    """
+    cfg = session.cfg
+    if not cfg.evaluation.every or not cfg.sft.heldout:
+        return []
+    size = cfg.sft.batch_size
+    stream = sft_stream(cfg, session.tokenizer, cfg.data.eval_split, batch=size, shuffle=False)
+    count = min(-(-cfg.sft.heldout // size), stream.records // size)
+    if not count:
+        raise UserError(
+            f"sft.heldout={cfg.sft.heldout}: split {cfg.data.eval_split!r} has {stream.records} records, less than one batch of {size}; "
+            "use a smaller sft.batch_size, or 0 for no held-out loss"
+        )
+    return list(itertools.islice(stream, count))
+
+
+def validation(session: Session, state: TrainState, heldout: Sequence[dict[str, Any]], done: int) -> tuple[dict[str, float], float | None]:
+    """Metrics of an evaluation, and the number that tells the best checkpoint (higher is better); nothing and None when none is due."""
+    cfg = session.cfg
+    if not should_evaluate(cfg, done):
+        return {}, None
+    metrics: dict[str, float] = {}
+    if heldout:
+        parts = [sft_losses(state.params, put_batch(batch, session.mesh), cfg=cfg) for batch in heldout]
+        ce, kl = (sum(terms[1:], terms[0]) for terms in zip(*parts, strict=True))
+        metrics["sft/heldout_ce"] = float(ce.value())
+        if cfg.sft.stage == "latent":
+            metrics["sft/heldout_kl"] = float(kl.value())
+    if cfg.sft.stage in STAGES:
+        return metrics, -metrics["sft/heldout_ce"] if heldout else None
+    metrics |= evaluation_metrics(session, sft_weights(state.params, cfg), done)
+    return metrics, metrics["eval/pass@1_sampled"]
+
+
+def _open_data(session: Session) -> SftStream:
+    data = sft_stream(session.cfg, session.tokenizer, session.cfg.data.train_split, batch=session.cfg.sft.batch_size)
     if session.restored:
         data.set_state(session.restored.data)
     else:
         print(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.dropped} records too long", file=sys.stderr)
+    return data
+
+
+def train(session: Session, stop: StopFlag) -> int:
+    """The loop. Everything that must survive a kill is in (state, data state, early-stopping progress)."""
+    cfg, state = session.cfg, session.state
+    watch = Progress(**session.restored.extra.get("progress", {})) if session.restored else Progress()
+    if watch.exhausted(cfg.sft.patience):
+        print(f"{session.workdir}: stopped early at step {session.start}, nothing left to do", file=sys.stderr)
+        return 0
+    data, heldout = _open_data(session), heldout_batches(session)
     with progress(cfg.train.num_steps, cfg.sft.stage, cfg.logging.progress, initial=session.start) as bar:
         for done in range(session.start + 1, cfg.train.num_steps + 1):
             started = time.perf_counter()
@@ -46,15 +119,22 @@ def train(session: Session, stop: StopFlag) -> int:
             metrics = {name: float(value) for name, value in update.items()}
             metrics["time/step_s"] = time.perf_counter() - started
             check_gradients(metrics, cfg, done)
-            metrics |= evaluation_metrics(session, state.params, done)
-            if done % cfg.train.log_every == 0 or done == cfg.train.num_steps:
+            more, measured = validation(session, state, heldout, done)
+            metrics |= more
+            watch = watch if measured is None else watch.after(measured)
+            finished = done == cfg.train.num_steps or watch.exhausted(cfg.sft.patience)
+            if done % cfg.train.log_every == 0 or finished or more:
                 session.writer.write(done, metrics)
             bar.set_postfix(ce=f"{metrics['sft/ce']:.4f}", kl=f"{metrics['sft/kl']:.4f}")
             bar.update()
-            if should_save(cfg, done) or stop.requested:
-                best = metrics.get("eval/pass@1_sampled")
-                session.checkpoints.save(done, state=state, data=data.get_state(), buffer=None, cfg=cfg, extra=session.extra(), metric=best)
-            if stop.requested and done < cfg.train.num_steps:
+            # An evaluated step that is the best so far is worth a checkpoint of its own.
+            best = measured is not None and watch.stale == 0 and cfg.checkpoint.keep_best
+            if should_save(cfg, done) or finished or best or stop.requested:
+                extra = session.extra() | {"progress": dataclasses.asdict(watch), "finished": finished}
+                session.checkpoints.save(done, state=state, data=data.get_state(), buffer=None, cfg=cfg, extra=extra, metric=measured)
+            if finished:
+                break
+            if stop.requested:
                 return EXIT_PREEMPTED
     print(summary(session, SUMMARY))
     return 0

@@ -25,6 +25,23 @@ def equations(cot: str) -> list[tuple[int, str, int, int]]:
     return [(int(a), s, int(b), int(r)) for a, s, b, r in found]
 
 
+def sentences(cot: str) -> list[tuple[int, str, int, int]]:
+    """As equations, for a chain in words; the nouns must agree with their numbers."""
+    kinds = {
+        "+": r"(?P<a>\d+) (?P<n>\w+) and (?P<b>\d+) more is (?P<r>\d+) (?P<m>\w+)\.",
+        "-": r"(?P<a>\d+) (?P<n>\w+) with (?P<b>\d+) fewer is (?P<r>\d+) (?P<m>\w+)\.",
+        "*": r"(?P<b>\d+) times (?P<a>\d+) (?P<n>\w+) is (?P<r>\d+) (?P<m>\w+)\.",
+    }
+    found = []
+    for sentence in re.split(r"(?<=\.) ", cot):
+        sign, match = next((s, m) for s, pattern in kinds.items() if (m := re.fullmatch(pattern, sentence)))
+        a, b, result = (int(match[name]) for name in "abr")
+        assert match["n"] in NOUN and match["n"].endswith("s") == (a != 1)
+        assert match["m"] in NOUN and match["m"].endswith("s") == (result != 1)
+        found.append((a, sign, b, result))
+    return found
+
+
 def understand(problem: str) -> int:
     """Reads the words, sentence by sentence, and works the answer out: an oracle that never sees the chain."""
     counts: dict[str, int] = {}
@@ -63,7 +80,7 @@ def understand(problem: str) -> int:
 def test_chains_are_right_and_answer_what_the_words_ask(difficulty):
     level = word_problems.DIFFICULTIES[difficulty]
     for record in sample(difficulty, "train", 1500):
-        steps = equations(record["cot"])
+        steps = (sentences if level.chain == "words" else equations)(record["cot"])
         assert level.ops[0] <= len(steps) <= level.ops[1]
         for a, sign, b, result in steps:
             assert SIGNS[sign](a, b) == result
