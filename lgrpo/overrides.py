@@ -226,7 +226,7 @@ def check_same_model(saved: ModelConfig, wanted: ModelConfig, where: str) -> Non
         f"model.{n}: {getattr(saved, n)!r} there, {getattr(wanted, n)!r} here" for n in names if getattr(saved, n) != getattr(wanted, n)
     ]
     if changed:
-        raise UserError(f"train.init_from: {where} holds another model ({'; '.join(changed)}); use its settings")
+        raise UserError(f"{where} holds another model ({'; '.join(changed)}); use its settings")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lgrpo.checkpoint import load_params
+from lgrpo.checkpoint import load_params, saved_config
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.pipeline import prompt_batches
 from lgrpo.data.prompts import TextTokenizer, load_tokenizer, resolve
@@ -184,6 +184,7 @@ def run(cfg: ExperimentConfig, workdir: str | pathlib.Path, *, suite: Sequence[s
     sizes = {name: len(load_records(c.data, c.data.eval_split)) for name, c in todo.items()}  # all of them, before anything is computed
     mesh = make_mesh(cfg.mesh)
     source = pathlib.Path(cfg.train.init_from) if cfg.train.init_from and not (workdir / "checkpoints").exists() else workdir
+    check_same_model(saved_config(source).model, cfg.model, str(source))
     params = load_params(source, abstract_params(cfg.model, param_shardings(cfg.model, mesh, ROLLOUT_RULES)))
     results = {}
     with jax.set_mesh(mesh):

@@ -72,7 +72,9 @@ def _keys(key: jax.Array, rows: int) -> jax.Array:
 
 
 def _is_argmax(logits: jax.Array, token: int) -> jax.Array:
-    """jnp.argmax(logits, -1) == token, bool [N], without an argmax: XLA does not vectorise that on CPU."""
+    """jnp.argmax(logits, -1) == token, bool [N], without an argmax: XLA does not vectorise that on CPU. False for a token outside the vocabulary."""
+    if not 0 <= token < logits.shape[-1]:
+        return jnp.zeros(logits.shape[0], bool)
     own = logits[:, token]
     earlier, later = (jnp.max(part, axis=-1, initial=-jnp.inf) for part in (logits[:, :token], logits[:, token + 1 :]))
     return (own > earlier) & (own >= later)
