@@ -29,7 +29,7 @@ from lgrpo.evaluation.summary import metric_rows, shown, summarise
 from lgrpo.metrics import progress, summary_table
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import abstract_params, param_shardings
-from lgrpo.overrides import to_json
+from lgrpo.overrides import check_same_model, to_json
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh
 from lgrpo.types import Params
 from lgrpo.validate import require_valid
