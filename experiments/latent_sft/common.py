@@ -30,13 +30,13 @@ STEPS = {"encoder": 600, "decoder": 300, "union": 600, "latent": 1600}
 START = {"demo": "runs/demo/explicit_sft", "demo_words": "runs/latent_sft/explicit_words"}
 
 
-def get_config(setting: str, stage: str = "latent") -> ExperimentConfig:
+def stage_config(setting: str, stage: str = "latent") -> ExperimentConfig:
     """Config of one stage of a setting. The embedding table is frozen throughout stage 1, so that labels mean the same vectors to every model."""
     difficulty, max_chain, compression = SETTINGS[setting]
     stage1 = stage != "latent"
     sft = dataclasses.replace(common.SFT, stage=stage, compression=compression, max_chain=max_chain, label_noise=0.0 if stage1 else 0.5)
     cfg = ExperimentConfig(
-        name=f"{setting}_{stage}",
+        name=setting if stage == "latent" else f"{setting}_{stage}",
         model=common.MODEL,
         data=DataConfig(difficulty=difficulty, max_prompt=40, eval_split="valid"),
         rollout=RolloutConfig(max_new_tokens=-(-max_chain // compression) + 8, latent=LatentConfig(k=8)),

@@ -10,4 +10,6 @@ from lgrpo.overrides import apply_diff
 
 
 def get_config() -> ExperimentConfig:
-    return apply_diff(common.get_config("equations_7", "decoder"), {"train.init_from": "runs/latent_sft/equations_7/encoder"})
+    return apply_diff(
+        common.stage_config("equations_7", "decoder"), {"name": "decoder", "train.init_from": "runs/latent_sft/equations_7/encoder"}
+    )

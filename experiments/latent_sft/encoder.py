@@ -10,4 +10,4 @@ from lgrpo.overrides import apply_diff
 
 
 def get_config() -> ExperimentConfig:
-    return apply_diff(common.get_config("equations_7", "encoder"), {"train.init_from": "runs/demo/explicit_sft"})
+    return apply_diff(common.stage_config("equations_7", "encoder"), {"name": "encoder", "train.init_from": "runs/demo/explicit_sft"})

@@ -65,7 +65,7 @@ def method_config(method: str, setting: str, seed: int, start: pathlib.Path, tok
         cfg = start_config(setting, seed)
         changes: dict[str, Any] = {"name": f"{setting}_explicit_more", "optim.lr": 1e-3}
     else:
-        cfg = common.get_config(setting, "latent")
+        cfg = common.stage_config(setting, "latent")
         k = max(cfg.rollout.latent.k, cfg.sft.compression)
         changes = {"name": f"{setting}_superposition", "sft.superposition": "ramp", "rollout.latent.k": k, "evaluation.every": 0}
     return steps_for(apply_diff(cfg, changes | {"seed": seed, "train.init_from": str(start)}), tokens)
@@ -75,7 +75,7 @@ def run_chain(setting: str, seed: int, start: pathlib.Path, tokens: float, workd
     """Stage 1, labels and stage 2 within the budget."""
 
     def make(stage: str) -> ExperimentConfig:
-        cfg = apply_diff(common.get_config(setting, stage), {"seed": seed, "train.init_from": str(start), "evaluation.every": 0})
+        cfg = apply_diff(common.stage_config(setting, stage), {"seed": seed, "train.init_from": str(start), "evaluation.every": 0})
         return steps_for(cfg, tokens * SHARES[stage])
 
     return chain.run(make, workdir, "all")
@@ -101,7 +101,7 @@ def run_seed(setting: str, seed: int, tokens: float, workdir: pathlib.Path) -> d
         print(f"\n== seed {seed}: {method}", file=sys.stderr)
         if method == "encoder":
             code, folder = run_chain(setting, seed, start, tokens, folder), folder / "latent"
-            cfg = apply_diff(common.get_config(setting, "latent"), {"seed": seed})
+            cfg = apply_diff(common.stage_config(setting, "latent"), {"seed": seed})
         else:
             cfg = method_config(method, setting, seed, start, tokens)
             code = sft.run(cfg, folder)

@@ -8,4 +8,4 @@ from lgrpo.config import ExperimentConfig
 
 
 def get_config(stage: str = "latent") -> ExperimentConfig:
-    return common.get_config("words_2", stage)
+    return common.stage_config("words_2", stage)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import END, EOS, VOCAB, change, prompts, tiny
 
 from lgrpo.algos.latent_sft import LatentLabels, noisy_labels
 from lgrpo.algos.stage1 import compressed, decode_logps, encode, encoder_from, label_count, stage1_specs, stage1_terms
 from lgrpo.models.decoder import forward
 from lgrpo.models.spec import spec_init
-from tests.support import END, EOS, VOCAB, change, prompts, tiny
 
 CFG = tiny(sft__stage="union", sft__compression=2)
 CHAINS = (6, 5, 1, 3)

@@ -27,7 +27,7 @@ ABLATIONS = sorted((ROOT / "ablations").glob("[!_]*.py"))
 def test_module_is_valid(path):
     cfg = load_experiment(path)
     cfg = resolve(cfg, load_tokenizer(cfg.data))
-    kind = "sft" if "sft" in path.stem else "train"
+    kind = "sft" if "sft" in str(path.relative_to(ROOT)) else "train"
     assert validate(cfg, device_count=1, kind=kind) == []
     assert cfg.name == path.stem
 

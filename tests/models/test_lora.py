@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import change, tiny
 
 from lgrpo.algos.stage1 import stage1_specs
 from lgrpo.models.lora import MATRICES, adapter_specs, merge
 from lgrpo.models.spec import param_specs, spec_init
 from lgrpo.train.optimizer import trainable
 from lgrpo.train.step import init_state, sft_step
-from tests.support import change, tiny
 
 CFG = tiny(
     sft__stage="explicit",

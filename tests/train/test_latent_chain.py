@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
+from support import change
 
 from lgrpo import checkpoint
 from lgrpo.checkpoint import load_params, saved_extra
@@ -39,7 +40,6 @@ from lgrpo.metrics import read_metrics
 from lgrpo.models.spec import abstract_params
 from lgrpo.train import chain, sft
 from lgrpo.train import labels as label_pass
-from tests.support import change
 
 
 def config(data, stage="latent"):
