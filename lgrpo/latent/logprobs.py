@@ -13,7 +13,6 @@ from lgrpo.latent.noise import score_logp
 from lgrpo.models.decoder import logits_of
 from lgrpo.types import Params
 
-_TINY = 1e-37  # smallest mass that still has a logarithm: K = V leaves nothing outside the mixture
 BANNED = -1e30  # finite, so that 0 * logit and logit - logit stay finite
 
 
@@ -37,8 +36,9 @@ def token_logps(logits: jax.Array, ids: jax.Array, temperature: jax.Array, *, wi
     chosen = jnp.take_along_axis(scaled, ids, axis=-1) - total[..., None]
     if not with_rest:
         return TokenLogps(chosen, None)
-    rest = jnp.maximum(rest_mass(scaled, highest, sums, ids), _TINY)
-    return TokenLogps(chosen, highest[..., 0] + jnp.log(rest) - total)
+    rest = rest_mass(scaled, highest, sums, ids)
+    some = rest > 0  # K = V leaves nothing outside the mixture; a floor instead would count where the chosen ones are that small too
+    return TokenLogps(chosen, jnp.where(some, highest[..., 0] + jnp.log(jnp.where(some, rest, 1.0)) - total, BANNED))
 
 
 def chunked_logps(

@@ -163,6 +163,20 @@ def test_rows_have_settings_of_their_own():
             np.testing.assert_allclose(getattr(together, name)[n], getattr(alone, name)[0], atol=1e-6, err_msg=f"{name} of row {n}")
 
 
+def test_company_does_not_change_a_row():
+    """A flat row needs noise on the whole vocabulary; a peaked one beside it must not notice."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 1, (6, 1500)).astype(np.float32)
+    logits[::2, :12] += 9
+    keys = jax.random.split(jax.random.key(1), 6)
+    sample = jax.jit(functools.partial(sample_latent, k=3, think_end_id=-1))
+    together = sample(jnp.asarray(logits), keys)
+    for row in range(6):
+        alone = sample(jnp.asarray(logits[row : row + 1]), keys[row : row + 1])
+        np.testing.assert_array_equal(together.ids[row], alone.ids[0], err_msg=f"row {row}")
+        np.testing.assert_allclose(together.scores[row], alone.scores[0], atol=1e-5)
+
+
 def test_end_rule():
     """argmax: the end of thinking as the most likely token ends it for certain; sampled: only the noise decides."""
     logits = jnp.zeros((256, 10)).at[:, 3].set(1.0)
