@@ -216,8 +216,8 @@ class SftConfig:
     kl_weight: float = 1.0
     """Weight of the KL from labels to the model's next-token distribution."""
     lora: LoraConfig = LoraConfig()
-    heldout: int = 256
-    """Records of data.eval_split for the held-out loss at each evaluation; 0: none."""
+    heldout: int = 0
+    """Records of data.eval_split (they need chains) for the held-out loss at each evaluation, in whole batches; 0: none."""
     patience: int = 0
     """Stop after this many evaluations without a better one (pass@1 of the sampled pass; in stage 1 the held-out loss). 0: never."""
     batch_size: int = 128

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lgrpo import multihost
 from lgrpo.algos.stage1 import compressed, encode, stage1_specs
 from lgrpo.checkpoint import has_encoder, load_params, saved_step, versions
 from lgrpo.config import ExperimentConfig
@@ -90,6 +91,7 @@ def run(cfg: ExperimentConfig, folder: str | pathlib.Path) -> int:
             if found is None:
                 return EXIT_PREEMPTED
             labels.write_labels(folder / split, manifest | {"versions": versions()}, **found)
+            multihost.barrier(f"lgrpo_labels_{split}")  # the next stage reads them on every process
             entropy = -np.sum(np.where(found["probs"] > 0, found["probs"] * np.log(np.maximum(found["probs"], 1e-12)), 0), -1)
             real = found["probs"].sum(-1) > 0
             print(
