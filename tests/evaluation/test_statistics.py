@@ -50,7 +50,7 @@ def test_the_whole_curve_is_fast_and_monotone():
     correct = (np.random.default_rng(0).random((1319, 64)) < 0.3).astype(float)
     start = time.perf_counter()
     curve = pass_curve(correct)
-    assert time.perf_counter() - start < 0.3  # measured: 15 ms
+    assert time.perf_counter() - start < 10  # measured: 15 ms; a hang guard, not a benchmark
     assert (np.diff(curve, axis=1) >= -1e-12).all()
     np.testing.assert_allclose(curve[:, 0], correct.mean(1), atol=1e-12)
     np.testing.assert_array_equal(curve[:, -1], correct.any(1))

@@ -186,7 +186,7 @@ def test_hostile_text_takes_no_time_and_raises_nothing(text):
     verdict = grade(text, "123456")
     assert not verdict.correct
     read_answer(text)
-    assert time.perf_counter() - start < 0.25  # measured: below 5 ms
+    assert time.perf_counter() - start < 10  # measured: below 5 ms; a hang guard, not a benchmark
 
 
 def test_only_the_end_is_read_and_long_answers_are_not_interpreted():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 
 import numpy as np
 import pytest
@@ -89,17 +88,3 @@ def test_ids_beyond_the_tokenizer_have_no_text(tokenizer, cfg):
     rollout = rollout_of(tokenizer, [("</think> #### 7 7 <eos>", Finish.EOS)])
     rollout.ids[0, 3, 0] = tokenizer.vocab_size + 5  # a padded row of the embedding table
     assert completion_texts(rollout, tokenizer, cfg) == ["#### 7"]
-
-
-def test_512_rows_are_scored_in_time(tokenizer, cfg):
-    chain = "<<12+3=15>><<15-4=11>>"
-    rows = [(f"{chain}</think> #### {n % 100} <eos>" if n % 4 else chain, Finish.EOS) for n in range(512)]
-    rollout = rollout_of(tokenizer, rows, width=32)
-    best = min(_timed(lambda: score(rollout, [str(b) for b in range(64)], tokenizer, cfg)) for _ in range(5))
-    assert best < 0.03  # measured: 5 ms
-
-
-def _timed(call) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
