@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import json
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lgrpo.data.prepare import download_and_prepare
 from lgrpo.data.registry import DATA_SETS, Fields, check_split
 from lgrpo.errors import UserError
 
@@ -114,7 +113,6 @@ def prepare(name: str, data_dir: str, path: str = "") -> Any:
     What comes from local files is kept under a name that depends on their content, so that changed files are prepared anew.
     Errors: UserError when files are missing, cannot be downloaded or do not hold what the registry says.
     """
-    import tensorflow_datasets as tfds  # here, because runs on JSON lines do not need it
 
     from lgrpo.data.builders.benchmarks.benchmarks_dataset_builder import Builder
 
@@ -133,10 +131,8 @@ def prepare(name: str, data_dir: str, path: str = "") -> Any:
     first = builder()
     if first.data_path.exists():
         return first
-    tfds.disable_progress_bar()
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # tfds prints; stdout belongs to the caller
-            first.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        download_and_prepare(first)
     except UserError:
         raise
     except Exception as error:  # the network's and the file system's, with no common base

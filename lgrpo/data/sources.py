@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pathlib
-import sys
 from typing import Any, TypedDict
 
 from lgrpo.config import DataConfig
 from lgrpo.data import word_problems
 from lgrpo.data.benchmarks import load_fields
+from lgrpo.data.prepare import download_and_prepare
 from lgrpo.data.registry import DATA_SETS, locate
 from lgrpo.errors import UserError
 
@@ -45,8 +44,6 @@ def prepare_word_problems(difficulty: str, data_dir: str) -> Any:
     several processes prepare at once, one rename wins and the others find the same data in place.
     """
     word_problems.level_of(difficulty)
-    import tensorflow_datasets as tfds  # here, because runs on JSON lines do not need it
-
     from lgrpo.data.builders.word_problems.word_problems_dataset_builder import Builder
 
     root = pathlib.Path(data_dir).expanduser()
@@ -57,11 +54,8 @@ def prepare_word_problems(difficulty: str, data_dir: str) -> Any:
     first = builder()
     if first.data_path.exists():
         return first
-    tfds.disable_progress_bar()
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # tfds prints; stdout belongs to the caller
-            # by default tfds would first ask its cloud bucket, which may hang without a network
-            first.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        download_and_prepare(first)
     except OSError as error:
         if not builder().data_path.exists():
             raise UserError(
