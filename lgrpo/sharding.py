@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lgrpo.config import MeshConfig
 from lgrpo.errors import UserError
+from lgrpo.validate import mesh_sizes
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -33,15 +34,10 @@ ROLLOUT_RULES: dict[str, str | None] = TRAIN_RULES | {"embed": None}
 def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     """Mesh (data, fsdp, tensor) over `devices` (default: all). One axis may be -1. Errors: UserError when the sizes do not fit."""
     devices = jax.devices() if devices is None else devices
-    sizes = [cfg.data, cfg.fsdp, cfg.tensor]
-    if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
-        raise UserError(f"mesh: sizes {dict(zip(AXES, sizes, strict=True))} are not valid; use positive numbers and at most one -1")
-    known = int(np.prod([s for s in sizes if s > 0]))
-    if -1 in sizes:
-        sizes[sizes.index(-1)] = max(len(devices) // known, 1)
-    if int(np.prod(sizes)) != len(devices):
+    sizes = mesh_sizes(cfg, len(devices))
+    if sizes is None:
         raise UserError(
-            f"mesh: {dict(zip(AXES, sizes, strict=True))} wants {int(np.prod(sizes))} devices but there are {len(devices)}; "
+            f"mesh: {dict(zip(AXES, (cfg.data, cfg.fsdp, cfg.tensor), strict=True))} cannot be laid over {len(devices)} devices; "
             "set one of --mesh.data, --mesh.fsdp, --mesh.tensor to -1 or to sizes whose product is the number of devices"
         )
     return Mesh(np.asarray(devices).reshape(sizes), AXES)
