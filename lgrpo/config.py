@@ -9,63 +9,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from lgrpo.model_config import ModelConfig, RopeScaling  # noqa: F401  re-exported: all settings are imported from here
+
 Density = Literal["gumbel_mean", "gumbel_weighted", "exact"]
 ScoreGradient = Literal["plain", "bounded", "aligned"]
 InvalidMode = Literal["keep", "zero", "exclude"]
 Grader = Literal["auto", "numeric", "math", "choice", "official"]
 Benchmark = Literal["gsm8k", "gsm8k_aug", "gsm_hard", "svamp", "multiarith", "math500", "aime24", "aime25", "gpqa_diamond", "dapo_math_17k"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RopeScaling:
-    """Llama-3 rotary scaling (the `rope_scaling` block of a Hugging Face config.json)."""
-
-    factor: float = 32.0
-    """Wavelengths longer than the original context are stretched by this factor."""
-    low_freq_factor: float = 1.0
-    """Wavelengths above original_max_position / low_freq_factor are fully scaled."""
-    high_freq_factor: float = 4.0
-    """Wavelengths below original_max_position / high_freq_factor are left alone."""
-    original_max_position: int = 8192
-    """Context length, in tokens, of the model before scaling."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """A Llama- or Qwen2-style decoder."""
-
-    family: Literal["llama", "qwen2"] = "llama"
-    """qwen2 adds biases to the query, key and value projections."""
-    vocab_size: int = 0
-    """Rows of the embedding table. 0: taken from the tokenizer, once, before anything is built."""
-    d_model: int = 64
-    """Width D."""
-    n_layers: int = 2
-    """Number of decoder blocks L."""
-    n_heads: int = 4
-    """Query heads H."""
-    n_kv_heads: int = 2
-    """Key/value heads Kv; divides n_heads."""
-    head_dim: int = 16
-    """Width of a head, Dh."""
-    d_ff: int = 192
-    """Width F of the gated feed-forward layer."""
-    rope_theta: float = 10000.0
-    """Base of the rotary frequencies."""
-    rope_scaling: RopeScaling | None = None
-    """Llama-3 scaling, or None."""
-    rms_eps: float = 1e-5
-    """Epsilon of the RMS norms."""
-    tie_embeddings: bool = False
-    """Use the embedding table as output projection."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of activations (logits, softmaxes and densities are always float32)."""
-    param_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the trained weights."""
-    remat: bool = False
-    """Recompute each block in the backward pass instead of keeping its activations."""
-    init_scale: float = 1.0
-    """Multiplies the standard deviation of the random initial weights."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
