@@ -210,8 +210,8 @@ def sample_latent(
     return LatentChoice(ids=ids.astype(jnp.int32), scores=scores, weights=weights, noisy=noisy)
 
 
-def embed_mixture(table: jax.Array, ids: jax.Array, weights: jax.Array) -> jax.Array:
-    """sum_k weights_k table[ids_k], accumulated in float32. table [V,D], ids and weights [*b,K] -> [*b,D] in the table's type.
+def mix_rows(table: jax.Array, ids: jax.Array, weights: jax.Array) -> jax.Array:
+    """sum_k weights_k table[ids_k]. table [V,D], ids and weights [*b,K] -> float32 [*b,D].
 
     One component at a time, so that the [*b, K, D] tensor never exists.
     """
@@ -219,4 +219,9 @@ def embed_mixture(table: jax.Array, ids: jax.Array, weights: jax.Array) -> jax.A
     total = jnp.zeros((*ids.shape[:-1], table.shape[-1]), jnp.float32)
     for component in range(ids.shape[-1]):
         total = total + weights[..., component, None] * table[ids[..., component]].astype(jnp.float32)
-    return total.astype(table.dtype)
+    return total
+
+
+def embed_mixture(table: jax.Array, ids: jax.Array, weights: jax.Array) -> jax.Array:
+    """mix_rows in the table's type: the input that follows a step."""
+    return mix_rows(table, ids, weights).astype(table.dtype)

@@ -60,7 +60,7 @@ def replay_logps(
     latent_mode = c.mode == "latent"
     is_exit = flat(rollout.thought)[:, None] & (steps == flat(rollout.chain_len)[:, None]) & latent_mode
     noise_scale = jnp.full(is_latent.shape, c.latent.noise_scale if c.latent.noise_scale > 0 else 1.0, jnp.float32)
-    banned = jnp.broadcast_to((steps < c.latent.min_latent) & latent_mode, is_latent.shape)
+    banned = jnp.broadcast_to(steps < c.latent.min_latent, is_latent.shape) if latent_mode and c.latent.min_latent else None
     logps = chunked_logps(
         params,
         hidden,

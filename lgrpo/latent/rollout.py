@@ -78,7 +78,11 @@ def _choose(
     latent_row = thinking if c.mode == "latent" else jnp.zeros_like(thinking)
     if c.mode == "latent" and c.latent.min_latent:
         logits = ban(logits, end, latent_row & (step < c.latent.min_latent))
-    token = _answer_token(logits, keys, noise_scale, cfg)
+    token = jax.lax.cond(
+        latent_row.all(),
+        lambda: jnp.zeros(latent_row.shape, jnp.int32),  # nobody answers yet
+        lambda: _answer_token(logits, keys, noise_scale, cfg).astype(jnp.int32),
+    )
     one_hot = jnp.zeros((logits.shape[0], c.latent.k), jnp.float32).at[:, 0].set(1.0)
     # K-wide records also for explicit runs with K = 1: the columns beyond the first stay 0.
     plain_ids = jnp.zeros(one_hot.shape, jnp.int32).at[:, 0].set(token)

@@ -60,20 +60,30 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
+def _dense(x: jax.Array, weight: jax.Array, over: int = 1) -> jax.Array:
+    """The last `over` axes of x contracted with the first ones of weight.
+
+    As a product of two matrices: with several leading axes XLA on CPU transposes activations in the backward pass, which costs more than the
+    products do. (Leading axes are sharded on the first only, so that merging them moves nothing.)
+    """
+    lead, out = x.shape[: x.ndim - over], weight.shape[over:]
+    width = math.prod(x.shape[x.ndim - over :])
+    return (x.reshape(-1, width) @ weight.reshape(width, -1)).reshape(*lead, *out)
+
+
 def _block(
     cfg: ModelConfig, p: Params, x: jax.Array, rope: tuple[jax.Array, jax.Array], attention: Attend, extras: Any
 ) -> tuple[jax.Array, Any]:
     h = rms_norm(x, p["attn_norm"], cfg.rms_eps)
-    q = jnp.einsum("...d,dhk->...hk", h, p["wq"])
-    k = jnp.einsum("...d,dhk->...hk", h, p["wk"])
-    v = jnp.einsum("...d,dhk->...hk", h, p["wv"])
+    q, k, v = _dense(h, p["wq"]), _dense(h, p["wk"]), _dense(h, p["wv"])
     if "bq" in p:
         q, k, v = q + p["bq"], k + p["bk"], v + p["bv"]
     out, result = attention(apply_rope(q, *rope), apply_rope(k, *rope), v, extras)
-    x = x + jnp.einsum("...hk,hkd->...d", out, p["wo"])
-    h = rms_norm(x, p["mlp_norm"], cfg.rms_eps)
+    x = x + _dense(out, p["wo"], over=2)
+    # Flat through the whole layer, not dot by dot: see _dense.
+    h = rms_norm(x, p["mlp_norm"], cfg.rms_eps).reshape(-1, x.shape[-1])
     gated = jax.nn.silu(h @ p["w_gate"]) * (h @ p["w_up"])
-    return x + gated @ p["w_down"], result
+    return x + (gated @ p["w_down"]).reshape(x.shape), result
 
 
 def run_blocks(
@@ -98,7 +108,12 @@ def unembedding(params: Params) -> jax.Array:
 
 def logits_of(params: Params, hidden: jax.Array) -> jax.Array:
     """Float32 logits [..., V] of a few positions (decode steps, chunks). hidden [..., D]."""
-    return jnp.einsum("...d,dv->...v", hidden, unembedding(params).astype(hidden.dtype), preferred_element_type=jnp.float32)
+    return project(hidden, unembedding(params).astype(hidden.dtype))
+
+
+def project(x: jax.Array, table: jax.Array) -> jax.Array:
+    """x [..., D] times table [D, V], accumulated and returned in float32."""
+    return jnp.einsum("...d,dv->...v", x, table, preferred_element_type=jnp.float32)
 
 
 def prompt_positions(mask: jax.Array) -> jax.Array:

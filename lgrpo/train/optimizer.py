@@ -45,6 +45,11 @@ def trainable(params: Params, cfg: OptimConfig, stage: str = "explicit") -> Any:
     return jax.tree.map_with_path(moves, params)
 
 
+def cut_frozen(params: Params, cfg: OptimConfig, stage: str = "explicit") -> Params:
+    """`params` with what is frozen cut off from the gradient, so that it costs no backward pass."""
+    return jax.tree.map(lambda x, moves: x if moves else jax.lax.stop_gradient(x), params, trainable(params, cfg, stage))
+
+
 def make_optimizer(cfg: OptimConfig, params: Params, total_updates: int, stage: str = "explicit") -> optax.GradientTransformation:
     """Frozen leaves get no update, no moments and no share in the clipped norm. Weight decay on matrices only. stage: cfg.sft.stage."""
     decayed = jax.tree.map_with_path(lambda path, x: x.ndim > 1 and _names(path)[-1] not in _VECTORS, params)

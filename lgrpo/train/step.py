@@ -24,7 +24,7 @@ from lgrpo.latent.replay import completion_hidden, replay_logps
 from lgrpo.latent.rollout import rollout
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.lora import merge
-from lgrpo.train.optimizer import learning_rate, make_optimizer, trainable
+from lgrpo.train.optimizer import cut_frozen, learning_rate, make_optimizer, trainable
 from lgrpo.types import Array, Max, Mean, Params, PromptBatch, Rollout, TrainBatch, TrainState, masked_max, masked_mean
 
 Metrics = dict[str, Mean | Max]
@@ -145,7 +145,7 @@ def _update(state: TrainState, batch: tuple[TrainBatch, Array], cfg: ExperimentC
     per_slice = cfg.algo.loss_mean == "microbatch"
 
     def objective(params: Params, part: tuple[TrainBatch, Array]) -> tuple[jax.Array, tuple[Mean, Metrics]]:
-        loss, metrics = _policy_terms(params, *part, state.reference, cfg)
+        loss, metrics = _policy_terms(cut_frozen(params, cfg.optim, cfg.sft.stage), *part, state.reference, cfg)
         if per_slice:
             loss = Mean(loss.value(), jnp.ones(()))
         return loss.total, (loss, metrics)
@@ -246,12 +246,10 @@ def sft_step(state: TrainState, batch: dict[str, Array], *, cfg: ExperimentConfi
     key = key_for(cfg.seed, state.step, Stream.LABEL_NOISE)
     dropout = key_for(cfg.seed, state.step, Stream.DROPOUT) if cfg.sft.lora.rank and cfg.sft.lora.dropout else None
     inputs, tokens, latents = _sft_inputs(batch, jax.vmap(lambda u: jax.random.fold_in(key, u))(jnp.asarray(batch["uid"])), cfg)
-    moving = trainable(state.params, cfg.optim, cfg.sft.stage)
 
     # The two terms have counts of their own. These depend on the batch alone, so each micro-batch divides by those of the whole batch.
     def objective(params: Params, part: Any) -> tuple[jax.Array, tuple[Mean, Mean]]:
-        # Cut here, what is frozen costs no backward pass.
-        params = jax.tree.map(lambda p, m: p if m else jax.lax.stop_gradient(p), params, moving)
+        params = cut_frozen(params, cfg.optim, cfg.sft.stage)
         ce, kl = _sft_terms(sft_weights(params, cfg, dropout), part, cfg)
         return ce.total / jnp.maximum(tokens, 1) + kl.total / jnp.maximum(latents, 1), (ce, kl)
 
