@@ -111,24 +111,23 @@ def _backward_slice(plan: _Plan, table: jax.Array, at: _Positions, saved: _Saved
 
     With p = softmax(z) and q its part outside `ids`, renormalised: d chosen_k = e_k - p, d rest = q - p (on tokens outside) - p (on ids).
     """
-    chosen, rest = cotangent.chosen, cotangent.rest
-    if plan.with_rest:
-        rest = jnp.where(saved.out.rest > BANNED, rest, 0.0)  # there is no such mass to move
-    else:
-        rest = jnp.zeros_like(saved.total)
-    pull = (chosen.sum(-1) + rest)[:, None]
     scale = at.temperature[:, None]
+    chosen = cotangent.chosen / scale
+    rest = jnp.zeros_like(scale)
+    if plan.with_rest:  # where nothing is outside `ids`, there is no mass to move
+        rest = jnp.where(saved.out.rest > BANNED, cotangent.rest, 0.0)[:, None] / scale
+    pull = chosen.sum(-1, keepdims=True) + rest
     if saved.mean is not None:
         grad = mix_rows(table.T, at.ids, chosen) - pull * saved.mean
-        grad = grad if saved.rest_mean is None else grad + rest[:, None] * saved.rest_mean
-        return ((grad / scale).astype(at.hidden.dtype),)
+        grad = grad if saved.rest_mean is None else grad + rest * saved.rest_mean
+        return (grad.astype(at.hidden.dtype),)
     scaled = _logits(plan, table, at)
     grad = -pull * jnp.exp(scaled - saved.total[:, None])
     if plan.with_rest:
-        grad = grad + rest[:, None] * _outside(scaled, saved)
+        grad = grad + rest * _outside(scaled, saved)
     same = at.ids[:, :, None] == at.ids[:, None, :]
     own = jnp.where(same, chosen[:, None, :], 0.0).sum(-1)
-    grad = _put(grad, at.ids, own - pull * jnp.exp(saved.out.chosen)) / scale
+    grad = _put(grad, at.ids, own - pull * jnp.exp(saved.out.chosen))
     if at.banned is not None:
         grad = grad.at[:, plan.banned_id].set(jnp.where(at.banned, 0.0, grad[:, plan.banned_id]))
     grad = grad.astype(table.dtype)
@@ -155,7 +154,9 @@ def _sliced_forward(plan: _Plan, table: Any, slices: Any) -> tuple[TokenLogps, t
 
 def _sliced_backward(plan: _Plan, residuals: tuple[Any, ...], cotangent: TokenLogps) -> tuple[Any, ...]:
     table, slices, saved = residuals
-    like = jax.tree.map(lambda x, value: jnp.zeros(value.shape) if isinstance(x, SymbolicZero) else x, cotangent, saved.out, is_leaf=_is_zero)
+    like = jax.tree.map(
+        lambda x, value: jnp.zeros(value.shape) if isinstance(x, SymbolicZero) else x, cotangent, saved.out, is_leaf=_is_zero
+    )
     if saved.mean is not None:
         hidden = jax.lax.map(lambda xs: _backward_slice(plan, table, *xs)[0], (slices, saved, like))
         return None, _Positions(hidden, None, None, None)
@@ -203,7 +204,8 @@ def chunked_logps(
     at = _Positions(slices(hidden), slices(ids), slices(temperature, fill=1), None if banned is None else slices(banned))
     out = _sliced(_Plan(banned_id, with_rest), table, at)
     return jax.tree.map(
-        lambda x: jnp.moveaxis(x.reshape(count, rows, width, *x.shape[2:]), 0, 1).reshape(rows, count * width, *x.shape[2:])[:, :length], out
+        lambda x: jnp.moveaxis(x.reshape(count, rows, width, *x.shape[2:]), 0, 1).reshape(rows, count * width, *x.shape[2:])[:, :length],
+        out,
     )
 
 

@@ -34,9 +34,7 @@ def plain(hidden, table, ids, temperature, banned, with_rest):
 
 
 def chunked(hidden, table, ids, temperature, banned, with_rest, chunk=6):
-    return chunked_logps(
-        {"unembed": table}, hidden, ids, temperature, chunk=chunk, banned_id=BANNED_ID, banned=banned, with_rest=with_rest
-    )
+    return chunked_logps({"unembed": table}, hidden, ids, temperature, chunk=chunk, banned_id=BANNED_ID, banned=banned, with_rest=with_rest)
 
 
 def loss_of(function, fixed, weights, with_rest):
