@@ -53,6 +53,6 @@ class ModelConfig:
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the trained weights."""
     remat: bool = False
-    """Recompute each block in the backward pass instead of keeping its activations."""
+    """Recompute each block in the backward pass; False: keep the results of its matrix products and recompute only the rest."""
     init_scale: float = 1.0
     """Multiplies the standard deviation of the random initial weights."""

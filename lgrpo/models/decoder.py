@@ -95,8 +95,9 @@ def run_blocks(
     def body(x: jax.Array, layer: tuple[Params, Any]) -> tuple[jax.Array, Any]:
         return _block(cfg, layer[0], x, rope, attention, layer[1])
 
-    if cfg.remat:
-        body = jax.checkpoint(body)
+    # Elementwise results are recomputed in any case: they are most of the memory and next to none of the time.
+    keep = None if cfg.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    body = jax.checkpoint(body, policy=keep, prevent_cse=False)  # inside a scan nothing could be merged with the forward pass
     x, results = jax.lax.scan(body, constrain_batch(x.astype(cfg.dtype)), (params["blocks"], extras))
     return rms_norm(x, params["final_norm"], cfg.rms_eps), results
 
