@@ -25,6 +25,7 @@ _COMMANDS = {
     "overlap": "problems that the training split shares with evaluation splits",
 }
 _TOOLS = {
+    "report": "one HTML page about runs, with figures: python -m lgrpo report WORKDIR [WORKDIR ...] --out FILE.html",
     "compare": "paired test between two results of eval: python -m lgrpo compare A B",
     "import-hf": "a Hugging Face folder or repo id as checkpoint 0 of a new workdir",
     "export-hf": "a workdir's newest checkpoint as a Hugging Face folder",
@@ -103,6 +104,22 @@ def _compare(rest: Sequence[str]) -> int:
     from lgrpo.evaluation import compare
 
     return compare.run(options.a, options.b)
+
+
+def _report(rest: Sequence[str]) -> int:
+    """Works on finished or running workdirs, not on an experiment."""
+    parser = _Parser(prog="python -m lgrpo report", description=_TOOLS["report"], allow_abbrev=False)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="WORKDIR", help="a run, or a folder of runs: seeds, a demo, an ablation")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="the page; its figures go into FILE_figures/")
+    parser.add_argument(
+        "--base", type=Path, help="experiment's file or workdir whose config the others are compared with; default: the first run"
+    )
+    parser.add_argument("--title", default="", help="heading of the page; default: the folders' names")
+    options = parser.parse_args(rest)
+    from lgrpo.report import build
+
+    print(build.write_report(options.folders, options.out, base=options.base, title=options.title))
+    return 0
 
 
 def _overlap(options: argparse.Namespace, cfg: ExperimentConfig) -> int:
@@ -190,8 +207,10 @@ def run(argv: Sequence[str]) -> int:
         print(_usage())
         return 0 if argv else 2
     command, rest = argv[0], list(argv[1:])
+    if command in ("compare", "report"):
+        return {"compare": _compare, "report": _report}[command](rest)
     if command in _TOOLS:
-        return _compare(rest) if command == "compare" else _convert(command, rest)
+        return _convert(command, rest)
     if command not in _COMMANDS:
         raise UserError(f"{command}: no such command; use one of {', '.join(_COMMANDS | _TOOLS)}")
     parser = _own_options(command)
