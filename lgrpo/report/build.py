@@ -12,7 +12,7 @@ from lgrpo.evaluation.shards import write_text
 from lgrpo.overrides import load_experiment, to_json
 from lgrpo.report import figures, page, plots
 from lgrpo.report.ablation import Ablation, read_ablation
-from lgrpo.report.figures import Styles, anchor
+from lgrpo.report.figures import Styles
 from lgrpo.report.plots import Figure
 from lgrpo.report.runs import ABLATION, Group, Run, config_diff, find_runs, flatten, group_runs
 
@@ -93,19 +93,21 @@ def _suites(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def _curve_sections(groups: Sequence[Group], styles: Styles) -> list[Section]:
+    """For each kind of training: what one looks at first, diagnostics, the rest, and what never changed."""
     sections = []
     for kind, title in (("rl", "Reinforcement learning"), ("sft", "Supervised training")):
         by_area, flat = figures.curves(groups, styles, kind)
-        first = [f for name in KEY_METRICS for figs in by_area.values() for f in figs if f.title == name]
-        if first:
-            sections.append(Section(f"{kind}-key", title, first))
-        for area, figs in by_area.items():
-            rest = [f for f in figs if f not in first]
-            if rest:
-                sections.append(Section(f"{kind}-{anchor(area)}", f"{figures.AREAS.get(area, area)}", rest))
-        if flat and sections:
+        everything = {f.title: f for figs in by_area.values() for f in figs}
+        first = [everything.pop(name) for name in KEY_METRICS if name in everything]
+        diagnostics = [f for area, figs in by_area.items() if area not in figures.AREAS for f in figs if f.title in everything]
+        rest = [f for f in everything.values() if f not in diagnostics]
+        found = [Section(kind, title, first, note=figures.curves_note(groups, kind))]
+        found += [Section(f"{kind}-diagnostics", "Diagnostics", diagnostics), Section(f"{kind}-more", f"{title}: further metrics", rest)]
+        found = [s for s in found if s.figures]
+        if flat and found:
             said = ", ".join(f"{name} = {value:.4g}" for name, value in flat.items())
-            sections[-1].note = f"Metrics of {title.lower()} that never changed and are not drawn: {said}."
+            found[-1].note += f" Not drawn, because they never changed: {said}."
+        sections += found
     return sections
 
 

@@ -14,20 +14,8 @@ from lgrpo.report.plots import Figure, Style
 from lgrpo.report.runs import Group, Run
 from lgrpo.report.series import Band, band, constant, metric_names, thin
 
-AREAS = {
-    "reward": "Reward",
-    "eval": "Evaluation during training",
-    "rollout": "Completions",
-    "diag": "Diagnostics",
-    "policy": "Policy update",
-    "grad": "Gradients",
-    "sft": "Supervised losses",
-    "dynamic": "Dynamic sampling",
-    "grade": "Grading errors",
-    "optim": "Optimizer",
-    "time": "Time",
-    "perf": "Speed",
-}
+AREAS = ("reward", "eval", "rollout", "policy", "grad", "sft", "dynamic", "grade", "optim", "time", "perf")
+"""Of lgrpo.metrics, in the order of a report; any other area is a diagnostic."""
 _EVAL = {
     "eval/pass@1": Metric("share", "mean over problems", "accuracy, noise-free latents and greedy answers"),
     "eval/pass@1_sampled": Metric("share", "mean over problems and samples", "accuracy under the noise of training"),
@@ -99,15 +87,8 @@ def _curve_rows(bands: Sequence[Band], most: int) -> list[list[Any]]:
 
 
 def _curve(name: str, bands: list[Band], styles: Styles, kind: str) -> Figure:
-    metric = METRICS.get(name) or _EVAL.get(name)
-    window = max(plots.smoothing(b) for b in bands)
+    metric = METRICS.get(name) or _EVAL.get(name) or METRICS.get(name.replace("eval/", "rollout/"))
     caption = f"{metric.meaning}; {metric.unit}, {metric.reducer}." if metric else ""
-    if any(b.runs > 1 for b in bands):
-        caption += " Bands: lowest to highest seed."
-    if window > 1:
-        caption += f" Drawn as a moving average over up to {window} points" + (
-            "; pale: as logged." if any(b.runs == 1 for b in bands) else "."
-        )
     values = [x for b in bands for x in (b.low.min(), b.high.max())]
     near_zero = min(values) >= 0 and min(values) < 0.5 * max(values)
     xlabel = "RL step" if kind == "rl" else "update"
@@ -117,7 +98,7 @@ def _curve(name: str, bands: list[Band], styles: Styles, kind: str) -> Figure:
     return Figure(
         key=anchor(f"{kind}-{name}"),
         title=name,
-        caption=caption.strip(),
+        caption=caption[:1].upper() + caption[1:],
         alt=f"{name} by {xlabel}. " + "; ".join(_said(b) for b in bands) + ".",
         columns=["run", "step", name, "seeds"],
         rows=shown,
@@ -143,6 +124,16 @@ def curves(groups: Sequence[Group], styles: Styles, kind: str) -> tuple[dict[str
             found.setdefault(name.split("/")[0], []).append(_curve(name, bands, styles, kind))
     order = [*(a for a in AREAS if a in found), *(a for a in found if a not in AREAS)]
     return {area: found[area] for area in order}, flat
+
+
+def curves_note(groups: Sequence[Group], kind: str) -> str:
+    """How the curves of one kind are drawn."""
+    some = [g for g in groups if g.kind == kind]
+    bands = [b for g in some for name in metric_names([g])[:1] if (b := band(g, name)) is not None]
+    smoothed = any(plots.smoothing(b) > 1 for b in bands)
+    parts = ["Lines are means over seeds, bands the lowest to the highest seed."] * any(b.runs > 1 for b in bands)
+    parts += ["Long runs are drawn as a moving average over a twentieth of their points; pale lines are single runs as logged."] * smoothed
+    return " ".join([*parts, "The tables below the figures hold what was logged."])
 
 
 # -- evaluations --------------------------------------------------------------------------------------------------------------------------

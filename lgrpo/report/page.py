@@ -32,6 +32,7 @@ def setting(value: Any) -> str:
 def _engine() -> jinja2.Environment:
     loader = jinja2.PackageLoader("lgrpo.report", "templates")
     engine = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    engine.tests["numeric"] = lambda x: isinstance(x, int | float | dict)
     engine.filters |= {"exact": exact, "short": short}
     engine.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return engine

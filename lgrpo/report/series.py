@@ -70,6 +70,7 @@ def thin(count: int, most: int) -> list[int]:
 
 
 def constant(bands: Sequence[Band]) -> float | None:
-    """The value of a metric that never changed anywhere; None when it did."""
-    values = np.unique(np.concatenate([np.concatenate([b.low, b.high]) for b in bands]))
-    return float(values[0]) if len(values) == 1 else None
+    """The value of a metric that never moved by more than a hundred-thousandth of its size; None when it did."""
+    values = np.concatenate([np.concatenate([b.low, b.high]) for b in bands])
+    lowest, highest = values.min(), values.max()
+    return float(lowest) if highest - lowest <= 1e-5 * abs(lowest) else None
