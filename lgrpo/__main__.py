@@ -21,6 +21,7 @@ _COMMANDS = {
     "train": "reinforcement learning",
     "sft": "supervised training: explicit chains, or Latent-SFT (--stage encoder|decoder|union|labels|latent|all runs its chain)",
     "eval": "accuracy and pass@k of the workdir's newest checkpoint, with and without latent noise",
+    "trace": "every latent step of chosen problems: mixtures, noise, advantages; in the terminal and, with --out, as a page",
     "check": "print the resolved config and what is wrong with it; builds nothing",
     "overlap": "problems that the training split shares with evaluation splits",
 }
@@ -67,6 +68,12 @@ def _own_options(command: str) -> _Parser:
         parser.add_argument("--out", type=Path, help="file for the report as JSON, with every shared problem")
     else:
         parser.add_argument("--workdir", type=Path, help="folder for checkpoints, metrics and results")
+    if command == "trace":
+        parser.add_argument("--other", type=Path, help="workdir of a second checkpoint, shown beside the first on the same noise")
+        parser.add_argument("--problems", default="2", help="number of problems, or ids separated by commas (3,17; a single one as 3,)")
+        parser.add_argument("--split", default="", help="split of the problems; default: data.eval_split")
+        parser.add_argument("--show", type=int, default=2, help="samples of each problem in the terminal; the page has all")
+        parser.add_argument("--out", type=Path, metavar="FILE.html", help="file for the page")
     if command == "eval":
         parser.add_argument(
             "--suite", nargs="+", default=[], metavar="NAME", help="low, high or names of benchmarks; see docs/evaluation.md"
@@ -196,6 +203,11 @@ def _dispatch(command: str, options: argparse.Namespace, cfg: object, make_confi
         from lgrpo.train import sft
 
         return sft.run(cfg, options.workdir)
+    if command == "trace":
+        from lgrpo.report import trace_view
+
+        o = options
+        return trace_view.run(cfg, o.workdir, other=o.other, problems=o.problems, split=o.split, out=o.out, show=o.show)
     from lgrpo.evaluation import evaluate
 
     return evaluate.run(cfg, options.workdir, suite=options.suite, out=options.out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ def _engine() -> jinja2.Environment:
     loader = jinja2.PackageLoader("lgrpo.report", "templates")
     engine = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     engine.tests["numeric"] = lambda x: isinstance(x, int | float | dict)
-    engine.filters |= {"exact": exact, "short": short}
+    engine.filters |= {"exact": exact, "short": short, "exp": math.exp}
     engine.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return engine
 
