@@ -24,6 +24,11 @@ def short(x: float | int) -> str:
     return str(x) if isinstance(x, int) else f"{x:.4g}"
 
 
+def decimals(x: float | int) -> str:
+    """Three decimals, so that columns line up; whole numbers as they are."""
+    return str(x) if isinstance(x, int) else f"{x:.3f}".replace("-0.000", "0.000")
+
+
 def setting(value: Any) -> str:
     """A value of a config as its JSON; an empty text and a missing value are told apart."""
     return json.dumps(value, ensure_ascii=False)
@@ -34,7 +39,7 @@ def _engine() -> jinja2.Environment:
     loader = jinja2.PackageLoader("lgrpo.report", "templates")
     engine = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     engine.tests["numeric"] = lambda x: isinstance(x, int | float | dict)
-    engine.filters |= {"exact": exact, "short": short, "exp": math.exp}
+    engine.filters |= {"exact": exact, "short": short, "decimals": decimals, "exp": math.exp}
     engine.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return engine
 

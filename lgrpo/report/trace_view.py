@@ -208,8 +208,9 @@ def run(
             params = load_params(folder, abstract_params(cfg.model, param_shardings(cfg.model, mesh, ROLLOUT_RULES)))
             traces, _ = trace(params, prompts, golds, key, cfg=cfg, tokenizer=tokenizer)
             sides.append(Side(f"{folder}, step {saved_step(folder)}", traces))
+    if out is not None:  # first, because printing may end early (`... | head`)
+        write_text(out, trace_html(sides, cfg))
     print_traces(sides, Console(), show=show)
     if out is not None:
-        write_text(out, trace_html(sides, cfg))
         print(out, file=sys.stderr)
     return 0

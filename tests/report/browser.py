@@ -17,8 +17,11 @@ _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe"),
 )
-# Chromium reads commands from descriptor 3 and answers on 4.
-_EXEC = "import os, sys; r, w = (os.dup(int(x)) for x in sys.argv[1:3]); os.dup2(r, 3); os.dup2(w, 4); os.execv(sys.argv[3], sys.argv[3:])"
+# Chromium reads commands from descriptor 3 and answers on 4. Both ends are moved out of the way first: one of them may be 3 or 4 itself.
+_EXEC = (
+    "import fcntl, os, sys; r, w = (fcntl.fcntl(int(x), fcntl.F_DUPFD, 10) for x in sys.argv[1:3]); "
+    "os.dup2(r, 3); os.dup2(w, 4); os.execv(sys.argv[3], sys.argv[3:])"
+)
 SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
 
 
@@ -81,7 +84,9 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self.events = []
-        self.send("Page.navigate", url=Path(page).resolve().as_uri())
+        failed = self.send("Page.navigate", url=Path(page).resolve(strict=True).as_uri()).get("errorText")
+        if failed:
+            raise RuntimeError(f"{page}: {failed}")
         while not any(e["method"] == "Page.loadEventFired" for e in self.events):
             self.events.append(self._message())
 
