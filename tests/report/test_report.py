@@ -4,8 +4,10 @@ import json
 import math
 import re
 
+import browser
 import numpy as np
 import pytest
+from pages import Page, evaluation, read_csv, table, write_run
 
 from lgrpo.__main__ import run as command
 from lgrpo.errors import UserError
@@ -15,8 +17,6 @@ from lgrpo.report.ablation import read_ablation
 from lgrpo.report.build import write_report
 from lgrpo.report.runs import find_runs, group_runs
 from lgrpo.report.series import Band, smooth, thin
-from tests.report import browser
-from tests.report.support import Page, evaluation, read_csv, table, write_run
 
 EVIL = '</script><script>alert(1)</script><img src="http://evil.test/x" onerror=alert(2)>&amp;"\'$x$'
 

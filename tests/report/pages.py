@@ -5,11 +5,11 @@ import json
 from html.parser import HTMLParser
 
 import numpy as np
+from support import tiny
 
 from lgrpo.checkpoint import write_config
 from lgrpo.config import LoggingConfig
 from lgrpo.metrics import MetricsWriter
-from tests.support import tiny
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "line", "use", "path", "rect"}
 
