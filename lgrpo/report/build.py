@@ -29,6 +29,7 @@ KEY_METRICS = (
     "sft/loss",
     "sft/heldout_ce",
 )
+_MOST_VALUES = 500_000
 _RESOLVED = {
     "model.vocab_size": 0,
     "data.think_end_id": -1,
@@ -164,7 +165,11 @@ def _base(path: Path | None) -> tuple[str, dict[str, Any]] | None:
 
 
 def data_of(groups: Sequence[Group]) -> dict[str, Any]:
-    """Everything that was read, for programs that read the page: all logged values of all seeds, and the evaluations."""
+    """Everything that was read, for programs that read the page: all logged values of all seeds, and the evaluations.
+
+    Beyond _MOST_VALUES the logged values are left out ("metrics" is None): a page of tens of megabytes opens on no phone.
+    """
+    fits = sum(len(run.rows) * len(run.rows[-1]) for g in groups for run in g.runs if run.rows) <= _MOST_VALUES
 
     def of(run: Run) -> dict[str, Any]:
         names = dict.fromkeys(name for row in run.rows for name in row if "/" in name)
@@ -173,7 +178,7 @@ def data_of(groups: Sequence[Group]) -> dict[str, Any]:
             "folder": run.place,
             "seed": run.seed,
             "steps": [row["step"] for row in run.rows],
-            "metrics": series,
+            "metrics": series if fits else None,
             "evaluation": run.evaluation,
             "config": run.config,
         }

@@ -21,7 +21,8 @@ _EVAL = {
     "eval/pass@1_sampled": Metric("share", "mean over problems and samples", "accuracy under the noise of training"),
 }
 PHASES = ("rollout", "train", "grade", "rest")
-_ROWS = 13
+_ROWS = 13  # of the table below a curve
+_WIDE = 5.6  # inches; two beside each other instead of three
 Styles = dict[str, Style]
 Getter = Callable[[Run], dict[str, Any] | None]
 
@@ -104,7 +105,7 @@ def _curve(name: str, bands: list[Band], styles: Styles, kind: str) -> Figure:
         rows=shown,
         draw=plots.draw_bands(pairs, xlabel=xlabel, share=near_zero),
         legend={b.label: styles[b.label] for b in bands},
-        note=f"{len(shown)} of {total} logged points; all of them are in the page's data and in the CSV." if len(shown) < total else "",
+        note=f"{len(shown)} of {total} logged points; all of them are in the CSV." if len(shown) < total else "",
         full=_curve_rows(bands, 10**9),
     )
 
@@ -160,6 +161,7 @@ def by_k(groups: Sequence[Group], styles: Styles, family: str) -> Figure | None:
         alt=f"{family}@k by k. {said}.",
         columns=["run", "k", f"{family}@k"],
         rows=rows,
+        width=_WIDE,
         draw=plots.draw_lines(lines, xlabel="samples k", integer=True),
         legend={label: styles[label] for label in dict.fromkeys(row[0] for row in rows)},
     )
@@ -184,6 +186,7 @@ def accuracy(groups: Sequence[Group], styles: Styles) -> Figure | None:
         alt=f"pass@1 of each run. {said}.",
         columns=["run", "noise-free", "sampled"],
         rows=rows,
+        width=_WIDE,
         draw=plots.draw_dots(dots, xlabel="pass@1"),
         height=max(1.6, 0.75 + 0.42 * len(rows)),
     )
@@ -210,6 +213,7 @@ def length_against_accuracy(groups: Sequence[Group], styles: Styles) -> Figure |
         alt=f"pass@1 by chain length. {said}.",
         columns=["run", "thinks in", "seed", "chain steps", "pass@1"],
         rows=rows,
+        width=_WIDE,
         draw=plots.draw_scatter(points, xlabel="steps before the end of thinking", ylabel="pass@1"),
         legend={label: styles[label] for label in dict.fromkeys(row[0] for row in rows)},
     )
@@ -233,6 +237,7 @@ def sweep(groups: Sequence[Group], styles: Styles) -> Figure | None:
         alt="pass@1 by noise scale. " + "; ".join(f"{label} at {s:g}: {number(c['value'])}" for label, s, c in rows) + ".",
         columns=["run", "noise scale", "pass@1"],
         rows=rows,
+        width=_WIDE,
         draw=plots.draw_lines(lines, xlabel="scale of the latent noise", integer=False),
         legend={label: styles[label] for label in dict.fromkeys(row[0] for row in rows)},
     )
@@ -256,6 +261,7 @@ def interventions(groups: Sequence[Group], styles: Styles) -> Figure | None:
         alt="pass@1 by intervention. " + "; ".join(f"{label}, {kind}: {number(c['value'])}" for label, kind, c in rows) + ".",
         columns=["run", "latents", "pass@1"],
         rows=rows,
+        width=_WIDE,
         draw=plots.draw_dots(dots, xlabel="pass@1"),
         height=0.75 + 0.27 * len(rows),
     )
@@ -286,6 +292,7 @@ def ablation_figures(ablation: Ablation, prefix: str = "ablation") -> list[Figur
                 + ".",
                 columns=["cell", name],
                 rows=rows,
+                width=_WIDE,
                 draw=plots.draw_dots([(label, [(c, Style(0), "o")]) for label, c in rows], xlabel=what, zero=paired),
                 height=0.75 + 0.27 * len(rows),
             )
@@ -319,6 +326,7 @@ def timing(groups: Sequence[Group]) -> Figure | None:
         + ".",
         columns=["run", *(f"{p} s" for p in PHASES), "step s"],
         rows=rows,
+        width=_WIDE,
         draw=plots.draw_stacks(bars, PHASES, xlabel="seconds"),
         height=max(1.7, 1.0 + 0.36 * len(rows)),
     )

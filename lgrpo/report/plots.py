@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from lgrpo.report.series import Band, smooth
 
@@ -139,6 +140,9 @@ def render(figure: Figure, folder: Path) -> Drawn:
         FigureCanvasAgg(canvas)
         axes = canvas.add_subplot()
         figure.draw(axes)
+        # Once, and by hand: an engine that stays would draw everything twice for each file.
+        canvas.get_layout_engine().execute(canvas)
+        canvas.set_layout_engine(None)
         page = inline_svg(_svg(canvas, transparent=True), figure.key, f"{figure.key}-alt")
         _add_title_and_legend(canvas, axes, figure)
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,11 +154,10 @@ def render(figure: Figure, folder: Path) -> Drawn:
 
 
 def _add_title_and_legend(canvas: Canvas, axes: Axes, figure: Figure) -> None:
-    """Makes room above and below the axes, whose place was found by the layout of the first drawing: finding it again would double the time."""
+    """Makes room above and below the axes, whose place was found before."""
     box, columns = axes.get_position(), 1 if len(figure.legend) < 3 else 2
     above, below = 0.3, 0.05 + 0.19 * -(-len(figure.legend) // columns)
     height = figure.height + above + below
-    canvas.set_layout_engine("none")
     canvas.set_size_inches(figure.width, height)
     axes.set_position((box.x0, (box.y0 * figure.height + below) / height, box.width, box.height * figure.height / height))
     canvas.text(0.02, 1 - 0.08 / height, figure.title, ha="left", va="top", fontsize=10.5, weight="bold")
@@ -244,6 +247,7 @@ def draw_dots(
         axes.set_yticks(range(len(rows)), [shorten(name, 30) for name, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel(xlabel, fontsize=9.5)
 
     return draw

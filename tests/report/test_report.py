@@ -131,6 +131,15 @@ def test_tables_and_data_equal_the_metrics_file(page, folder, report):
         assert runs[place]["steps"] == [row["step"] for row in logged[name]]
 
 
+def test_data_stays_small(folder, tmp_path, monkeypatch):
+    """Beyond the limit logged values are not repeated in the page; what is drawn still is in its tables."""
+    monkeypatch.setattr("lgrpo.report.build._MOST_VALUES", 100)
+    write_run(tmp_path / "a", steps=30)
+    page = Page(write_report([tmp_path], tmp_path / "r.html").read_text())
+    assert json.loads(page.data)["groups"][0]["runs"][0]["metrics"] is None
+    assert len(table(page, "rl-reward-mean")) == 13
+
+
 def test_a_value_that_is_not_finite_is_a_gap(page):
     """Seed 1 logged NaN at step 4: only seed 0 counts there, and the page says so by null."""
     data = json.loads(page.data)
