@@ -10,6 +10,7 @@ from typing import Any
 from lgrpo.metrics import METRICS, Metric
 from lgrpo.report import plots
 from lgrpo.report.ablation import Ablation
+from lgrpo.report.histograms import families, histogram
 from lgrpo.report.plots import Figure, Style
 from lgrpo.report.runs import Group, Run
 from lgrpo.report.series import Band, band, constant, metric_names, thin
@@ -115,7 +116,12 @@ def curves(groups: Sequence[Group], styles: Styles, kind: str) -> tuple[dict[str
     some = [g for g in groups if g.kind == kind]
     found: dict[str, list[Figure]] = {}
     flat: dict[str, float] = {}
-    for name in metric_names(some):
+    names = metric_names(some)
+    for family, bins in families(names).items():
+        key = anchor(f"{kind}-{family}-histogram")
+        found.setdefault(family.split("/")[0], []).append(histogram(some, family, bins, styles, key))
+        names = [name for name in names if name not in bins]
+    for name in names:
         bands = [b for g in some if (b := band(g, name)) is not None]
         if not bands:
             continue

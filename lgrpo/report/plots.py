@@ -229,6 +229,24 @@ def draw_lines(
     return draw
 
 
+def draw_bins(
+    labels: Sequence[str], lines: Sequence[tuple[Sequence[str], Sequence[float], Sequence[float], Style]]
+) -> Callable[[Axes], None]:
+    """Histograms as steps over named bins, before (pale) and after. lines: (bins, before, after, style)."""
+
+    def draw(axes: Axes) -> None:
+        place = {label: i for i, label in enumerate(labels)}
+        for bins, before, after, style in lines:
+            x = [place[b] for b in bins]
+            axes.plot(x, before, color=style.colour, alpha=0.35, linewidth=1, drawstyle="steps-mid")
+            axes.plot(x, after, color=style.colour, linestyle=style.dash, drawstyle="steps-mid")
+        shown = range(0, len(labels), -(-len(labels) // 8))
+        axes.set_xticks(list(shown), [shorten(labels[i], 10) for i in shown], fontsize=8)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+
+    return draw
+
+
 def draw_dots(
     rows: Sequence[tuple[str, Sequence[tuple[dict[str, Any], Style, str]]]], *, xlabel: str, zero: bool = False
 ) -> Callable[[Axes], None]:

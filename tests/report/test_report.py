@@ -219,6 +219,29 @@ def test_unknown_metrics_are_drawn_as_diagnostics(tmp_path, monkeypatch):
     assert [row[2] for row in table(page, "rl-strange-thing")] == [[1.0], [2.0], [4.0]]
 
 
+def test_bins_become_one_histogram(tmp_path, monkeypatch):
+    """Means over the first and the last tenth of 20 steps, bin by bin."""
+    rng = np.random.default_rng(0)
+    bins = {f"diag/margin_hist_{label}": rng.random(20).tolist() for label in ("lt-1", "-1..0", "gt0")}
+    for name in bins:
+        monkeypatch.setitem(METRICS, name, METRICS["reward/mean"])
+    write_run(tmp_path / "a", steps=20, metrics=bins)
+    page = Page(write_report([tmp_path], tmp_path / "r.html").read_text())
+    rows = table(page, "rl-diag-margin-histogram")
+    assert [row[1] for row in rows] == ["lt-1", "-1..0", "gt0"]
+    for row, values in zip(rows, bins.values(), strict=True):
+        np.testing.assert_allclose([row[2][0], row[3][0]], [np.mean(values[:2]), np.mean(values[-2:])])
+    assert not any("margin-hist-" in key for key in page.figures)
+
+
+def test_benchmarks_of_a_suite_are_a_table(tmp_path):
+    write_run(tmp_path / "a", steps=2)
+    (tmp_path / "a" / "eval" / "svamp").mkdir()
+    (tmp_path / "a" / "eval" / "svamp" / "eval.json").write_text(json.dumps(evaluation(0.25)))
+    text = write_report([tmp_path], tmp_path / "r.html").read_text()
+    assert "<h3>Benchmarks</h3>" in text and ">svamp<" in text and 'value="0.25"' in text
+
+
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         find_runs([tmp_path / "nothing"])
