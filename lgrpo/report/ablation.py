@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo.errors import UserError
+from lgrpo.report.text import visible
 
 _NAMES = ("cell", "name", "label")
 _DIFFERENCE = ("difference", "diff", "delta", "paired", "vs_base")
@@ -60,7 +61,7 @@ def _interval(tree: Mapping[str, Any]) -> Cell | None:
 
 def _entry(row: Mapping[str, Any], index: int) -> Entry:
     named = next((k for k in _NAMES if isinstance(row.get(k), str)), None)
-    entry = Entry(row[named] if named else f"row {index + 1}", {}, {}, {})
+    entry = Entry(visible(row[named]) if named else f"row {index + 1}", {}, {}, {})
 
     def put(path: Sequence[str], cell: Cell) -> None:
         is_difference = any(word in part for part in path for word in _DIFFERENCE)

@@ -155,8 +155,8 @@ def render(figure: Figure, folder: Path) -> Drawn:
 
 def _add_title_and_legend(canvas: Canvas, axes: Axes, figure: Figure) -> None:
     """Makes room above and below the axes, whose place was found before."""
-    box, columns = axes.get_position(), 1 if len(figure.legend) < 3 else 2
-    above, below = 0.3, 0.05 + 0.19 * -(-len(figure.legend) // columns)
+    box, columns = axes.get_position(), 1 if len(figure.legend) < 3 or max(map(len, figure.legend)) > 20 else 2
+    above, below = 0.3, 0.12 + 0.19 * -(-len(figure.legend) // columns)
     height = figure.height + above + below
     canvas.set_size_inches(figure.width, height)
     axes.set_position((box.x0, (box.y0 * figure.height + below) / height, box.width, box.height * figure.height / height))
@@ -185,6 +185,11 @@ def _write_csv(file: Any, figure: Figure) -> None:
 # -- what is drawn ------------------------------------------------------------------------------------------------------------------------
 
 
+def _veil(bands: int) -> float:
+    """Opacity of a band: many of them must not add up to a wall."""
+    return min(0.16, 0.6 / bands)
+
+
 def draw_bands(bands: Sequence[tuple[Band, Style]], *, xlabel: str, share: bool) -> Callable[[Axes], None]:
     """Curves with seeds as bands. Long ones get a moving average on top of what was logged. share: the axis starts at 0 or below."""
 
@@ -194,7 +199,7 @@ def draw_bands(bands: Sequence[tuple[Band, Style]], *, xlabel: str, share: bool)
             several = band.runs > 1
             if several:
                 low, high = smooth(band.low, window), smooth(band.high, window)
-                axes.fill_between(band.steps, low, high, color=style.colour, alpha=0.16, linewidth=0)
+                axes.fill_between(band.steps, low, high, color=style.colour, alpha=_veil(len(bands)), linewidth=0)
             elif window > 1:
                 axes.plot(band.steps, band.mean, color=style.colour, alpha=0.3, linewidth=0.8)
             marker = "o" if len(band.steps) < 2 else None
@@ -220,7 +225,9 @@ def draw_lines(
     def draw(axes: Axes) -> None:
         for x, cells, style in lines:
             y = [c["value"] for c in cells]
-            axes.fill_between(x, [c["low"] for c in cells], [c["high"] for c in cells], color=style.colour, alpha=0.16, linewidth=0)
+            axes.fill_between(
+                x, [c["low"] for c in cells], [c["high"] for c in cells], color=style.colour, alpha=_veil(len(lines)), linewidth=0
+            )
             axes.plot(x, y, color=style.colour, linestyle=style.dash, marker="o", markersize=3.5)
         if integer:
             axes.set_xticks(sorted({v for x, _, _ in lines for v in x})[:16])

@@ -12,6 +12,7 @@ from typing import Any
 
 from lgrpo.errors import UserError
 from lgrpo.metrics import FILE, read_metrics
+from lgrpo.report.text import visible
 
 ABLATION = "ablation.json"
 _SKIP = {"checkpoints", "tensorboard", "shards", "hf"}  # folders of a workdir in which no runs lie
@@ -35,7 +36,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return str(self.config.get("name", self.folder.name))
+        return visible(str(self.config.get("name", self.folder.name)))
 
     @property
     def seed(self) -> int | None:

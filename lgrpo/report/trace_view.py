@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from lgrpo.keys import Stream, key_for
 from lgrpo.models.spec import abstract_params, param_shardings
 from lgrpo.overrides import check_same_model
 from lgrpo.report import page
+from lgrpo.report.text import visible
 from lgrpo.report.trace import Sample, Step, Trace, trace
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh
 from lgrpo.types import PromptBatch
@@ -40,14 +40,6 @@ class Side:
 
     name: str
     traces: list[Trace]
-
-
-def visible(text: str) -> str:
-    """Text without characters that would steer a terminal or hide in a page; blanks at its ends are shown."""
-    out = "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t" else c for c in text)
-    out = out.replace("\n", "\\n").replace("\t", "\\t")
-    core = out.strip(" ")
-    return out if not core else "␣" * (len(out) - len(out.lstrip(" "))) + core + "␣" * (len(out) - len(out.rstrip(" ")))
 
 
 # -- terminal -----------------------------------------------------------------------------------------------------------------------------

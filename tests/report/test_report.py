@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import xml.etree.ElementTree
 
 import browser
 import numpy as np
@@ -17,8 +18,9 @@ from lgrpo.report.ablation import read_ablation
 from lgrpo.report.build import write_report
 from lgrpo.report.runs import find_runs, group_runs
 from lgrpo.report.series import Band, smooth, thin
+from lgrpo.report.text import visible
 
-EVIL = '</script><script>alert(1)</script><img src="http://evil.test/x" onerror=alert(2)>&amp;"\'$x$'
+EVIL = '</script><script>alert(1)</script><img src="http://evil.test/x" onerror=alert(2)>&amp;"\'$x$\x1b'
 
 ABLATION = [
     {"cell": "base", "metrics": {"pass@1": {"value": 0.5, "low": 0.4, "high": 0.6}}, "seeds": 3},
@@ -153,9 +155,9 @@ def test_evaluation_numbers(page):
     for k in (1, 4):
         first, second = (evaluation(at)["sampled"][f"pass@{k}"]["value"] for at in (0.5, 0.6))
         np.testing.assert_allclose(rows["base", k], [(first + second) / 2, first, second])
-    np.testing.assert_allclose(rows[EVIL, 1], [0.5, 0.45, 0.55])
+    np.testing.assert_allclose(rows[visible(EVIL), 1], [0.5, 0.45, 0.55])
     scatter = table(page, "length-accuracy")
-    assert [row[0] for row in scatter] == [EVIL, "base", "base"]
+    assert [row[0] for row in scatter] == [visible(EVIL), "base", "base"]
     assert {row[1] for row in scatter} == {"latent"}
 
 
@@ -170,15 +172,16 @@ def test_timing_is_the_median_without_the_first_step(page, folder):
 
 def test_texts_of_runs_stay_texts(page, report):
     """A hostile name appears as text wherever names appear, and nowhere as markup."""
-    assert any(EVIL in text for text in page.texts)
+    assert any(visible(EVIL) in text for text in page.texts) and "\x1b" not in "".join(page.texts)
     text = report.read_text()
     assert "<img" not in text and "<script>" not in text and text.count("<script") == 1
     for path in (report.parent / "report_figures").glob("*.svg"):
+        xml.etree.ElementTree.parse(path)
         assert "<img" not in path.read_text() and "<script" not in path.read_text()
 
 
 def test_ablation_table(page):
-    assert table(page, "ablation-pass-1") == [[EVIL, [-0.1, -0.2, -0.05]]]
+    assert table(page, "ablation-pass-1") == [[visible(EVIL), [-0.1, -0.2, -0.05]]]
 
 
 def test_config_difference_is_shown(page):
@@ -197,7 +200,7 @@ def test_groups(folder):
     """Seeds of equal settings are one group; another setting or a supervised run is another."""
     groups = group_runs(find_runs([folder[0]]))
     assert [(g.label, [r.seed for r in g.runs], g.kind) for g in groups] == [
-        (EVIL, [0], "rl"),
+        (visible(EVIL), [0], "rl"),
         ("base", [0, 1], "rl"),
         ("sft", [None], "sft"),
     ]

@@ -3,6 +3,7 @@
 import io
 import json
 
+import browser
 import jax
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from lgrpo.data.word_problems import generate
 from lgrpo.errors import UserError
 from lgrpo.latent.noise import shape_noise
 from lgrpo.report import trace_view
+from lgrpo.report.text import visible
 from lgrpo.report.trace import draws_of, trace, winners
-from lgrpo.report.trace_view import Side, print_traces, select_problems, trace_html, visible
+from lgrpo.report.trace_view import Side, print_traces, select_problems, trace_html
 from lgrpo.train.step import group, init_state, make_train_batch
 from lgrpo.types import Finish, Scored
 
@@ -214,6 +216,21 @@ def test_page(traced):
             assert {repr(step.exit_prob), repr(step.advantage)} <= values
     saved = json.loads(page.data)["sides"][0]["traces"]
     assert saved[0]["samples"][0]["steps"][0]["components"][0]["weight"] == traces[0].samples[0].steps[0].components[0].weight
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+def test_in_a_real_browser(traced, tmp_path):
+    """No complaint on the console, no request, no sideways scrolling, with everything unfolded; the hostile texts are seen as texts."""
+    cfg, traces, _ = traced
+    page = tmp_path / "t.html"
+    page.write_text(trace_html([Side("a", traces), Side(EVIL, hostile(traces))], cfg))
+    with browser.Browser() as chromium:
+        for width, height in browser.SIZES.values():
+            chromium.open(page, width, height, dark=width < 600)
+            chromium.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            assert chromium.evaluate("document.documentElement.scrollWidth") <= width
+            assert "<script>alert(1)</script>" in chromium.evaluate("document.querySelector('.prompt ~ .sides').innerText")
+            assert chromium.complaints() == []
 
 
 @pytest.mark.parametrize("width", [100, 220])
