@@ -21,10 +21,12 @@ _COMMANDS = {
     "train": "reinforcement learning",
     "sft": "supervised training: explicit chains, or Latent-SFT (--stage encoder|decoder|union|labels|latent|all runs its chain)",
     "eval": "accuracy and pass@k of the workdir's newest checkpoint, with and without latent noise",
+    "trace": "every latent step of chosen problems: mixtures, noise, advantages; in the terminal and, with --out, as a page",
     "check": "print the resolved config and what is wrong with it; builds nothing",
     "overlap": "problems that the training split shares with evaluation splits",
 }
 _TOOLS = {
+    "report": "one HTML page about runs, with figures: python -m lgrpo report WORKDIR [WORKDIR ...] --out FILE.html",
     "compare": "paired test between two results of eval: python -m lgrpo compare A B",
     "import-hf": "a Hugging Face folder or repo id as checkpoint 0 of a new workdir",
     "export-hf": "a workdir's newest checkpoint as a Hugging Face folder",
@@ -66,6 +68,12 @@ def _own_options(command: str) -> _Parser:
         parser.add_argument("--out", type=Path, help="file for the report as JSON, with every shared problem")
     else:
         parser.add_argument("--workdir", type=Path, help="folder for checkpoints, metrics and results")
+    if command == "trace":
+        parser.add_argument("--other", type=Path, help="workdir of a second checkpoint, shown beside the first on the same noise")
+        parser.add_argument("--problems", default="2", help="number of problems, or ids separated by commas (3,17; a single one as 3,)")
+        parser.add_argument("--split", default="", help="split of the problems; default: data.eval_split")
+        parser.add_argument("--show", type=int, default=2, help="samples of each problem in the terminal; the page has all")
+        parser.add_argument("--out", type=Path, metavar="FILE.html", help="file for the page")
     if command == "eval":
         parser.add_argument(
             "--suite", nargs="+", default=[], metavar="NAME", help="low, high or names of benchmarks; see docs/evaluation.md"
@@ -103,6 +111,22 @@ def _compare(rest: Sequence[str]) -> int:
     from lgrpo.evaluation import compare
 
     return compare.run(options.a, options.b)
+
+
+def _report(rest: Sequence[str]) -> int:
+    """Works on finished or running workdirs, not on an experiment."""
+    parser = _Parser(prog="python -m lgrpo report", description=_TOOLS["report"], allow_abbrev=False)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="WORKDIR", help="a run, or a folder of runs: seeds, a demo, an ablation")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="the page; its figures go into FILE_figures/")
+    parser.add_argument(
+        "--base", type=Path, help="experiment's file or workdir whose config the others are compared with; default: the first run"
+    )
+    parser.add_argument("--title", default="", help="heading of the page; default: the folders' names")
+    options = parser.parse_args(rest)
+    from lgrpo.report import build
+
+    print(build.write_report(options.folders, options.out, base=options.base, title=options.title))
+    return 0
 
 
 def _overlap(options: argparse.Namespace, cfg: ExperimentConfig) -> int:
@@ -179,6 +203,11 @@ def _dispatch(command: str, options: argparse.Namespace, cfg: object, make_confi
         from lgrpo.train import sft
 
         return sft.run(cfg, options.workdir)
+    if command == "trace":
+        from lgrpo.report import trace_view
+
+        o = options
+        return trace_view.run(cfg, o.workdir, other=o.other, problems=o.problems, split=o.split, out=o.out, show=o.show)
     from lgrpo.evaluation import evaluate
 
     return evaluate.run(cfg, options.workdir, suite=options.suite, out=options.out)
@@ -190,8 +219,10 @@ def run(argv: Sequence[str]) -> int:
         print(_usage())
         return 0 if argv else 2
     command, rest = argv[0], list(argv[1:])
+    if command in ("compare", "report"):
+        return {"compare": _compare, "report": _report}[command](rest)
     if command in _TOOLS:
-        return _compare(rest) if command == "compare" else _convert(command, rest)
+        return _convert(command, rest)
     if command not in _COMMANDS:
         raise UserError(f"{command}: no such command; use one of {', '.join(_COMMANDS | _TOOLS)}")
     parser = _own_options(command)

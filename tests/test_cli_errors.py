@@ -38,7 +38,10 @@ def main(monkeypatch, capsys, *argv):
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["trian", "X"], "trian: no such command; use one of train, sft, eval, check, overlap, compare, import-hf, export-hf"),
+        (
+            ["trian", "X"],
+            "trian: no such command; use one of train, sft, eval, trace, check, overlap, report, compare, import-hf, export-hf",
+        ),
         (["train"], "no experiment given"),
         (["train", "--algo.clip-low", "0.1"], "no experiment given"),
         (["train", "nothing.py", "--workdir", "w"], "nothing.py: no such experiment file"),

@@ -18,7 +18,9 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # Beside the layers: below the loops, never above them.
-FORBIDDEN = {name: {"train", "__main__"} for name in ("rewards", "data", "evaluation", "metrics", "checkpoint", "interrupt", "multihost")}
+FORBIDDEN = {
+    name: {"train", "__main__"} for name in ("rewards", "data", "evaluation", "report", "metrics", "checkpoint", "interrupt", "multihost")
+}
 PURE = {"latent", "algos"}
 IMPURE = {"os", "pathlib", "io", "logging", "subprocess", "lgrpo.checkpoint", "lgrpo.metrics", "lgrpo.data", "lgrpo.multihost"}
 
@@ -55,6 +57,8 @@ def violations(root=ROOT):
             bad = None
             if under(name, {"torch", "tensorflow"}):
                 bad = "torch and tensorflow have no place in lgrpo"
+            elif under(name, {"matplotlib"}) and own != "report":
+                bad = "only lgrpo/report draws"
             elif under(name, {"experiments", "tests"}):
                 bad = "nothing imports experiments or tests"
             elif target in FORBIDDEN.get(own, ()):
@@ -93,6 +97,9 @@ def test_imports_go_down_only():
         ("rewards/a.py", "import tensorflow_datasets", False),
         ("rewards/a.py", "import tensorflow.io", True),
         ("rewards/a.py", "import torch", True),
+        ("report/a.py", "from lgrpo.train.step import group", True),
+        ("report/a.py", "from matplotlib.figure import Figure", False),
+        ("evaluation/a.py", "import matplotlib", True),
     ],
 )
 def test_the_check_itself(tmp_path, file, text, caught):

@@ -23,6 +23,7 @@ from lgrpo.evaluation import evaluate
 from lgrpo.interrupt import EXIT_PREEMPTED
 from lgrpo.metrics import summary_table
 from lgrpo.overrides import to_json
+from lgrpo.report.build import write_report
 from lgrpo.train import rl, sft
 
 # name -> (module, training loop, stage it starts from)
@@ -111,6 +112,8 @@ def run_demo(workdir: pathlib.Path, seed: int) -> int:
     found = versions()
     write_json(workdir / "results.json", results | {"seed": seed, "git": found.get("git"), "versions": found})
     print("\n" + table(results) + f"\n\n95 % intervals over problems; details in {workdir / 'results.json'}")
+    page = write_report([workdir / name for name in STAGES], workdir / "report.html", title=f"lgrpo demo, seed {seed}")
+    print(f"report: {page}")
     return 0
 
 

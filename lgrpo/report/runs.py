@@ -1,0 +1,170 @@
+"""Finding runs in folders and reading what they left: config, metrics, evaluations. Lenient about what is missing, strict about what is broken."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lgrpo.errors import UserError
+from lgrpo.metrics import FILE, read_metrics
+from lgrpo.report.text import visible
+
+ABLATION = "ablation.json"
+_SKIP = {"checkpoints", "tensorboard", "shards", "hf"}  # folders of a workdir in which no runs lie
+_DEPTH = 5
+# What may differ between the seeds of one experiment, and what does not change an experiment at all.
+_APART = ("seed", "train.init_from", "data.data_dir", "logging.", "checkpoint.", "mesh.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One workdir. `place` is its folder below what was given on the command line."""
+
+    folder: Path
+    place: str
+    config: dict[str, Any]  # dotted path -> value; empty when there is no config.json
+    versions: dict[str, str]
+    rows: list[dict[str, Any]]  # lines of metrics.jsonl
+    evaluation: dict[str, Any] | None  # eval.json
+    suite: dict[str, dict[str, Any]]  # eval.json by benchmark
+    extra: dict[str, Any] | None  # an evaluation with a noise sweep or interventions, when `evaluation` has none
+
+    @property
+    def name(self) -> str:
+        return visible(str(self.config.get("name", self.folder.name)))
+
+    @property
+    def seed(self) -> int | None:
+        return self.config.get("seed")
+
+    @property
+    def kind(self) -> str:
+        """rl or sft, by what was logged; eval where nothing was."""
+        names = {name for row in self.rows[:1] for name in row}
+        return "rl" if any(n.startswith("reward/") for n in names) else "sft" if any(n.startswith("sft/") for n in names) else "eval"
+
+    def deep(self, section: str) -> dict[str, Any]:
+        """`sweep` or `counterfactual` of the evaluation that has it; empty when none does."""
+        return next((e[section] for e in (self.evaluation, self.extra) if e and e.get(section)), {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed and in nothing else that matters. `label` is unique in a report."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def kind(self) -> str:
+        return self.runs[0].kind
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.runs[0].config
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings -> {dotted path: leaf}."""
+    out: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            out |= flatten(value, f"{prefix}{name}.")
+        else:
+            out[f"{prefix}{name}"] = value
+    return out
+
+
+def _load(path: Path) -> Any:
+    """Errors: UserError for a file that is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); remove it or make it again") from error
+
+
+def _evaluations(folder: Path) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]], dict[str, Any] | None]:
+    """(the main evaluation, those of a suite, one with a sweep or interventions) of a workdir."""
+    found = {file.parent.name: _load(file) for file in sorted(folder.glob("*/eval.json"))}
+    main = found.get("eval") or next(iter(found.values()), None)
+    suite = {file.parent.name: _load(file) for file in sorted(folder.glob("*/*/eval.json")) if file.parent.name not in _SKIP}
+    extra = next((e for e in found.values() if e is not main and (e.get("sweep") or e.get("counterfactual"))), None)
+    return main, suite, extra
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a workdir that a loop or an evaluation wrote to."""
+    return (folder / FILE).is_file() or (folder / "config.json").is_file() or (folder / "eval" / "eval.json").is_file()
+
+
+def read_run(folder: Path, place: str = "") -> Run:
+    """Errors: UserError or ValueError for a file that is damaged."""
+    saved = _load(folder / "config.json") if (folder / "config.json").is_file() else {}
+    rows = read_metrics(folder) if (folder / FILE).is_file() else []
+    return Run(folder, place or folder.name, flatten(saved.get("config", {})), saved.get("versions", {}), rows, *_evaluations(folder))
+
+
+def _walk(folder: Path, depth: int = 0) -> Iterator[Path]:
+    if is_run(folder):
+        yield folder
+    elif depth < _DEPTH:
+        for child in sorted(folder.iterdir()):
+            if child.is_dir() and child.name not in _SKIP and not child.name.startswith("."):
+                yield from _walk(child, depth + 1)
+
+
+def find_runs(paths: Sequence[Path]) -> list[Run]:
+    """Runs in the given folders: a folder is a run, or holds runs some levels below. Runs without metrics and evaluation are left out.
+
+    Errors: UserError for a path that does not exist, and when nothing was found.
+    """
+    folders: dict[Path, str] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"{path}: no such folder; give the workdir of a run, or a folder of runs")
+        for folder in _walk(path):
+            place = os.path.join(path.name, folder.relative_to(path)) if folder != path else path.name
+            folders.setdefault(folder.resolve(), place)
+    runs = [read_run(folder, place) for folder, place in folders.items()]
+    runs = [run for run in runs if run.rows or run.evaluation or run.suite]
+    if not runs:
+        raise UserError(
+            f"{', '.join(map(str, paths))}: no metrics.jsonl and no eval.json there or below; give a workdir that a run wrote to"
+        )
+    return runs
+
+
+def _key(run: Run) -> str:
+    same = {
+        path: value for path, value in run.config.items() if not any(path == a or (a[-1] == "." and path.startswith(a)) for a in _APART)
+    }
+    return json.dumps([run.kind, same or run.place], sort_keys=True)
+
+
+def group_runs(runs: Iterable[Run]) -> list[Group]:
+    """Runs to groups of seeds, in the order in which they were found. A seed that comes twice starts a group of its own."""
+    buckets: dict[str, list[list[Run]]] = defaultdict(list)
+    for run in runs:
+        parts = buckets[_key(run)]
+        free = next((part for part in parts if run.seed not in [r.seed for r in part]), None)
+        if free is None:
+            parts.append([run])
+        else:
+            free.append(run)
+    members = [tuple(part) for parts in buckets.values() for part in parts]
+    names = Counter(part[0].name for part in members)
+    labels = [part[0].name if names[part[0].name] == 1 else f"{part[0].name} ({part[0].place})" for part in members]
+    return [Group(label, part) for label, part in zip(labels, members, strict=True)]
+
+
+def config_diff(
+    base: Mapping[str, Any], other: Mapping[str, Any], *, ignore: Sequence[str] = ("name", "seed")
+) -> list[tuple[str, Any, Any]]:
+    """(path, value in base, value in other) where two flat configs differ; a field that one of them lacks is None there."""
+    paths = dict.fromkeys([*base, *other])
+    return [(p, base.get(p), other.get(p)) for p in paths if p not in ignore and base.get(p) != other.get(p)]

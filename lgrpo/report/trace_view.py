@@ -1,0 +1,208 @@
+"""`python -m lgrpo trace`: traces for the terminal and as a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from lgrpo.checkpoint import load_params, saved_config, saved_step
+from lgrpo.config import ExperimentConfig
+from lgrpo.data.pipeline import prompt_batches
+from lgrpo.data.prompts import TextTokenizer, load_tokenizer, resolve
+from lgrpo.errors import UserError
+from lgrpo.evaluation.shards import write_text
+from lgrpo.keys import Stream, key_for
+from lgrpo.models.spec import abstract_params, param_shardings
+from lgrpo.overrides import check_same_model
+from lgrpo.report import page
+from lgrpo.report.text import visible
+from lgrpo.report.trace import Sample, Step, Trace, trace
+from lgrpo.sharding import ROLLOUT_RULES, make_mesh
+from lgrpo.types import PromptBatch
+from lgrpo.validate import require_valid
+
+_SIDE_BY_SIDE = 170  # columns of a terminal that hold two checkpoints beside each other
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One checkpoint's traces, one for each problem."""
+
+    name: str
+    traces: list[Trace]
+
+
+# -- terminal -----------------------------------------------------------------------------------------------------------------------------
+
+
+def _verdict(sample: Sample) -> Text:
+    mark = ("✓ correct", "bold green") if sample.reward > 0 else ("✗ wrong", "bold red")
+    said = Text.assemble(f"sample {sample.index}  ", mark, f"  advantage {sample.advantage:+.3f}  {sample.finish}")
+    if sample.winner:
+        said.append("  ★ winner of the group", "bold yellow")
+    if not sample.valid:
+        said.append("  invalid", "magenta")
+    return said
+
+
+def _mixtures(sample: Sample) -> Table:
+    """A row for each token of each latent step."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for name, justify in (("step", "right"), ("token", "left"), ("weight", "left"), ("p", "right"), ("rank", "right"), ("noise", "right")):
+        table.add_column(name, justify=justify, no_wrap=True)
+    for name in ("score-logp", "p(exit)", "advantage"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for step in sample.latents:
+        for k, c in enumerate(step.components):
+            bar = f"{'█' * round(8 * c.weight):<8} {c.weight:.3f}"
+            noise = "-" if c.draw is None else f"{c.draw:+.2f}{'|' if c.clamped else ' '}"
+            head = (str(step.index), f"{step.exit_prob:.4f}", f"{step.advantage:+.3f}") if k == 0 else ("", "", "")
+            row = [visible(c.token), bar, f"{np.exp(c.logp):.4f}", str(c.rank), noise, f"{c.margin:+.3f}"]
+            style = "bold" if k == 0 else "dim" if c.weight < 0.02 else ""
+            table.add_row(*(Text(x) for x in (head[0], *row, *head[1:])), style=style, end_section=k == len(step.components) - 1)
+    return table
+
+
+def _tokens(steps: Sequence[Step]) -> Text:
+    """Tokens with their probabilities and advantages."""
+    said = Text()
+    for step in steps:
+        c = step.components[0]
+        said.append(visible(c.token), "bold")
+        said.append(f" {np.exp(c.logp):.3f} ({step.advantage:+.2f}{'' if step.in_loss else ', forced'})   ", "dim")
+    return said
+
+
+def _shown(samples: Sequence[Sample], show: int) -> list[Sample]:
+    """The winner first, then the other kind of verdict, then the rest."""
+    order = sorted(samples, key=lambda s: (not s.winner, s.reward > 0 if any(x.winner for x in samples) else -s.reward, s.index))
+    return order[:show]
+
+
+def _panel(sample: Sample) -> Panel:
+    rest = [step for step in sample.steps if step.kind != "latent"]
+    parts = [*([_mixtures(sample)] if sample.latents else []), _tokens(rest)]
+    parts.append(Text.assemble("answer: ", (visible(sample.answer) if sample.answer is not None else "none: thinking never ended", "bold")))
+    return Panel(Group(*parts), title=_verdict(sample), title_align="left", border_style="green" if sample.reward > 0 else "red")
+
+
+def print_traces(sides: Sequence[Side], console: Console, *, show: int = 2) -> None:
+    """Every problem with `show` samples of each checkpoint; all of them are in the page."""
+    for at, first in enumerate(sides[0].traces):
+        console.print(Rule(Text(f"problem {first.uid}")))
+        console.print(Text(visible(first.prompt)), Text.assemble("gold answer: ", (visible(first.gold), "bold")), sep="\n")
+        picked = [s.index for s in _shown(first.samples, show)]
+        columns = []
+        for side in sides:
+            samples = {s.index: s for s in side.traces[at].samples}
+            share = np.mean([s.reward for s in samples.values()])
+            columns.append(
+                Group(Text(f"{visible(side.name)}: {share:.2f} correct of {len(samples)}", "bold"), *(_panel(samples[i]) for i in picked))
+            )
+        if len(columns) > 1 and console.width >= _SIDE_BY_SIDE:
+            grid = Table.grid(expand=True, padding=(0, 1))
+            grid.add_row(*columns)
+            console.print(grid)
+        else:
+            console.print(*columns, sep="\n")
+
+
+# -- page ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def trace_html(sides: Sequence[Side], cfg: ExperimentConfig) -> str:
+    """All problems and samples as one page."""
+    c = cfg.rollout.latent
+    noise = f"noise scale {c.noise_scale:g}, {'one-sided' if c.one_sided else 'two-sided'}, " + (
+        "not clamped" if c.clamp is None else f"clamped to [{c.clamp[0]:g}, {c.clamp[1]:g}]"
+    )
+    return page.render(
+        "trace.html",
+        title=f"Trace: {cfg.name}",
+        subtitle=f"K = {c.k}, {noise}, density {c.density}; {cfg.rollout.group_size} samples a problem.",
+        selection=f"first-token selection by {cfg.algo.winner_score}" + ("" if cfg.algo.first_token else " (off here: only marked)"),
+        sides=sides,
+        problems=range(len(sides[0].traces)),
+        data={
+            "sides": [{"name": s.name, "traces": [dataclasses.asdict(t) for t in s.traces]} for s in sides],
+        },
+        visible=visible,
+    )
+
+
+# -- command ------------------------------------------------------------------------------------------------------------------------------
+
+
+def select_problems(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, wanted: str) -> tuple[PromptBatch, list[str]]:
+    """Prompts and gold answers. wanted: a number N (the first N of the split), or ids (positions in the split) separated by commas: `3,17` or `3,`.
+
+    Errors: UserError for a text that is neither, and for ids that the split does not have or whose prompts are too long.
+    """
+    try:
+        ids = [int(x) for x in wanted.split(",") if x.strip()]
+    except ValueError:
+        raise UserError(
+            f"--problems {wanted}: give a number of problems, or ids separated by commas (`3,17`; a single one as `3,`)"
+        ) from None
+    if not ids or min(ids) < 0 or ("," not in wanted and ids[0] < 1):
+        raise UserError(f"--problems {wanted}: give at least one problem, and no negative ids")
+    limit = 0 if "," in wanted else ids[0]
+    found: dict[int, tuple[PromptBatch, str]] = {}
+    for prompts, golds, real in prompt_batches(cfg, tokenizer, split, batch=min(limit or 256, 256), limit=limit):
+        for row in np.flatnonzero(real).tolist():
+            one = jax.tree.map(lambda x, row=row: np.asarray(x)[row : row + 1], prompts)
+            found[int(one.uid[0])] = (one, golds[row])
+    ids = list(found) if limit else list(dict.fromkeys(ids))
+    missing = [i for i in ids if i not in found]
+    if missing:
+        raise UserError(
+            f"--problems: split {split} has no problems {missing} (or their prompts are longer than data.max_prompt={cfg.data.max_prompt})"
+        )
+    chosen = [found[i] for i in ids]
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *(p for p, _ in chosen)), [gold for _, gold in chosen]
+
+
+def run(
+    cfg: ExperimentConfig,
+    workdir: Path,
+    *,
+    other: Path | None = None,
+    problems: str = "2",
+    split: str = "",
+    out: Path | None = None,
+    show: int = 2,
+) -> int:
+    """Traces the newest checkpoint of `workdir`, and of `other` beside it, on the same noise and under the settings of `cfg`.
+
+    Prints `show` samples of each problem; `out`: file for a page with all of them. Errors: UserError for an invalid config or a workdir of
+    another model.
+    """
+    tokenizer = load_tokenizer(cfg.data)
+    cfg = resolve(cfg, tokenizer)
+    require_valid(cfg, device_count=jax.device_count(), kind="eval")
+    prompts, golds = select_problems(cfg, tokenizer, split or cfg.data.eval_split, problems)
+    mesh = make_mesh(cfg.mesh)
+    key = key_for(cfg.seed, 0, Stream.EVALUATION)
+    sides = []
+    with jax.set_mesh(mesh):
+        for folder in [workdir, *([other] if other else [])]:
+            check_same_model(saved_config(folder).model, cfg.model, str(folder))
+            params = load_params(folder, abstract_params(cfg.model, param_shardings(cfg.model, mesh, ROLLOUT_RULES)))
+            traces, _ = trace(params, prompts, golds, key, cfg=cfg, tokenizer=tokenizer)
+            sides.append(Side(f"{folder}, step {saved_step(folder)}", traces))
+    if out is not None:  # first, because printing may end early (`... | head`)
+        write_text(out, trace_html(sides, cfg))
+    print_traces(sides, Console(), show=show)
+    if out is not None:
+        print(out, file=sys.stderr)
+    return 0
