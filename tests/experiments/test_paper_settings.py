@@ -109,3 +109,14 @@ def test_a_toy_run_is_trained_exported_and_imported(base, tmp_path):
     ours, theirs = (load_params(tmp_path / w, abstract_params(again.model)) for w in ("w", "w2"))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), ours, theirs))
     assert json.loads((tmp_path / "out" / "latent_config.json").read_text())["think_end"] == "</think>"
+
+
+@pytest.mark.parametrize("stage", ["encoder", "decoder", "union", "latent"])
+def test_latent_sft_of_the_large_ones_is_valid_on_eight_devices(stage):
+    for name, compression in (("gsm8k_llama1b_latent_sft", 2), ("math_qwen7b_latent_sft", 16)):
+        cfg = load_experiment(ROOT / "experiments" / f"{name}.py", stage)
+        assert validate(cfg, device_count=8, kind="sft") == []
+        assert (cfg.sft.stage, cfg.sft.compression, cfg.sft.lora.rank, cfg.optim.freeze_embed) == (stage, compression, 64, True)
+        # A chain of full length fits into the completions that RL samples from this start.
+        assert cfg.sft.max_chain // compression + cfg.sft.max_answer <= load(name.removesuffix("_latent_sft")).rollout.max_new_tokens
+    assert validate(load("gsm8k_llama1b_explicit_sft"), device_count=8, kind="sft") == []
