@@ -104,17 +104,20 @@ def categorical(logits: jax.Array, keys: jax.Array) -> jax.Array:
     return _pick(to_blocks(logits), highest, sums, _uniforms(keys, 1)[:, 0], nothing)[0].astype(jnp.int32)
 
 
-def gumbel_top_k(logits: jax.Array, keys: jax.Array, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def gumbel_top_k(
+    logits: jax.Array, keys: jax.Array, k: int, masses: tuple[jax.Array, jax.Array] | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The k largest of logits + standard Gumbel noise, in law, from 2k random numbers a row instead of V.
 
     Top-down sampling: the largest scores are k draws without replacement from exp(logits) with a Poisson clock. With Z_j the mass that remains after
     j draws and E_j ~ Exp(1), t_1 = E_1 / Z_0, t_(j+1) = t_j + E_(j+1) / Z_j, and the scores are -log t_j.
-    logits float32 [N,V], keys [N] -> (scores float32 [N,k], best first; ids int32 [N,k]; reliable bool [N]). Not reliable are rows whose remaining
-    mass left the range of float32, as when k tokens carry all of it: draw those with full noise.
+    logits float32 [N,V], keys [N], masses: block_masses(logits) where it is at hand -> (scores float32 [N,k], best first; ids int32 [N,k];
+    reliable bool [N]). Not reliable are rows whose remaining mass left the range of float32, as when k tokens carry all of it: draw those with full
+    noise.
     """
     rows = logits.shape[0]
     blocks = to_blocks(logits)
-    highest, masses = block_masses(logits)
+    highest, masses = block_masses(logits) if masses is None else masses
     random = _uniforms(keys, 2 * k)
     waits = -jnp.log1p(-random[:, k:])
     at_row = jnp.arange(rows)

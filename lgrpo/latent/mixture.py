@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from lgrpo.latent.draw import gumbel_top_k, top_k
+from lgrpo.latent.draw import block_masses, gumbel_top_k, top_k
 from lgrpo.latent.noise import gumbel, shape_noise
 
 _NEVER = -jnp.inf
@@ -93,6 +93,11 @@ class _Law:
     delta: float
     only_top_k: bool
 
+    @property
+    def plain(self) -> bool:
+        """Whether nothing but unclamped noise on the whole vocabulary decides, so that it can be drawn top-down."""
+        return self.clamp is None and not self.one_sided and not self.nucleus and not self.only_top_k
+
     def shape(self, raw: jax.Array) -> jax.Array:
         return shape_noise(raw, clamp=self.clamp, one_sided=self.one_sided, delta=self.delta, scale=self.scale)
 
@@ -134,22 +139,36 @@ def _choose_candidates(logits: jax.Array, lse: jax.Array, keys: jax.Array, law: 
     return scores, jnp.take_along_axis(ids, at, axis=-1), covered, ids, raw
 
 
-def _choose_noisy(logits: jax.Array, lse: jax.Array, keys: jax.Array, law: _Law) -> tuple[jax.Array, jax.Array]:
-    """The cheapest way to the law of _choose_full, row by row; rows that it does not cover get full noise. -> scores, ids [N,K].
+def _choose_top_down(logits: jax.Array, keys: jax.Array, law: _Law) -> tuple[jax.Array, ...]:
+    """Scores, ids [N,K], which rows are reliable [N], and the logsumexp [N,1] of the logits, which at noise scale 1 comes with the draw."""
+    safe = jnp.where(law.scale > 0, law.scale, 1.0)
+    scaled = logits / safe
+    highest, sums = block_masses(scaled)
+    scores, ids, sure = gumbel_top_k(scaled, keys, law.k, (highest, sums))
+    lse = jax.lax.cond(
+        (safe == 1.0).all(),
+        lambda: highest + jnp.log(sums.sum(-1, keepdims=True)),
+        lambda: jax.nn.logsumexp(logits, axis=-1, keepdims=True),
+    )
+    return scores * safe - lse, ids, sure, lse
+
+
+def _choose_noisy(logits: jax.Array, keys: jax.Array, law: _Law) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The cheapest way to the law of _choose_full, row by row; rows that it does not cover get full noise. -> scores, ids [N,K],
+    logsumexp of the logits [N,1].
 
     Which way a row takes depends on that row alone, so a sample is the same in any batch.
     """
     rows, vocab = logits.shape
     count = max(_CANDIDATES, 64 * law.k)
-    if law.clamp is None and not law.one_sided and not law.nucleus and not law.only_top_k:
-        safe = jnp.where(law.scale > 0, law.scale, 1.0)
-        scores, ids, sure = gumbel_top_k(logits / safe, keys, law.k)
-        scores = scores * safe - lse
+    if law.plain:
+        scores, ids, sure, lse = _choose_top_down(logits, keys, law)
         seen = None
-    elif vocab > 4 * count:
-        scores, ids, sure, *seen = _choose_candidates(logits, lse, keys, law, count)
     else:
-        return _choose_full(logits - lse, gumbel(keys, vocab), law)
+        lse = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        if vocab <= 4 * count:
+            return *_choose_full(logits - lse, gumbel(keys, vocab), law), lse
+        scores, ids, sure, *seen = _choose_candidates(logits, lse, keys, law, count)
 
     def with_full_noise() -> tuple[jax.Array, jax.Array]:
         raw = gumbel(jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys), vocab)
@@ -158,7 +177,7 @@ def _choose_noisy(logits: jax.Array, lse: jax.Array, keys: jax.Array, law: _Law)
         full_scores, full_ids = _choose_full(logits - lse, raw, law)
         return jnp.where(sure[:, None], scores, full_scores), jnp.where(sure[:, None], ids, full_ids)
 
-    return jax.lax.cond(sure.all(), lambda: (scores, ids), with_full_noise)
+    return *jax.lax.cond(sure.all(), lambda: (scores, ids), with_full_noise), lse
 
 
 def sample_latent(
@@ -187,13 +206,13 @@ def sample_latent(
     if not 1 <= k <= vocab:
         raise ValueError(f"k={k} does not lie in 1..{vocab}, the size of the vocabulary")
     logits = logits.astype(jnp.float32)
-    lse = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     scale = _per_row(noise_scale, rows)
     whole = isinstance(top_p, float | int) and top_p >= 1.0
     law = _Law(k, _per_row(top_p, rows), not whole, scale, one_sided, clamp, delta, order == "topk_then_perturb")
     if raw_noise is None:
-        scores, ids = _choose_noisy(logits, lse, _keys(key, rows), law)
+        scores, ids, lse = _choose_noisy(logits, _keys(key, rows), law)
     else:
+        lse = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         scores, ids = _choose_full(logits - lse, raw_noise, law)
     weights = jax.nn.softmax(scores / _per_row(tau, rows), axis=-1)
     noisy = scale[:, 0] > 0
