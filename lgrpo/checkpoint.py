@@ -9,15 +9,11 @@ and renames it: what has the name of a step is whole.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib.metadata
 import json
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -26,16 +22,16 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
-from lgrpo import multihost
+from lgrpo import integrity, multihost
 from lgrpo.config import CheckpointConfig, ExperimentConfig
 from lgrpo.errors import UserError
 from lgrpo.models.lora import merge
 from lgrpo.overrides import check_resume, from_json, to_json
 from lgrpo.types import Params, TrainState
+from lgrpo.versions import versions
 
 T = TypeVar("T")
 PathLike = str | os.PathLike[str]
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # What damaged files raise. Anything else, such as running out of memory, says nothing about the checkpoint.
 _DAMAGE = (ValueError, OSError, KeyError, EOFError)
 
@@ -73,16 +69,28 @@ def _best_step(infos: Sequence[Any]) -> int | None:
     return None if best is None or _metric(best) == -math.inf else best.step
 
 
-def _manager(folder: epath.Path, *, create: bool, policy: _NewestAndBest | None = None) -> ocp.CheckpointManager:
+class _Manager(ocp.CheckpointManager):
+    """Opens also where the metric of a checkpoint is damaged: that one is then no candidate for the best."""
+
+    def _get_metrics(self, step: int) -> Any:
+        try:
+            found = super()._get_metrics(step)
+        except _DAMAGE:
+            found = None
+        return found if isinstance(found, dict) and isinstance(found.get("metric"), float) else {"metric": None}
+
+
+def _manager(
+    folder: epath.Path, *, create: bool, policy: _NewestAndBest | None = None, finishing: Callable[[], None] | None = None
+) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         create=create,
         preservation_policy=policy,
+        async_options=ocp.AsyncOptions(post_finalization_callback=finishing),  # runs before the folder gets its name
         best_fn=lambda m: m["metric"] if m["metric"] is not None else -math.inf,
     )
     arrays, text = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
-    return ocp.CheckpointManager(
-        folder, options=options, item_handlers={"params": arrays(), "rest": arrays(), "buffer": arrays(), "meta": text()}
-    )
+    return _Manager(folder, options=options, item_handlers={"params": arrays(), "rest": arrays(), "buffer": arrays(), "meta": text()})
 
 
 # -- trees as flat dicts ------------------------------------------------------------------------------------------------------------------
@@ -163,24 +171,6 @@ def _read_buffer(manager: ocp.CheckpointManager, step: int, target: Any, meta: d
     return flat if target is None else _unflatten(target, flat)
 
 
-# -- versions -----------------------------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Versions of what computed a result, and the git commit where there is one ("+" appended: with local changes)."""
-    found = {"python": sys.version.split()[0]}
-    for name in _PACKAGES:
-        found[name] = importlib.metadata.version(name)
-    try:
-        git = functools.partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
-        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
-        found["git"] = git(["git", "rev-parse", "HEAD"]).stdout.strip() + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        pass  # installed without a repository, or without git
-    return found
-
-
 def write_config(workdir: PathLike, cfg: ExperimentConfig) -> None:
     """Write the resolved config (and versions) to <workdir>/config.json, for people and for plots. Main process only."""
     if not multihost.is_main():
@@ -202,7 +192,8 @@ class Checkpoints:
         """Errors: UserError when cfg.resume is False but the workdir holds checkpoints, which a new run would mix with its own."""
         self._workdir = epath.Path(workdir).absolute()
         self._folder = self._workdir / "checkpoints"
-        self._manager = _manager(self._folder, create=True, policy=_NewestAndBest(cfg.keep, cfg.keep_best))
+        self._saving = -1
+        self._manager = _manager(self._folder, create=True, policy=_NewestAndBest(cfg.keep, cfg.keep_best), finishing=self._sign)
         if not cfg.resume and self.latest() is not None:
             step = self.latest()
             self.close()
@@ -240,7 +231,14 @@ class Checkpoints:
         if full:
             items["buffer"] = ocp.args.StandardSave(full)
         measured = None if metric is None or math.isnan(metric) else float(metric)
+        self._manager.wait_until_finished()  # it would wait itself, but _saving is read until then
+        self._saving = step
         self._manager.save(step, args=ocp.args.Composite(**items), metrics={"metric": measured}, force=True)
+
+    def _sign(self) -> None:
+        """In the background thread of a save, once its files are written."""
+        if multihost.is_main():
+            integrity.sign_unfinished(self._folder, self._saving)
 
     def wait(self) -> None:
         """Until the last save is on disk. Errors: what went wrong while writing it."""
@@ -269,9 +267,11 @@ class Checkpoints:
         params, rest = jax.tree.map(_abstract, _split(target_state))
 
         def read(at: int) -> Restored:
+            integrity.verify(self._folder / str(at), ["meta"])
             meta = _read_meta(self._manager, at)
             check_resume(from_json(meta["config"]), cfg)
             where = f"{self._folder / str(at)}"
+            integrity.verify(self._folder / str(at))
             state = _read_arrays(self._manager, at, "rest", rest, where).replace(
                 params=_read_arrays(self._manager, at, "params", params, where)
             )
@@ -323,6 +323,7 @@ def _open(path: PathLike) -> tuple[ocp.CheckpointManager, epath.Path]:
 
 def _read_policy(manager: ocp.CheckpointManager, folder: epath.Path, step: int, target: Params) -> Params:
     """The stored parameters as `target` wants them: adapters merged, and the decoder alone where the run trained an encoder too."""
+    integrity.verify(folder / str(step), ["params", "meta"])
     stored = _stored(manager, step, "params")
     adapted = any(name.startswith("adapters.") for name in stored)
     wanted = _flatten(target)
