@@ -8,12 +8,13 @@ and renames it: what has the name of a step is whole.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -192,7 +193,7 @@ class Checkpoints:
         """Errors: UserError when cfg.resume is False but the workdir holds checkpoints, which a new run would mix with its own."""
         self._workdir = epath.Path(workdir).absolute()
         self._folder = self._workdir / "checkpoints"
-        self._saving = -1
+        self._saving, self._failed = -1, False
         self._manager = _manager(self._folder, create=True, policy=_NewestAndBest(cfg.keep, cfg.keep_best), finishing=self._sign)
         if not cfg.resume and self.latest() is not None:
             step = self.latest()
@@ -231,9 +232,10 @@ class Checkpoints:
         if full:
             items["buffer"] = ocp.args.StandardSave(full)
         measured = None if metric is None or math.isnan(metric) else float(metric)
-        self._manager.wait_until_finished()  # it would wait itself, but _saving is read until then
+        self.wait()  # the manager would wait itself, but _saving is read until then
         self._saving = step
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics={"metric": measured}, force=True)
+        with self._explained():
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics={"metric": measured}, force=True)
 
     def _sign(self) -> None:
         """In the background thread of a save, once its files are written."""
@@ -241,12 +243,25 @@ class Checkpoints:
             integrity.sign_unfinished(self._folder, self._saving)
 
     def wait(self) -> None:
-        """Until the last save is on disk. Errors: what went wrong while writing it."""
-        self._manager.wait_until_finished()
+        """Until the last save is on disk. Errors: what went wrong while writing it; UserError where it was the disk."""
+        with self._explained():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait and let go of the folder."""
-        self._manager.close()
+        """Wait and let go of the folder. Errors: as wait, unless save or wait have raised already."""
+        with self._explained() if not self._failed else contextlib.suppress(*_DAMAGE):
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors: UserError in place of one of the file system."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            self._failed = True
+            if integrity.of_the_disk(error):
+                raise integrity.disk_error(self._folder, self._saving, error) from error
+            raise
 
     def latest(self) -> int | None:
         """Newest saved step."""

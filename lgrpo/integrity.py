@@ -19,6 +19,8 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from lgrpo.errors import UserError
+
 FILE = "checksums.json"
 _LATER = {"_CHECKPOINT_METADATA", "commit_success.txt", FILE}  # Orbax writes these after us; they hold times, nothing that is restored
 _CHUNK = 1 << 22
@@ -27,6 +29,19 @@ _THREADS = 4
 
 class DamagedError(ValueError):
     """A file of a checkpoint is not what was written."""
+
+
+def of_the_disk(error: BaseException) -> bool:
+    """Whether a failed save is the file system's fault (full, over quota, read-only, gone) and not the program's."""
+    return isinstance(error, OSError) or any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Error writing", "Failed writing"))
+
+
+def disk_error(folder: epath.Path, step: int, error: BaseException) -> UserError:
+    """What to tell the user when saving `step` failed."""
+    whole = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]  # Orbax counts the failed one among its own
+    rest = f"checkpoint {max(whole)} is intact" if whole else "no checkpoint is there yet"
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{folder}: saving step {step} failed ({reason}); {rest}: make room and run the same command again")
 
 
 def _files(folder: epath.Path) -> list[str]:
