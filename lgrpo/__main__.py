@@ -29,6 +29,7 @@ _COMMANDS = {
 _TOOLS = {
     "report": "one HTML page about runs, with figures: python -m lgrpo report WORKDIR [WORKDIR ...] --out FILE.html",
     "compare": "paired test between two results of eval: python -m lgrpo compare A B",
+    "selftest": "kill a tiny run on this machine and mesh, restart it, compare: python -m lgrpo selftest resume --kills 20",
     "import-hf": "a Hugging Face folder or repo id as checkpoint 0 of a new workdir",
     "export-hf": "a workdir's newest checkpoint as a Hugging Face folder",
 }
@@ -130,6 +131,14 @@ def _report(rest: Sequence[str]) -> int:
     return 0
 
 
+def _selftest(rest: Sequence[str]) -> int:
+    parser = _Parser(prog="python -m lgrpo selftest", description=_TOOLS["selftest"], allow_abbrev=False)
+    from lgrpo import selftest
+
+    selftest.add_options(parser)
+    return selftest.run(parser.parse_args(rest))
+
+
 def _overlap(options: argparse.Namespace, cfg: ExperimentConfig) -> int:
     from lgrpo.data.overlap import overlap_report, overlap_table
 
@@ -220,8 +229,8 @@ def run(argv: Sequence[str]) -> int:
         print(_usage())
         return 0 if argv else 2
     command, rest = argv[0], list(argv[1:])
-    if command in ("compare", "report"):
-        return {"compare": _compare, "report": _report}[command](rest)
+    if command in ("compare", "report", "selftest"):
+        return {"compare": _compare, "report": _report, "selftest": _selftest}[command](rest)
     if command in _TOOLS:
         return _convert(command, rest)
     if command not in _COMMANDS:
