@@ -271,6 +271,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="soak: how long to go on")
     parser.add_argument("--processes", type=int, default=2, help="soak: runs side by side")
     parser.add_argument("--workdir", type=Path, help="new folder for the runs; default: a temporary one, which stays when something failed")
+    parser.add_argument("--steps", type=int, default=12, help="length of a run")
     parser.add_argument("--seed", type=int, default=0, help="chooses the moments")
     parser.add_argument("--fsdp", type=int, default=1, help="devices over which weights are sharded")
     parser.add_argument("--tensor", type=int, default=1, help="devices over which heads and vocabulary are sharded")
@@ -278,8 +279,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exit code: 0 when nothing differed, else 1. Errors: UserError when the runs cannot be made at all."""
-    mesh = ("--fsdp", str(options.fsdp), "--tensor", str(options.tensor))
-    common: dict[str, Any] = {"workdir": options.workdir, "seed": options.seed, "options": mesh}
+    job = ("--steps", str(options.steps), "--fsdp", str(options.fsdp), "--tensor", str(options.tensor))
+    common: dict[str, Any] = {"workdir": options.workdir, "seed": options.seed, "options": job}
     if options.test == "resume":
         return resume(kills=options.kills, **common)
     return soak(minutes=options.minutes, processes=options.processes, **common)

@@ -16,7 +16,21 @@ STEP = {"step": 1, "policy/loss": 0.5, "reward/mean": 0.25}
 def result(tmp_path_factory):
     """(finished process, workdir) of two kills on the mesh of the tests."""
     workdir = tmp_path_factory.mktemp("selftest") / "runs"
-    command = [sys.executable, "-m", "lgrpo", "selftest", "resume", "--kills", "2", "--seed", "1", "--fsdp", "2", "--workdir", str(workdir)]
+    command = [
+        sys.executable,
+        "-m",
+        "lgrpo",
+        "selftest",
+        "resume",
+        "--kills",
+        "2",
+        "--steps",
+        "6",
+        "--fsdp",
+        "2",
+        "--workdir",
+        str(workdir),
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=550, check=False), workdir
 
 
