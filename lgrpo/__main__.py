@@ -65,6 +65,7 @@ def _own_options(command: str) -> _Parser:
     if command == "check":
         parser.add_argument("--kind", choices=("train", "sft", "eval"), default="train", help="which command the config is meant for")
         parser.add_argument("--devices", type=int, default=0, help="number of devices to check against; default: those of this machine")
+        parser.add_argument("--mesh-table", type=int, nargs="+", metavar="N", help="print where every tensor lies on a mesh of N devices")
     elif command == "overlap":
         parser.add_argument("--against", nargs="+", metavar="SPLIT", help="splits, such as test or svamp/test; default: data.eval_split")
         parser.add_argument("--out", type=Path, help="file for the report as JSON, with every shared problem")
@@ -95,6 +96,11 @@ def _check(options: argparse.Namespace, cfg: object) -> int:
     from lgrpo.overrides import to_json
     from lgrpo.validate import validate
 
+    if options.mesh_table:
+        from lgrpo.train.layout import table
+
+        print("\n\n".join(table(cfg, count, rl=options.kind != "sft") for count in options.mesh_table))
+        return 0
     devices = options.devices or jax.device_count()
     print(json.dumps(to_json(cfg), indent=2))
     problems = validate(cfg, device_count=devices, kind=options.kind)
