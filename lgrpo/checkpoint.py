@@ -155,6 +155,7 @@ def _read_arrays(manager: ocp.CheckpointManager, step: int, item: str, target: A
 
 
 def _read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    integrity.verify_here(manager.directory / str(step), ["meta"])
     meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
     if not isinstance(meta, dict):
         raise ValueError("meta is no JSON object")
@@ -282,7 +283,6 @@ class Checkpoints:
         params, rest = jax.tree.map(_abstract, _split(target_state))
 
         def read(at: int) -> Restored:
-            integrity.verify(self._folder / str(at), ["meta"])
             meta = _read_meta(self._manager, at)
             check_resume(from_json(meta["config"]), cfg)
             where = f"{self._folder / str(at)}"
@@ -321,7 +321,8 @@ def _newest_readable(
         except _DAMAGE as error:
             broken.append(step)
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            print(f"warning: {folder / str(step)}: cannot be read ({reason}); trying the one before it", file=sys.stderr)
+            if multihost.is_main():
+                print(f"warning: {folder / str(step)}: cannot be read ({reason}); trying the one before it", file=sys.stderr)
     if not broken:
         raise UserError(f"{folder}: no checkpoint there; give the --workdir of a run that saved one")
     raise UserError(f"{folder}: none of the checkpoints {broken} can be read; restore one from a backup or use a new --workdir")
@@ -338,7 +339,7 @@ def _open(path: PathLike) -> tuple[ocp.CheckpointManager, epath.Path]:
 
 def _read_policy(manager: ocp.CheckpointManager, folder: epath.Path, step: int, target: Params) -> Params:
     """The stored parameters as `target` wants them: adapters merged, and the decoder alone where the run trained an encoder too."""
-    integrity.verify(folder / str(step), ["params", "meta"])
+    integrity.verify(folder / str(step), ["params"])
     stored = _stored(manager, step, "params")
     adapted = any(name.startswith("adapters.") for name in stored)
     wanted = _flatten(target)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from test_checkpoint import CFG, KEEP, make_state, same, save
 
-from lgrpo.checkpoint import Checkpoints
+from lgrpo.checkpoint import Checkpoints, load_params, saved_config
 from lgrpo.integrity import FILE
 
 
@@ -89,6 +89,19 @@ def test_files_without_data(saved):
             assert got.step == 6
             same(got.state, make_state(6))
             path.write_bytes(good)
+
+
+@pytest.mark.parametrize("item", ["params", "meta"])
+def test_readers_of_weights_and_config_fall_back_too(saved, tmp_path, capsys, item):
+    shutil.copytree(saved, tmp_path / "copy")
+    path = max(files_of(tmp_path / "copy" / "checkpoints" / "6" / item), key=lambda p: p.stat().st_size)
+    flip(path)
+    if item == "params":
+        same(load_params(tmp_path / "copy", make_state().params), make_state(3).params)
+    else:
+        assert saved_config(tmp_path / "copy") == CFG
+    assert "checkpoints/6: cannot be read (DamagedError" in capsys.readouterr().err
+    assert (tmp_path / "copy" / "checkpoints" / "6").is_dir()  # a reader moves nothing
 
 
 def test_a_checkpoint_without_checksums_is_taken(saved, tmp_path):
