@@ -100,7 +100,7 @@ def _until(process: subprocess.Popen[str], phase: str, count: int, delay: float,
         seen[now] += 1
         if seen[phase] == count or seen["update"] > _LAST_UPDATE:
             time.sleep(delay)
-            if size := _resident(process.pid):
+            if now != "restore" and (size := _resident(process.pid)):  # before the first step a job is smaller
                 tally.memory.append(size)
             process.send_signal(signal.SIGKILL)
             killed = now
