@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 comma := ,
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
-.PHONY: demo demo-seeds eval-demo sft-study test parity lint format bench bench-gpu clean
+.PHONY: demo demo-seeds eval-demo sft-study test soak parity lint format bench bench-gpu clean
 
 demo: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo --workdir runs/demo
@@ -19,6 +19,11 @@ eval-demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(CACHE) $(PY) -m pytest -n 2
+
+# Two runs side by side, killed at random moments and compared with one that is not: SOAK_MINUTES=3 for a short one
+SOAK_MINUTES ?= 30
+soak: $(VENV)/.run
+	$(PY) -m lgrpo selftest soak --minutes $(SOAK_MINUTES)
 
 parity: $(VENV)/.parity
 	$(CACHE) $(PY) -m pytest tests/models/test_hf_parity.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -28,6 +29,7 @@ _COMMANDS = {
 _TOOLS = {
     "report": "one HTML page about runs, with figures: python -m lgrpo report WORKDIR [WORKDIR ...] --out FILE.html",
     "compare": "paired test between two results of eval: python -m lgrpo compare A B",
+    "selftest": "kill a tiny run on this machine and mesh, restart it, compare: python -m lgrpo selftest resume --kills 20",
     "import-hf": "a Hugging Face folder or repo id as checkpoint 0 of a new workdir",
     "export-hf": "a workdir's newest checkpoint as a Hugging Face folder",
 }
@@ -63,6 +65,7 @@ def _own_options(command: str) -> _Parser:
     if command == "check":
         parser.add_argument("--kind", choices=("train", "sft", "eval"), default="train", help="which command the config is meant for")
         parser.add_argument("--devices", type=int, default=0, help="number of devices to check against; default: those of this machine")
+        parser.add_argument("--mesh-table", type=int, nargs="+", metavar="N", help="print where every tensor lies on a mesh of N devices")
     elif command == "overlap":
         parser.add_argument("--against", nargs="+", metavar="SPLIT", help="splits, such as test or svamp/test; default: data.eval_split")
         parser.add_argument("--out", type=Path, help="file for the report as JSON, with every shared problem")
@@ -93,6 +96,11 @@ def _check(options: argparse.Namespace, cfg: object) -> int:
     from lgrpo.overrides import to_json
     from lgrpo.validate import validate
 
+    if options.mesh_table:
+        from lgrpo.train.layout import table
+
+        print("\n\n".join(table(cfg, count, rl=options.kind != "sft") for count in options.mesh_table))
+        return 0
     devices = options.devices or jax.device_count()
     print(json.dumps(to_json(cfg), indent=2))
     problems = validate(cfg, device_count=devices, kind=options.kind)
@@ -127,6 +135,14 @@ def _report(rest: Sequence[str]) -> int:
 
     print(build.write_report(options.folders, options.out, base=options.base, title=options.title))
     return 0
+
+
+def _selftest(rest: Sequence[str]) -> int:
+    parser = _Parser(prog="python -m lgrpo selftest", description=_TOOLS["selftest"], allow_abbrev=False)
+    from lgrpo import selftest
+
+    selftest.add_options(parser)
+    return selftest.run(parser.parse_args(rest))
 
 
 def _overlap(options: argparse.Namespace, cfg: ExperimentConfig) -> int:
@@ -219,8 +235,8 @@ def run(argv: Sequence[str]) -> int:
         print(_usage())
         return 0 if argv else 2
     command, rest = argv[0], list(argv[1:])
-    if command in ("compare", "report"):
-        return {"compare": _compare, "report": _report}[command](rest)
+    if command in ("compare", "report", "selftest"):
+        return {"compare": _compare, "report": _report, "selftest": _selftest}[command](rest)
     if command in _TOOLS:
         return _convert(command, rest)
     if command not in _COMMANDS:
@@ -260,6 +276,11 @@ def main() -> None:
     except BrokenPipeError:  # `... --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error}; make room and run the same command again: checkpoints are intact", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

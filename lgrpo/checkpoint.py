@@ -8,16 +8,13 @@ and renames it: what has the name of a step is whole.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
-import importlib.metadata
 import json
 import math
 import os
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -26,16 +23,16 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
-from lgrpo import multihost
+from lgrpo import integrity, multihost
 from lgrpo.config import CheckpointConfig, ExperimentConfig
 from lgrpo.errors import UserError
 from lgrpo.models.lora import merge
 from lgrpo.overrides import check_resume, from_json, to_json
 from lgrpo.types import Params, TrainState
+from lgrpo.versions import versions
 
 T = TypeVar("T")
 PathLike = str | os.PathLike[str]
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # What damaged files raise. Anything else, such as running out of memory, says nothing about the checkpoint.
 _DAMAGE = (ValueError, OSError, KeyError, EOFError)
 
@@ -73,16 +70,28 @@ def _best_step(infos: Sequence[Any]) -> int | None:
     return None if best is None or _metric(best) == -math.inf else best.step
 
 
-def _manager(folder: epath.Path, *, create: bool, policy: _NewestAndBest | None = None) -> ocp.CheckpointManager:
+class _Manager(ocp.CheckpointManager):
+    """Opens also where the metric of a checkpoint is damaged: that one is then no candidate for the best."""
+
+    def _get_metrics(self, step: int) -> Any:
+        try:
+            found = super()._get_metrics(step)
+        except _DAMAGE:
+            found = None
+        return found if isinstance(found, dict) and isinstance(found.get("metric"), float) else {"metric": None}
+
+
+def _manager(
+    folder: epath.Path, *, create: bool, policy: _NewestAndBest | None = None, finishing: Callable[[], None] | None = None
+) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         create=create,
         preservation_policy=policy,
+        async_options=ocp.AsyncOptions(post_finalization_callback=finishing),  # runs before the folder gets its name
         best_fn=lambda m: m["metric"] if m["metric"] is not None else -math.inf,
     )
     arrays, text = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
-    return ocp.CheckpointManager(
-        folder, options=options, item_handlers={"params": arrays(), "rest": arrays(), "buffer": arrays(), "meta": text()}
-    )
+    return _Manager(folder, options=options, item_handlers={"params": arrays(), "rest": arrays(), "buffer": arrays(), "meta": text()})
 
 
 # -- trees as flat dicts ------------------------------------------------------------------------------------------------------------------
@@ -146,6 +155,7 @@ def _read_arrays(manager: ocp.CheckpointManager, step: int, item: str, target: A
 
 
 def _read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    integrity.verify_here(manager.directory / str(step), ["meta"])
     meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
     if not isinstance(meta, dict):
         raise ValueError("meta is no JSON object")
@@ -161,24 +171,6 @@ def _read_buffer(manager: ocp.CheckpointManager, step: int, target: Any, meta: d
         shapes = {n: np.empty(m.shape, m.dtype) for n, m in _stored(manager, step, "buffer").items()}
         flat |= manager.restore(step, args=ocp.args.Composite(buffer=ocp.args.StandardRestore(shapes))).buffer
     return flat if target is None else _unflatten(target, flat)
-
-
-# -- versions -----------------------------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Versions of what computed a result, and the git commit where there is one ("+" appended: with local changes)."""
-    found = {"python": sys.version.split()[0]}
-    for name in _PACKAGES:
-        found[name] = importlib.metadata.version(name)
-    try:
-        git = functools.partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
-        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
-        found["git"] = git(["git", "rev-parse", "HEAD"]).stdout.strip() + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        pass  # installed without a repository, or without git
-    return found
 
 
 def write_config(workdir: PathLike, cfg: ExperimentConfig) -> None:
@@ -202,7 +194,8 @@ class Checkpoints:
         """Errors: UserError when cfg.resume is False but the workdir holds checkpoints, which a new run would mix with its own."""
         self._workdir = epath.Path(workdir).absolute()
         self._folder = self._workdir / "checkpoints"
-        self._manager = _manager(self._folder, create=True, policy=_NewestAndBest(cfg.keep, cfg.keep_best))
+        self._saving, self._failed = -1, False
+        self._manager = _manager(self._folder, create=True, policy=_NewestAndBest(cfg.keep, cfg.keep_best), finishing=self._sign)
         if not cfg.resume and self.latest() is not None:
             step = self.latest()
             self.close()
@@ -240,15 +233,36 @@ class Checkpoints:
         if full:
             items["buffer"] = ocp.args.StandardSave(full)
         measured = None if metric is None or math.isnan(metric) else float(metric)
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics={"metric": measured}, force=True)
+        self.wait()  # the manager would wait itself, but _saving is read until then
+        self._saving = step
+        with self._explained():
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics={"metric": measured}, force=True)
+
+    def _sign(self) -> None:
+        """In the background thread of a save, once its files are written."""
+        if multihost.is_main():
+            integrity.sign_unfinished(self._folder, self._saving)
 
     def wait(self) -> None:
-        """Until the last save is on disk. Errors: what went wrong while writing it."""
-        self._manager.wait_until_finished()
+        """Until the last save is on disk. Errors: what went wrong while writing it; UserError where it was the disk."""
+        with self._explained():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait and let go of the folder."""
-        self._manager.close()
+        """Wait and let go of the folder. Errors: as wait, unless save or wait have raised already."""
+        with self._explained() if not self._failed else contextlib.suppress(*_DAMAGE):
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors: UserError in place of one of the file system."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            self._failed = True
+            if integrity.of_the_disk(error):
+                raise integrity.disk_error(self._folder, self._saving, error) from error
+            raise
 
     def latest(self) -> int | None:
         """Newest saved step."""
@@ -272,6 +286,7 @@ class Checkpoints:
             meta = _read_meta(self._manager, at)
             check_resume(from_json(meta["config"]), cfg)
             where = f"{self._folder / str(at)}"
+            integrity.verify(self._folder / str(at))
             state = _read_arrays(self._manager, at, "rest", rest, where).replace(
                 params=_read_arrays(self._manager, at, "params", params, where)
             )
@@ -306,7 +321,8 @@ def _newest_readable(
         except _DAMAGE as error:
             broken.append(step)
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            print(f"warning: {folder / str(step)}: cannot be read ({reason}); trying the one before it", file=sys.stderr)
+            if multihost.is_main():
+                print(f"warning: {folder / str(step)}: cannot be read ({reason}); trying the one before it", file=sys.stderr)
     if not broken:
         raise UserError(f"{folder}: no checkpoint there; give the --workdir of a run that saved one")
     raise UserError(f"{folder}: none of the checkpoints {broken} can be read; restore one from a backup or use a new --workdir")
@@ -323,6 +339,7 @@ def _open(path: PathLike) -> tuple[ocp.CheckpointManager, epath.Path]:
 
 def _read_policy(manager: ocp.CheckpointManager, folder: epath.Path, step: int, target: Params) -> Params:
     """The stored parameters as `target` wants them: adapters merged, and the decoder alone where the run trained an encoder too."""
+    integrity.verify(folder / str(step), ["params"])
     stored = _stored(manager, step, "params")
     adapted = any(name.startswith("adapters.") for name in stored)
     wanted = _flatten(target)

@@ -327,6 +327,20 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AlarmConfig:
+    """Signs of divergence: one line on stderr, with value and step, whenever a metric crosses its limit. None: not watched."""
+
+    latent_share_below: float | None = None
+    """rollout/latent_share: the policy stops thinking in mixtures. 0.05 suits a latent run."""
+    invalid_above: float | None = 0.95
+    """rollout/invalid_frac: next to nothing finishes."""
+    replay_gap_above: float | None = 1.0
+    """policy/replay_gap in nats: the learner does not see the probabilities that were sampled from."""
+    entropy_below: float | None = None
+    """Minus policy/logp in nats per step, the sampled estimate of the entropy; that of a latent step counts its density, so measure yours first."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
     """Metrics writers. metrics.jsonl in the workdir is the record; TensorBoard is a copy."""
 
@@ -334,6 +348,7 @@ class LoggingConfig:
     """Also write TensorBoard event files."""
     progress: bool = True
     """Show a progress bar."""
+    alarms: AlarmConfig = AlarmConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

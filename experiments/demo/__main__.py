@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments.demo import explicit_grpo, explicit_sft, latent_grpo, latent_sft
-from lgrpo.checkpoint import saved_extra, versions
+from lgrpo.checkpoint import saved_extra
 from lgrpo.config import ExperimentConfig
 from lgrpo.errors import UserError
 from lgrpo.evaluation import evaluate
@@ -25,6 +25,7 @@ from lgrpo.metrics import summary_table
 from lgrpo.overrides import to_json
 from lgrpo.report.build import write_report
 from lgrpo.train import rl, sft
+from lgrpo.versions import versions
 
 # name -> (module, training loop, stage it starts from)
 STAGES = {

@@ -17,6 +17,7 @@ import numpy as np
 
 from lgrpo import multihost
 from lgrpo.config import ExperimentConfig
+from lgrpo.data.files import inside
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.errors import UserError
 from lgrpo.overrides import to_json
@@ -105,7 +106,7 @@ def load_labels(
 
     Errors: UserError when there are none, when they are damaged, or naming everything in which they do not fit data, tokenizer, K or c.
     """
-    folder = pathlib.Path(cfg.sft.label_path).expanduser() / split
+    folder = inside(pathlib.Path(cfg.sft.label_path).expanduser(), split, "sft.label_path: the split's name")
     manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"sft.label_path: no labels of split {split!r} in {cfg.sft.label_path or '(empty)'}; make them with --stage labels")

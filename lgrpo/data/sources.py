@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from lgrpo.config import DataConfig
 from lgrpo.data import word_problems
 from lgrpo.data.benchmarks import load_fields
+from lgrpo.data.files import inside
 from lgrpo.data.prepare import download_and_prepare
 from lgrpo.data.registry import DATA_SETS, locate
 from lgrpo.errors import UserError
@@ -89,7 +90,7 @@ def _load_jsonl(path: str, split: str) -> list[Record]:
     if not path:
         raise UserError("data.path: empty, but data.source is jsonl; set it to the folder that holds <split>.jsonl")
     folder = pathlib.Path(path).expanduser()
-    file = folder / f"{split}.jsonl"
+    file = inside(folder, f"{split}.jsonl", "data: the split's name")
     if not file.is_file():
         there = ", ".join(sorted(p.stem for p in folder.glob("*.jsonl"))) if folder.is_dir() else ""
         hint = f"splits there: {there}" if there else "the folder holds no .jsonl file" if folder.is_dir() else "no such folder"

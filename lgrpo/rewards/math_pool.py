@@ -89,6 +89,8 @@ class MathPool:
         self._workers: list[_Worker] = []
         self._known: collections.OrderedDict[Pair, str] = collections.OrderedDict()
         self._selector = selectors.DefaultSelector()
+        self._todo: collections.deque[Pair] = collections.deque()
+        self._crashed: set[Pair] = set()
 
     def judge(self, pairs: Sequence[Pair]) -> list[str]:
         """correct, wrong, unparsable, timeout or crash for each (gold, answer), in order. Each pair is compared once and remembered.
@@ -96,14 +98,15 @@ class MathPool:
         Takes at most ceil(new pairs / size) * seconds (less after PATIENCE timeouts), and a worker's start after each timeout or crash.
         Errors: UserError when workers cannot be started (math-verify is not installed).
         """
-        todo = collections.deque(dict.fromkeys(pair for pair in pairs if pair not in self._known))
+        todo = self._todo = collections.deque(dict.fromkeys(pair for pair in pairs if pair not in self._known))
+        self._crashed.clear()
         outcome = {pair: self._known[pair] for pair in pairs if pair in self._known}
         while todo or any(worker.pair for worker in self._workers):
             while len(self._workers) < min(self._size, len(todo) + sum(1 for w in self._workers if w.pair)):
                 self._start()
             for worker in list(self._workers):
                 if todo and worker.ready and worker.pair is None:
-                    self._hand_out(worker, todo.popleft(), outcome)
+                    self._hand_out(worker, todo, outcome)
             self._wait(outcome)
         self._known.update(outcome)
         while len(self._known) > CACHE:
@@ -125,12 +128,16 @@ class MathPool:
         self._workers.remove(worker)
         worker.kill()
 
-    def _hand_out(self, worker: _Worker, pair: Pair, outcome: dict[Pair, str]) -> None:
+    def _hand_out(self, worker: _Worker, todo: collections.deque[Pair], outcome: dict[Pair, str]) -> None:
+        """The next pair. A worker that died while it had nothing to do (an administrator, the kernel) is replaced, and no answer pays for it."""
+        slow = sum(why == "timeout" for why in outcome.values())
         try:
-            slow = sum(why == "timeout" for why in outcome.values())
-            worker.send(pair, self._seconds * (HURRY if slow >= PATIENCE else 1.0))
+            if worker.process.poll() is not None:
+                raise ProcessLookupError
+            worker.send(todo[0], self._seconds * (HURRY if slow >= PATIENCE else 1.0))
+            todo.popleft()
         except OSError:
-            self._fail(worker, "crash", outcome)
+            self._drop(worker)
 
     def _fail(self, worker: _Worker, why: str, outcome: dict[Pair, str]) -> None:
         """Removes a worker that is dead or too slow; judge() starts another one where there is work."""
@@ -139,7 +146,10 @@ class MathPool:
             raise UserError(
                 "data.grader: the LaTeX grader does not start; see what `python -c 'import math_verify'` says, or set data.grader=numeric"
             )
-        if worker.pair is not None:
+        if worker.pair is not None and why == "crash" and worker.pair not in self._crashed:
+            self._crashed.add(worker.pair)  # once more: the system may have killed the process for another one's memory
+            self._todo.append(worker.pair)
+        elif worker.pair is not None:
             outcome[worker.pair] = why
         self._drop(worker)
 

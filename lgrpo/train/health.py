@@ -20,7 +20,7 @@ def check_gradients(metrics: dict[str, float], cfg: ExperimentConfig, done: int)
     if metrics["grad/nonfinite"] >= cfg.optim.max_nonfinite:
         raise UserError(
             f"step {done}: {int(metrics['grad/nonfinite'])} non-finite gradients in a row (optim.max_nonfinite={cfg.optim.max_nonfinite}); "
-            "the newest checkpoint is intact: lower optim.lr, and see grad/norm and policy/ratio_max in metrics.jsonl"
+            "the newest checkpoint is intact: lower optim.lr, see grad/norm and policy/ratio_max in metrics.jsonl and the batches in nonfinite/"
         )
 
 

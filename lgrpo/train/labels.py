@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from lgrpo import multihost
 from lgrpo.algos.stage1 import compressed, encode, stage1_specs
-from lgrpo.checkpoint import has_encoder, load_params, saved_step, versions
+from lgrpo.checkpoint import has_encoder, load_params, saved_step
 from lgrpo.config import ExperimentConfig
 from lgrpo.data import labels
 from lgrpo.data.pipeline import SftStream, sft_stream
@@ -28,6 +28,7 @@ from lgrpo.overrides import to_json
 from lgrpo.sharding import make_mesh, put_batch
 from lgrpo.train.setup import prepare
 from lgrpo.types import Array, Params
+from lgrpo.versions import versions
 
 
 @partial(jax.jit, static_argnames=("cfg",))

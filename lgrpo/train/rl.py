@@ -18,7 +18,8 @@ from lgrpo.metrics import progress
 from lgrpo.rewards.score import score
 from lgrpo.sharding import put_batch
 from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
-from lgrpo.train.health import check_gradients, evaluation_metrics, should_save, summary
+from lgrpo.train.guards import Guards
+from lgrpo.train.health import evaluation_metrics, should_save, summary
 from lgrpo.train.setup import Session, open_session, publish
 from lgrpo.train.step import make_train_batch, rollout_step, train_step
 from lgrpo.types import Params, PromptBatch, Rollout, Scored, TrainState
@@ -40,7 +41,7 @@ def train(session: Session, stop: StopFlag) -> int:
     """The loop. Everything that must survive a kill is in (state, data state, buffer)."""
     cfg, state = session.cfg, session.state
     data = prompt_stream(cfg, session.tokenizer, cfg.data.train_split, batch=cfg.train.prompts_per_step)
-    buffer = empty_buffer(cfg)
+    buffer, guards = empty_buffer(cfg), Guards(session)
     if session.restored:
         data.set_state(session.restored.data)
         buffer = session.restored.buffer
@@ -63,7 +64,7 @@ def train(session: Session, stop: StopFlag) -> int:
             metrics |= {name: float(value) for name, value in update.items()}
             metrics |= _timing(timer, time.perf_counter() - started, metrics, cfg)
             done = step + 1
-            check_gradients(metrics, cfg, done)
+            guards.after(done, metrics, groups)
             metrics |= evaluation_metrics(session, state.params, done)
             if done % cfg.train.log_every == 0 or done == cfg.train.num_steps:
                 session.writer.write(done, metrics)

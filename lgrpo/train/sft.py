@@ -21,7 +21,8 @@ from lgrpo.errors import UserError
 from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.metrics import progress
 from lgrpo.sharding import put_batch
-from lgrpo.train.health import check_gradients, evaluation_metrics, should_evaluate, should_save, summary
+from lgrpo.train.guards import Guards
+from lgrpo.train.health import evaluation_metrics, should_evaluate, should_save, summary
 from lgrpo.train.setup import Session, open_session
 from lgrpo.train.step import sft_losses, sft_step, sft_weights
 from lgrpo.types import TrainState
@@ -111,14 +112,15 @@ def train(session: Session, stop: StopFlag) -> int:
     if watch.exhausted(cfg.sft.patience):
         print(f"{session.workdir}: stopped early at step {session.start}, nothing left to do", file=sys.stderr)
         return 0
-    data, heldout = _open_data(session), heldout_batches(session)
+    data, heldout, guards = _open_data(session), heldout_batches(session), Guards(session)
     with progress(cfg.train.num_steps, cfg.sft.stage, cfg.logging.progress, initial=session.start) as bar:
         for done in range(session.start + 1, cfg.train.num_steps + 1):
             started = time.perf_counter()
-            state, update = sft_step(state, put_batch(next(data), session.mesh), cfg=cfg)
+            batch = next(data)
+            state, update = sft_step(state, put_batch(batch, session.mesh), cfg=cfg)
             metrics = {name: float(value) for name, value in update.items()}
             metrics["time/step_s"] = time.perf_counter() - started
-            check_gradients(metrics, cfg, done)
+            guards.after(done, metrics, batch)
             more, measured = validation(session, state, heldout, done)
             metrics |= more
             watch = watch if measured is None else watch.after(measured)

@@ -1,0 +1,15 @@
+"""Files whose names come from settings or from other files."""
+
+from __future__ import annotations
+
+import pathlib
+
+from lgrpo.errors import UserError
+
+
+def inside(folder: pathlib.Path, name: str, what: str) -> pathlib.Path:
+    """folder/name. Links are followed (data often lies elsewhere), names are not. Errors: UserError for a name that leads out of the folder."""
+    path = pathlib.PurePath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise UserError(f"{what}: {name!r} leads out of {folder}; give the name of something inside it")
+    return folder / path

@@ -1,0 +1,123 @@
+"""Checksums of a checkpoint's files. Orbax verifies none of its small files, so a flipped bit there can pass for another value.
+
+They are written into the step's folder (`checksums.json`) just before Orbax gives that folder its name: no checkpoint that counts is without
+them, except those of older versions, which are taken as they are. CRC-32 finds accidents, it is no protection against people.
+Cost: every file is read once more in the background of a save and once more at a restore, about a second per gigabyte from a fast disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from lgrpo.errors import UserError
+
+FILE = "checksums.json"
+_LATER = {"_CHECKPOINT_METADATA", "commit_success.txt", FILE}  # Orbax writes these after us; they hold times, nothing that is restored
+_CHUNK = 1 << 22
+_THREADS = 4
+
+
+class DamagedError(ValueError):
+    """A file of a checkpoint is not what was written."""
+
+
+def of_the_disk(error: BaseException) -> bool:
+    """Whether a failed save is the file system's fault (full, over quota, read-only, gone) and not the program's."""
+    return isinstance(error, OSError) or any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Error writing", "Failed writing"))
+
+
+def disk_error(folder: epath.Path, step: int, error: BaseException) -> UserError:
+    """What to tell the user when saving `step` failed."""
+    whole = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]  # Orbax counts the failed one among its own
+    rest = f"checkpoint {max(whole)} is intact" if whole else "no checkpoint is there yet"
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{folder}: saving step {step} failed ({reason}); {rest}: make room and run the same command again")
+
+
+def _files(folder: epath.Path) -> list[str]:
+    """Paths below `folder`, sorted, without those that change later."""
+    names = []
+    for root, _, files in os.walk(folder):
+        names += [os.path.relpath(os.path.join(root, f), folder) for f in files if f not in _LATER]
+    return sorted(names)
+
+
+def _checksum(path: epath.Path) -> list[int]:
+    """[bytes, CRC-32]."""
+    size, value = 0, 0
+    with path.open("rb") as file:
+        while part := file.read(_CHUNK):
+            size, value = size + len(part), zlib.crc32(part, value)
+    return [size, value]
+
+
+def _checksums(folder: epath.Path, names: Sequence[str]) -> list[list[int]]:
+    with ThreadPoolExecutor(_THREADS) as pool:  # zlib lets go of the GIL
+        return list(pool.map(lambda name: _checksum(folder / name), names))
+
+
+def write_checksums(folder: epath.Path) -> None:
+    """Write checksums.json for every file below `folder`. Main process only; OSError as open() raises it."""
+    names = _files(folder)
+    text = json.dumps(dict(zip(names, _checksums(folder, names), strict=True)))
+    # The list vouches for itself too: a flip inside it is as likely as anywhere else.
+    (folder / FILE).write_text(f"{zlib.crc32(text.encode()):08x} {text}\n")
+
+
+def sign_unfinished(folder: epath.Path, step: int) -> None:
+    """As write_checksums, for the step that Orbax is about to finish: its folder still has a temporary name."""
+    for path in folder.iterdir():
+        if path.name.startswith(f"{step}.orbax-checkpoint-tmp"):
+            write_checksums(path)
+
+
+def _find_damage(folder: epath.Path, items: Sequence[str] | None) -> str:
+    """Description of the first damaged file, "" when there is none."""
+    if not (folder / FILE).exists():
+        return ""
+    try:
+        sign, _, text = (folder / FILE).read_text().rstrip("\n").partition(" ")
+        if f"{zlib.crc32(text.encode()):08x}" != sign:
+            return f"{FILE} does not match its own checksum"
+        listed: dict[str, Any] = json.loads(text)
+        wanted = {n: v for n, v in listed.items() if items is None or n.split(os.sep)[0] in items}
+        gone = next((n for n in wanted if not (folder / n).exists()), None)
+        if gone is not None:
+            return f"{gone} is missing"
+        for (name, was), now in zip(wanted.items(), _checksums(folder, list(wanted)), strict=True):
+            if was != now:
+                return (
+                    f"{name} has {now[0]} bytes where {was[0]} were written" if was[0] != now[0] else f"{name} does not match its checksum"
+                )
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def verify_here(folder: epath.Path, items: Sequence[str]) -> None:
+    """As verify, but by this process alone: for small items, also where the other processes do not take part."""
+    if found := _find_damage(folder, items):
+        raise DamagedError(found)
+
+
+def verify(folder: epath.Path, items: Sequence[str] | None = None) -> None:
+    """Compare the files of these items (None: all) with what was written. Several processes: one reads, all of them hear the result.
+
+    Errors: DamagedError, on every process, naming the first file that differs.
+    """
+    found = _find_damage(folder, items) if jax.process_index() == 0 else ""
+    if jax.process_count() > 1:
+        damaged = multihost_utils.broadcast_one_to_all(np.int32(bool(found)))
+        found = found or ("the main process found a damaged file" if int(damaged) else "")
+    if found:
+        raise DamagedError(found)

@@ -1,0 +1,97 @@
+"""What a loop watches after every step: skipped updates, whose batch is kept for a look, and signs that a run diverges."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from lgrpo import multihost
+from lgrpo.config import AlarmConfig
+from lgrpo.train.health import check_gradients
+from lgrpo.train.setup import Session
+
+DUMPS = 5
+"""Batches kept in <workdir>/nonfinite at most. The first ones tell most: later ones may follow from them."""
+
+
+def _local(leaf: Any) -> np.ndarray:
+    """The rows that this process holds."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return np.asarray(leaf)
+    own = {str(s.index): s for s in leaf.addressable_shards}  # replicas of a shard once
+    return np.concatenate([np.asarray(s.data) for s in sorted(own.values(), key=lambda s: s.index[0].start or 0)])
+
+
+def dump_batch(folder: pathlib.Path, step: int, batch: Any) -> pathlib.Path | None:
+    """Write the arrays of `batch` by dotted name to <folder>/step<step>.npz (.p<n>.npz of several processes, each its own rows).
+
+    Read it with numpy.load. None when DUMPS batches are there already, or when the disk does not take it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    many = jax.process_count() > 1
+    own = f".p{jax.process_index()}.npz" if many else ".npz"
+    if sum(1 for p in folder.iterdir() if p.name.startswith("step") and p.name.endswith(own)) >= DUMPS:
+        return None
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    arrays = {jax.tree_util.keystr(path, simple=True, separator="."): _local(leaf) for path, leaf in leaves}
+    path = folder / f"step{step}{own}"
+    try:
+        with path.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        print(f"warning: step {step}: the batch was not kept ({error})", file=sys.stderr)
+        return None
+    return path
+
+
+def readings(metrics: dict[str, float], alarms: AlarmConfig) -> dict[str, tuple[float, str, float]]:
+    """What is watched: field -> (value, "above" or "below", limit). Leaves out limits that are None and metrics that are absent."""
+    watched = {
+        "latent_share_below": ("rollout/latent_share", 1.0, "below"),
+        "invalid_above": ("rollout/invalid_frac", 1.0, "above"),
+        "replay_gap_above": ("policy/replay_gap", 1.0, "above"),
+        "entropy_below": ("policy/logp", -1.0, "below"),
+    }
+    found = {}
+    for field, (name, sign, side) in watched.items():
+        limit = getattr(alarms, field)
+        if limit is not None and name in metrics:
+            found[field] = (sign * metrics[name], side, limit)
+    return found
+
+
+class Guards:
+    """Call `after` once per step."""
+
+    def __init__(self, session: Session) -> None:
+        self._cfg, self._folder = session.cfg, session.workdir / "nonfinite"
+        self._skipped = int(session.state.skipped)
+        self._ringing: set[str] = set()
+
+    def after(self, done: int, metrics: dict[str, float], batch: Any) -> None:
+        """batch: what the step trained on. Errors: UserError once optim.max_nonfinite updates in a row were skipped."""
+        if metrics["grad/skipped"] > self._skipped:
+            self._skipped = int(metrics["grad/skipped"])
+            path = dump_batch(self._folder, done, batch)
+            if multihost.is_main():
+                kept = f"its batch is in {path}" if path else "its batch is not kept"
+                print(f"warning: step {done}: non-finite gradient, update skipped ({self._skipped} in all); {kept}", file=sys.stderr)
+        self._alarms(done, metrics)
+        check_gradients(metrics, self._cfg, done)
+
+    def _alarms(self, done: int, metrics: dict[str, float]) -> None:
+        """One line when a value crosses its limit; another one only after it has been back."""
+        for field, (value, side, limit) in readings(metrics, self._cfg.logging.alarms).items():
+            inside = value >= limit if side == "below" else value <= limit  # NaN is on neither side: it rings
+            if inside:
+                self._ringing.discard(field)
+            elif field not in self._ringing:
+                self._ringing.add(field)
+                if multihost.is_main():
+                    what = field.rsplit("_", 1)[0].replace("_", " ")
+                    print(f"warning: step {done}: {what} is {value:.4g}, {side} logging.alarms.{field}={limit:g}", file=sys.stderr)
