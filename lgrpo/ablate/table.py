@@ -43,7 +43,7 @@ def over_seeds(values: Sequence[float]) -> Interval:
 
 @functools.cache
 def _weights(problems: int, part: int) -> np.ndarray:
-    return bootstrap_weights(problems, 1000, part)
+    return bootstrap_weights(problems, 1000, 1000 * part)  # the draws of `compare`
 
 
 def over_problems(differences: Sequence[np.ndarray]) -> Interval:
@@ -164,8 +164,8 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """A line per cell and metric; an end that does not exist is empty."""
     out = io.StringIO()
     write = csv.writer(out, lineterminator="\n").writerow
-    parts = [("", "value"), ("difference", "difference"), ("over_problems", "difference_over_problems")]
-    write(["cell", "metric", "seeds", *(f"{p}{'_' if p else ''}{end}" for p, _ in parts for end in ("value", "low", "high"))])
+    prefixes = ("", "difference_", "difference_over_problems_")
+    write(["cell", "metric", "seeds", *(f"{p}{end}" for p in prefixes for end in ("value", "low", "high"))])
     for row in rows:
         for name, value in row["metrics"].items():
             change = row.get("differences", {}).get(name)
