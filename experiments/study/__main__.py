@@ -13,16 +13,17 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
+import time
 
 from experiments.demo.__main__ import STAGES, finish_stage, stage_config
 from lgrpo.ablate.grid import parse_seeds
 from lgrpo.config import ExperimentConfig
 from lgrpo.errors import UserError
-from lgrpo.interrupt import EXIT_PREEMPTED
+from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.overrides import apply_diff
 from lgrpo.report.build import write_report
 
-BASE = pathlib.Path("experiments") / "demo" / "latent_grpo.py"
+BASE = pathlib.Path(__file__).parents[1] / "demo" / "latent_grpo.py"
 STARTS = ("explicit_sft", "latent_sft")
 GRIDS = ("presets", "sided_densities")
 
@@ -64,14 +65,19 @@ def ablate(options: argparse.Namespace, grid: str) -> int:
     command += ["--set", *(f"{path}={value}" for path, value in settings.items() if value)]
     command += ["--hosts", options.hosts] if options.hosts else []
     command += ["--cells", options.cells] if options.cells else []
-    # In our process group, so that Ctrl-C reaches it; a SIGTERM is handed on.
-    with subprocess.Popen(command) as process:
+    # In a session of its own, so that Ctrl-C reaches it once, through us.
+    with StopFlag() as stop, subprocess.Popen(command, start_new_session=True) as process:
+        told = False
         try:
-            return process.wait()
-        except BaseException:
+            while process.poll() is None:
+                if stop and not told:
+                    told = True
+                    process.terminate()
+                time.sleep(0.2)
+        except BaseException:  # a second signal: not to be waited for
             process.terminate()
-            process.wait()
             raise
+    return process.returncode
 
 
 def run(options: argparse.Namespace) -> int:

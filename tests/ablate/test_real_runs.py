@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from pathlib import Path
 
 from lgrpo.ablate.grid import load_grid, plan
 from lgrpo.ablate.jobs import read_times
