@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 comma := ,
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
-.PHONY: demo demo-seeds eval-demo sft-study test soak parity lint format bench bench-gpu clean
+.PHONY: demo demo-seeds eval-demo sft-study study test soak parity lint format bench bench-gpu clean
 
 demo: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo --workdir runs/demo
@@ -31,6 +31,11 @@ parity: $(VENV)/.parity
 # SFT_STUDY="--seeds 0 --tokens 1e6" for a short one
 sft-study: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.latent_sft.study --workdir runs/sft-study $(SFT_STUDY)
+
+# The grids presets and sided_densities from starts of their own. STUDY="--grids stabilizers --seeds 5 --steps 100" for others; docs/ablations.md
+STUDY ?=
+study: $(VENV)/.run
+	$(CACHE) $(PY) -m experiments.study --workdir runs/study $(STUDY)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

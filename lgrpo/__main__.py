@@ -27,6 +27,7 @@ _COMMANDS = {
     "overlap": "problems that the training split shares with evaluation splits",
 }
 _TOOLS = {
+    "ablate": "a grid of settings times seeds and one table: python -m lgrpo ablate EXPERIMENT --grid stabilizers --seeds 3 --workdir DIR",
     "report": "one HTML page about runs, with figures: python -m lgrpo report WORKDIR [WORKDIR ...] --out FILE.html",
     "compare": "paired test between two results of eval: python -m lgrpo compare A B",
     "selftest": "kill a tiny run on this machine and mesh, restart it, compare: python -m lgrpo selftest resume --kills 20",
@@ -145,6 +146,15 @@ def _selftest(rest: Sequence[str]) -> int:
     return selftest.run(parser.parse_args(rest))
 
 
+def _ablate(rest: Sequence[str]) -> int:
+    """Works on an experiment, but its runs are processes of their own."""
+    from lgrpo.ablate import cli
+
+    parser = _Parser(prog="python -m lgrpo ablate", description=_TOOLS["ablate"], allow_abbrev=False)
+    cli.add_options(parser)
+    return cli.run(parser.parse_args(rest))
+
+
 def _overlap(options: argparse.Namespace, cfg: ExperimentConfig) -> int:
     from lgrpo.data.overlap import overlap_report, overlap_table
 
@@ -235,8 +245,9 @@ def run(argv: Sequence[str]) -> int:
         print(_usage())
         return 0 if argv else 2
     command, rest = argv[0], list(argv[1:])
-    if command in ("compare", "report", "selftest"):
-        return {"compare": _compare, "report": _report, "selftest": _selftest}[command](rest)
+    own = {"ablate": _ablate, "compare": _compare, "report": _report, "selftest": _selftest}
+    if command in own:
+        return own[command](rest)
     if command in _TOOLS:
         return _convert(command, rest)
     if command not in _COMMANDS:

@@ -19,7 +19,8 @@ LAYERS = [
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # Beside the layers: below the loops, never above them.
 FORBIDDEN = {
-    name: {"train", "__main__"} for name in ("rewards", "data", "evaluation", "report", "metrics", "checkpoint", "interrupt", "multihost")
+    name: {"train", "__main__"}
+    for name in ("ablate", "rewards", "data", "evaluation", "report", "metrics", "checkpoint", "interrupt", "multihost")
 }
 PURE = {"latent", "algos"}
 IMPURE = {"os", "pathlib", "io", "logging", "subprocess", "lgrpo.checkpoint", "lgrpo.metrics", "lgrpo.data", "lgrpo.multihost"}
