@@ -76,6 +76,14 @@ class RolloutConfig:
     """Completions G per prompt."""
     max_new_tokens: int = 32
     """Longest completion T, latent steps and answer tokens together."""
+    decode: Literal["loop", "refill"] = "loop"
+    """loop: all rows of the batch until the last has finished; refill: `lanes` rows of each group, a finished one makes room for the next."""
+    lanes: int = 2
+    """Rows of a group that decode=refill computes at once."""
+    chunk: int = 32
+    """Decode steps of decode=refill between two looks of the host, which then drops finished groups."""
+    kv_dtype: Literal["compute", "bfloat16"] = "compute"
+    """Type of the key/value cache: that of the computation, or bfloat16 (half the memory; log-probs then differ from the learner's)."""
     latent: LatentConfig = LatentConfig()
     answer: AnswerConfig = AnswerConfig()
 
