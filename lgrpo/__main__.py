@@ -212,11 +212,20 @@ def _convert(command: str, argv: Sequence[str]) -> int:
     return 0
 
 
-def _dispatch(command: str, options: argparse.Namespace, cfg: object, make_config: Callable[[str], object]) -> int:
+def _cache_compilations(folder: str) -> None:
+    """Only here: a library does not write to the user's home."""
+    if folder and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+
+
+def _dispatch(command: str, options: argparse.Namespace, cfg: ExperimentConfig, make_config: Callable[[str], object]) -> int:
     """make_config: the experiment's config, options applied, for a stage of Latent-SFT."""
     from lgrpo import multihost
 
     multihost.initialize()
+    _cache_compilations(cfg.train.compilation_cache)
     if command == "train":
         from lgrpo.train import rl
 

@@ -76,6 +76,14 @@ class RolloutConfig:
     """Completions G per prompt."""
     max_new_tokens: int = 32
     """Longest completion T, latent steps and answer tokens together."""
+    decode: Literal["loop", "refill"] = "loop"
+    """loop: all rows of the batch until the last has finished; refill: `lanes` rows of each group, a finished one makes room for the next."""
+    lanes: int = 2
+    """Rows of a group that decode=refill computes at once."""
+    chunk: int = 32
+    """Decode steps of decode=refill between two looks of the host, which then drops finished groups."""
+    kv_dtype: Literal["compute", "bfloat16"] = "compute"
+    """Type of the key/value cache: that of the computation, or bfloat16 (half the memory; log-probs then differ from the learner's)."""
     latent: LatentConfig = LatentConfig()
     answer: AnswerConfig = AnswerConfig()
 
@@ -200,6 +208,8 @@ class DataConfig:
     """Split to evaluate on; NAME/SPLIT for that of another registered data set, such as svamp/test."""
     max_prompt: int = 64
     """Longest prompt P in tokens; prompts are padded to it on the left."""
+    prompt_bucket: int = 0
+    """RL pads a batch to the next multiple of this that holds its prompts (one compilation per width); 0: always to max_prompt."""
     overlong: Literal["error", "drop"] = "drop"
     """What to do with prompts longer than max_prompt: stop, or leave them out and count them."""
     think_start: str = "<think>"
@@ -275,12 +285,16 @@ class TrainConfig:
     """Prompts (RL) or sequences (SFT) per gradient accumulation slice; 0: the whole update."""
     logprob_chunk: int = 2048
     """Positions whose vocabulary logits exist at once; the [N, T, V] tensor never does."""
+    completion_bucket: int = 0
+    """The learner works on the next multiple of this that holds the batch's completions (same loss); 0: always on max_new_tokens."""
     share_prefix: bool = True
     """Compute each prompt once per group in the learner; False tiles it (same numbers, for checks and benchmarks)."""
     init_from: str = ""
     """Workdir or checkpoint folder to take the initial parameters from; empty: random weights."""
     init_best: bool = False
     """Take the best evaluated checkpoint of init_from instead of the newest."""
+    compilation_cache: str = "~/.cache/lgrpo/xla"
+    """Folder where the command line keeps compiled programs between runs; JAX_COMPILATION_CACHE_DIR goes before it; empty: none."""
     log_every: int = 1
     """Steps between two lines of metrics."""
 

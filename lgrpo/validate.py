@@ -15,7 +15,15 @@ Kind = Literal["train", "sft", "eval"]
 _AT_LEAST: dict[int, tuple[str, ...]] = {
     1: (
         *("model.d_model", "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.head_dim", "model.d_ff"),
-        *("rollout.latent.k", "rollout.group_size", "rollout.max_new_tokens", "algo.dynamic.max_rounds", "data.max_prompt"),
+        *(
+            "rollout.latent.k",
+            "rollout.group_size",
+            "rollout.max_new_tokens",
+            "rollout.lanes",
+            "rollout.chunk",
+            "algo.dynamic.max_rounds",
+            "data.max_prompt",
+        ),
         *("sft.compression", "sft.batch_size", "sft.max_chain", "sft.max_answer", "optim.max_nonfinite", "data.grader_workers"),
         *("train.num_steps", "train.prompts_per_step", "train.updates_per_step", "train.logprob_chunk", "train.log_every"),
         *("checkpoint.keep", "evaluation.samples", "evaluation.batch", "evaluation.bootstrap"),
@@ -33,6 +41,7 @@ _AT_LEAST: dict[int, tuple[str, ...]] = {
         *("algo.negative_weight", "algo.kl_coef", "sft.label_noise", "sft.kl_weight", "optim.warmup", "optim.weight_decay"),
         *("train.microbatch", "checkpoint.every", "evaluation.every", "evaluation.problems", "evaluation.sample_chunk"),
         *("sft.label_redraws", "sft.heldout", "sft.patience", "sft.lora.rank"),
+        *("data.prompt_bucket", "train.completion_bucket"),
     ),
 }
 _POSITIVE = (

@@ -14,7 +14,9 @@ from lgrpo.config import AnswerConfig, DataConfig, ExperimentConfig, TrainConfig
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.evaluation.shards import Row
 from lgrpo.keys import Stream, key_for
+from lgrpo.latent.buckets import trim_prompts
 from lgrpo.latent.intervene import Intervention, Kind
+from lgrpo.latent.refill import refill_rollout
 from lgrpo.latent.rollout import rollout
 from lgrpo.rewards.grade import grade_all
 from lgrpo.rewards.score import completion_texts
@@ -74,15 +76,21 @@ def sample(
     first: int = 0,
     intervention: Intervention | None = None,
 ) -> Rollout:
-    """Samples first .. first + chunk - 1 of every prompt, on the host: N = B * chunk rows. The noise scale is no part of the compilation."""
+    """Samples first .. first + chunk - 1 of every prompt, on the host: N = B * chunk rows. The noise scale is no part of the compilation.
+
+    Interventions are made by the plain loop whatever cfg.rollout.decode says: they look at the row's first latents.
+    """
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     rows = prompts.tokens.shape[0] * how.chunk
-    placed = put_batch(prompts, mesh) if prompts.tokens.shape[0] % ways == 0 else prompts
+    divides = prompts.tokens.shape[0] % ways == 0
+    prompts = trim_prompts(prompts, cfg.data.prompt_bucket)
+    placed = put_batch(prompts, mesh) if divides else prompts
     noise = jnp.full((rows,), how.noise_scale, jnp.float32)
     key = key_for(cfg.seed, 0, Stream.EVALUATION)
-    result = _rollout(
-        params, placed, key, cfg=static_config(cfg, how), noise_scale=noise, first_sample=np.int32(first), intervention=intervention
-    )
+    common = {"cfg": static_config(cfg, how), "noise_scale": noise, "first_sample": np.int32(first)}
+    if cfg.rollout.decode == "refill" and intervention is None:
+        return jax.device_get(refill_rollout(params, placed, key, **common, ways=ways if divides else 1))
+    result = _rollout(params, placed, key, **common, intervention=intervention)
     return jax.device_get(result)
 
 

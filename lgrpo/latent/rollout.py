@@ -132,6 +132,60 @@ def _intervened(chosen: _Step, state: DecodeState, how: Intervention, end: int) 
     )
 
 
+class Decision(NamedTuple):
+    """What a step records of each row (zero where the row was not live) and the row's new state."""
+
+    columns: dict[str, jax.Array]  # by field of Rollout, [N, ...]
+    embed: jax.Array  # [N, D]
+    thinking: jax.Array  # bool [N]
+    forced: jax.Array  # bool [N]
+    done: jax.Array  # bool [N]
+    finish: jax.Array  # int32 [N]
+    chain: jax.Array  # bool [N]; the step belongs to the chain
+    ended: jax.Array  # bool [N]; the step ended thinking
+
+
+def settle(state: DecodeState, chosen: _Step, broken: jax.Array, finish: jax.Array, params: Params, cfg: ExperimentConfig) -> Decision:
+    """The state machine of a row, given what it chose. broken: bool [N]; finish: int32 [N] so far. state: anything with the flags of DecodeState."""
+    token = chosen.ids[:, 0]
+    live = ~state.done & ~broken
+    ended = state.thinking & (token == cfg.data.think_end_id) & live
+    forced = state.forced | (chosen.forced & live)
+    eos = live & ~chosen.is_latent & (token == cfg.data.eos_id)
+    finish = jnp.where(eos, jnp.where(forced, Finish.FORCED_EXIT, Finish.EOS), finish)
+    finish = jnp.where(broken & ~state.done, Finish.NAN, finish)
+    columns = {
+        "ids": chosen.ids,
+        "scores": chosen.scores,
+        "weights": chosen.weights,
+        "is_latent": chosen.is_latent,
+        "mask": live,
+        "loss_mask": live & ~chosen.forced,
+        "logps": chosen.logp,
+    }
+    columns = {name: jnp.where(live.reshape(live.shape + (1,) * (x.ndim - 1)), x, jnp.zeros_like(x)) for name, x in columns.items()}
+    return Decision(
+        columns=columns,
+        embed=embed_mixture(params["embed"], chosen.ids, chosen.weights),
+        thinking=state.thinking & ~ended,
+        forced=forced,
+        done=state.done | eos | broken,
+        finish=finish,
+        chain=state.thinking & live & ~ended,
+        ended=ended,
+    )
+
+
+def choose_step(
+    params: Params, hidden: jax.Array, keys: jax.Array, thinking: jax.Array, step: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig
+) -> tuple[_Step, jax.Array]:
+    """Samples from hidden [N,D] what follows it. step: int32 [] or [N]. Returns the choice and bool [N]: rows whose logits are not finite."""
+    logits = logits_of(params, hidden)
+    broken = ~jnp.isfinite(logits.sum(axis=-1))  # what a broken row chooses is never recorded
+    steps = jnp.broadcast_to(step, thinking.shape)
+    return _choose(logits, jax.vmap(jax.random.fold_in)(keys, steps), thinking, step, noise_scale, cfg), broken
+
+
 def _sample(
     state: DecodeState,
     hidden: jax.Array,
@@ -142,50 +196,25 @@ def _sample(
     intervention: Intervention | None,
 ) -> DecodeState:
     """Samples column `state.step` from hidden [N,D] and prepares the next input."""
-    t = state.step
-    logits = logits_of(params, hidden)
-    broken = ~jnp.isfinite(logits.sum(axis=-1))  # what a broken row chooses is never recorded
-    step_keys = jax.vmap(lambda key: jax.random.fold_in(key, t))(keys)
-    chosen = _choose(logits, step_keys, state.thinking, t, noise_scale, cfg)
+    t, rec = state.step, state.record
+    chosen, broken = choose_step(params, hidden, keys, state.thinking, t, noise_scale, cfg)
     if intervention is not None:
         chosen = _intervened(chosen, state, intervention, cfg.data.think_end_id)
-    token = chosen.ids[:, 0]
-    live = ~state.done & ~broken
-    ended = state.thinking & (token == cfg.data.think_end_id) & live
-    forced = state.forced | (chosen.forced & live)
-    eos = live & ~chosen.is_latent & (token == cfg.data.eos_id)
-    finish = jnp.where(eos, jnp.where(forced, Finish.FORCED_EXIT, Finish.EOS), state.record.finish)
-    finish = jnp.where(broken & ~state.done, Finish.NAN, finish)
-    rec = state.record
+    d = settle(state, chosen, broken, rec.finish, params, cfg)
 
     def put(buffer: jax.Array, value: jax.Array) -> jax.Array:
-        mask = live.reshape(live.shape + (1,) * (value.ndim - 1))
-        value = jnp.where(mask, value, jnp.zeros_like(value)).astype(buffer.dtype)
-        return jax.lax.dynamic_update_slice_in_dim(buffer, value[:, None], t, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(buffer, value[:, None].astype(buffer.dtype), t, axis=1)
 
     record = rec.replace(
-        ids=put(rec.ids, chosen.ids),
-        scores=put(rec.scores, chosen.scores),
-        weights=put(rec.weights, chosen.weights),
-        is_latent=put(rec.is_latent, chosen.is_latent),
-        mask=put(rec.mask, live),
-        loss_mask=put(rec.loss_mask, live & ~chosen.forced),
-        logps=put(rec.logps, chosen.logp),
-        finish=finish,
-        chain_len=rec.chain_len + (state.thinking & live & ~ended),
-        thought=rec.thought | ended,
+        **{name: put(getattr(rec, name), value) for name, value in d.columns.items()},
+        finish=d.finish,
+        chain_len=rec.chain_len + d.chain,
+        thought=rec.thought | d.ended,
     )
-    return state.replace(
-        step=t + 1,
-        embed=embed_mixture(params["embed"], chosen.ids, chosen.weights),
-        thinking=state.thinking & ~ended,
-        forced=forced,
-        done=state.done | eos | broken,
-        record=record,
-    )
+    return state.replace(step=t + 1, embed=d.embed, thinking=d.thinking, forced=d.forced, done=d.done, record=record)
 
 
-def _empty_record(rows: int, cfg: RolloutConfig) -> Rollout:
+def empty_record(rows: int, cfg: RolloutConfig) -> Rollout:
     length, k = cfg.max_new_tokens, cfg.latent.k
     flags = jnp.zeros((rows, length), bool)
     return Rollout(
@@ -232,8 +261,8 @@ def rollout(
         thinking=jnp.ones((rows,), bool),
         forced=jnp.zeros((rows,), bool),
         done=jnp.zeros((rows,), bool),
-        record=_empty_record(rows, c),
-        cache=make_cache(cfg.model, prompt_k, prompt_v, prompts.mask, group, c.max_new_tokens),
+        record=empty_record(rows, c),
+        cache=make_cache(cfg.model, prompt_k, prompt_v, prompts.mask, group, c.max_new_tokens, c.kv_dtype),
     )
     state = _sample(state, jnp.repeat(hidden, group, axis=0), params, keys, noise_scale, cfg, intervention)
 

@@ -59,7 +59,7 @@ def attend_step(
     """One decode step: the shared prompt, the completion's own past, and the step itself.
 
     q [B,G,H,Dh]; k, v [B,G,Kv,Dh] of the step; prompt_k, prompt_v [B,P,Kv,Dh]; past_k, past_v [B,G,T,Kv,Dh];
-    prompt_mask bool [B,P]; past_mask bool [T] -> [B,G,H,Dh].
+    prompt_mask bool [B,P]; past_mask bool [T] or [B,G,1,1,T] -> [B,G,H,Dh].
     """
     grouped = _heads(q, k.shape[-2])
     scale = q.shape[-1] ** -0.5

@@ -142,17 +142,28 @@ def prefill(params: Params, cfg: ModelConfig, tokens: jax.Array, mask: jax.Array
     return hidden[:, -1], k, v
 
 
-def decode_step(params: Params, cfg: ModelConfig, embeds: jax.Array, step: jax.Array, cache: GroupCache) -> tuple[jax.Array, GroupCache]:
-    """One position for every completion. embeds [B,G,D] enter at completion position `step` -> hidden [B,G,D], cache with that column."""
-    past = jnp.arange(cache.k.shape[3]) < step
-    positions = (cache.prompt_len + step)[:, None]
+def decode_step(
+    params: Params, cfg: ModelConfig, embeds: jax.Array, step: jax.Array, cache: GroupCache, column: jax.Array | None = None
+) -> tuple[jax.Array, GroupCache]:
+    """One position for every completion. embeds [B,G,D] enter at completion position `step` -> hidden [B,G,D], cache with that column.
+
+    column: None, or a counter int32 [] of the calls; the cache is then a ring: row (b, g), at its own position step[b, g] (int32 [B,G]), has its past
+    in the step[b, g] columns before `column`. A row may start anew at any call, and all rows still write one column.
+    """
+    columns = jnp.arange(cache.k.shape[3])
+    if column is None:
+        past, positions, column = columns < step, (cache.prompt_len + step)[:, None], step
+    else:
+        age = (column - 1 - columns) % columns.size  # 0: written by the call before
+        past, positions = (age < step[..., None])[:, :, None, None], cache.prompt_len[:, None] + step
+        column = column % columns.size
 
     def attention(q: jax.Array, k: jax.Array, v: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
         prompt_k, prompt_v, past_k, past_v = layer
         return attend_step(q, k, v, prompt_k, prompt_v, cache.prompt_mask, past_k, past_v, past), (k, v)
 
     hidden, (k, v) = run_blocks(params, cfg, embeds, positions, attention, (cache.prompt_k, cache.prompt_v, cache.k, cache.v))
-    return hidden, write_step(cache, k, v, step)
+    return hidden, write_step(cache, k, v, column)
 
 
 def forward_group(

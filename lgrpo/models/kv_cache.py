@@ -21,8 +21,18 @@ class GroupCache:
     v: jax.Array  # [L,B,G,T,Kv,Dh]
 
 
-def make_cache(cfg: ModelConfig, prompt_k: jax.Array, prompt_v: jax.Array, prompt_mask: jax.Array, group: int, length: int) -> GroupCache:
-    """An empty completion cache [L,B,group,length,Kv,Dh] beside prefilled prompts [L,B,P,Kv,Dh]."""
+def make_cache(
+    cfg: ModelConfig,
+    prompt_k: jax.Array,
+    prompt_v: jax.Array,
+    prompt_mask: jax.Array,
+    group: int,
+    length: int,
+    dtype: str = "compute",
+) -> GroupCache:
+    """An empty completion cache [L,B,group,length,Kv,Dh] beside prefilled prompts [L,B,P,Kv,Dh]. dtype: "compute" keeps that of prompt_k."""
+    if dtype != "compute":
+        prompt_k, prompt_v = prompt_k.astype(dtype), prompt_v.astype(dtype)
     shape = (cfg.n_layers, prompt_k.shape[1], group, length, cfg.n_kv_heads, cfg.head_dim)
     empty = jnp.zeros(shape, prompt_k.dtype)
     return GroupCache(prompt_k, prompt_v, prompt_mask, prompt_mask.sum(-1).astype(jnp.int32), empty, empty)

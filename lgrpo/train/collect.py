@@ -124,7 +124,7 @@ def rollout_metrics(rollout: Rollout, scored: Scored) -> dict[str, float]:
 
 
 def collect(
-    sample: Callable[[PromptBatch, int], Rollout],
+    sample: Callable[[PromptBatch, int], Rollout | None],
     grade: Callable[[Rollout, list[str]], Scored],
     data: Iterator[tuple[PromptBatch, list[str]]],
     buffer: Groups | None,
@@ -134,11 +134,11 @@ def collect(
     timer: Timer,
     interrupted: Callable[[], bool],
 ) -> tuple[Groups | None, Groups | None, dict[str, float]]:
-    """Experience of one RL step. sample(prompts, round) -> Rollout [N, ...]; grade(rollout, gold answers) -> Scored.
+    """Experience of one RL step. sample(prompts, round) -> Rollout [N, ...] or None (interrupted); grade(rollout, gold answers) -> Scored.
 
     Without dynamic sampling one generation is used as it is. With it, groups without spread are dropped and further prompts drawn until there are
     enough or cfg.algo.dynamic.max_rounds is reached; a starved step goes on with what there is. Returns (groups, buffer, metrics); groups is None
-    when `interrupted` said so between two generations: the caller then saves the data state of the step's start.
+    when `interrupted` said so between two generations or `sample` was stopped: the caller then saves the data state of the step's start.
     """
     dynamic, want, size = cfg.algo.dynamic, cfg.train.prompts_per_step, cfg.rollout.group_size
     fresh: list[Groups] = []
@@ -150,6 +150,8 @@ def collect(
             return None, buffer, {}
         prompts, answers = next(data)
         rollout = timer.measure("rollout", sample, prompts, len(logs))
+        if rollout is None:
+            return None, buffer, {}
         rollout = jax.device_get(rollout) if buffer is not None else rollout
         scored = timer.measure("grade", grade, rollout, answers)
         logs.append(timer.measure("grade", rollout_metrics, rollout, scored))

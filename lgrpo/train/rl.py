@@ -14,6 +14,8 @@ from lgrpo.data.pipeline import prompt_stream
 from lgrpo.data.prompts import describe_prompt
 from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.keys import Stream, key_for
+from lgrpo.latent.buckets import trim_completions, trim_prompts
+from lgrpo.latent.refill import refill_rollout
 from lgrpo.metrics import progress
 from lgrpo.rewards.score import score
 from lgrpo.sharding import put_batch
@@ -86,8 +88,13 @@ def _experience(
     weights = publish(params, cfg, mesh)
     step_key = key_for(cfg.seed, step, Stream.ROLLOUT)
 
-    def sample(prompts: PromptBatch, index: int) -> Rollout:
-        return rollout_step(weights, put_batch(prompts, mesh), jax.random.fold_in(step_key, index), cfg=cfg)
+    def sample(prompts: PromptBatch, index: int) -> Rollout | None:
+        key, placed = jax.random.fold_in(step_key, index), put_batch(trim_prompts(prompts, cfg.data.prompt_bucket), mesh)
+        if cfg.rollout.decode == "loop":
+            return rollout_step(weights, placed, key, cfg=cfg)
+        # Between chunks one process may stop at once; several would have to agree first.
+        stops = (lambda: stop.requested) if jax.process_count() == 1 else (lambda: False)
+        return refill_rollout(weights, placed, key, cfg=cfg, interrupted=stops, ways=mesh.shape["data"] * mesh.shape["fsdp"])
 
     def grade(rollout: Rollout, answers: list[str]) -> Scored:
         return score(rollout, answers, session.tokenizer, cfg)
@@ -97,6 +104,10 @@ def _experience(
 
 def _learn(session: Session, state: TrainState, groups: Groups) -> tuple[TrainState, dict[str, jax.Array]]:
     """Advantages and all updates of one step. Donates `state`."""
+    cfg = session.cfg
+    groups = groups.replace(
+        prompts=trim_prompts(groups.prompts, cfg.data.prompt_bucket), rollout=trim_completions(groups.rollout, cfg.train.completion_bucket)
+    )
     groups = put_batch(groups, session.mesh)
     batch = make_train_batch(groups.prompts, groups.rollout, groups.rewards, groups.valid, cfg=session.cfg)
     return train_step(state, batch, cfg=session.cfg)

@@ -1,0 +1,31 @@
+"""Widths that follow the batch: padding that no row of it needs is cut before the compiled steps. One compilation per width."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from lgrpo.types import PromptBatch, Rollout
+
+
+def bucket(needed: int, multiple: int, limit: int) -> int:
+    """Smallest multiple of `multiple` that holds `needed`, at least one and at most `limit`; `limit` where multiple is 0."""
+    return min(max(-(-needed // multiple), 1) * multiple, limit) if multiple else limit
+
+
+def trim_prompts(prompts: PromptBatch, multiple: int) -> PromptBatch:
+    """Left padding that no prompt of the host batch [B, P] needs, cut to a multiple of `multiple` columns."""
+    width = prompts.mask.shape[-1]
+    if not multiple:
+        return prompts
+    keep = bucket(int(np.asarray(prompts.mask).sum(-1).max()), multiple, width)
+    return PromptBatch(prompts.tokens[:, width - keep :], prompts.mask[:, width - keep :], prompts.uid)
+
+
+def trim_completions(rollout: Rollout, multiple: int) -> Rollout:
+    """Steps that no completion has, cut to a multiple of `multiple`. Leaves [B, G, T, ...] or [B, G]. Waits for the rollout's mask."""
+    length = rollout.mask.shape[-1]
+    if not multiple:
+        return rollout
+    keep = bucket(int(np.asarray(rollout.mask).sum(-1).max()), multiple, length)
+    return jax.tree.map(lambda x: x[:, :, :keep] if x.ndim > 2 else x, rollout)
