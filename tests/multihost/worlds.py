@@ -67,7 +67,8 @@ def start(processes, *args, devices=4, interrupt=""):
     """The same command on `processes` processes that have `devices` CPU devices together. main.py explains `interrupt`."""
     common = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_NUM", "JAX_COORD", "JAX_PROCESS"))}
     common["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices // processes} --xla_backend_optimization_level=0"
-    common |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
+    common |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    common |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
     common |= {"TEST_SIGNAL": interrupt} if interrupt else {}
     found = []
     for index in range(processes):
