@@ -21,7 +21,8 @@ def initialize() -> None:
     """Join the other processes when the environment announces more than one; must run before any other use of JAX.
 
     Announced by JAX_NUM_PROCESSES > 1 (with JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID), by a TPU pod slice (several names in
-    TPU_WORKER_HOSTNAMES), several TPU slices (MEGASCALE_COORDINATOR_ADDRESS), or SLURM_NTASKS > 1 inside a SLURM step.
+    TPU_WORKER_HOSTNAMES), several TPU slices (MEGASCALE_COORDINATOR_ADDRESS), SLURM_NTASKS > 1 inside a SLURM step, or LGRPO_DISTRIBUTED=1,
+    which leaves it to JAX to find out (a TPU VM knows its pod from its metadata, not from its environment).
     Processes other than the first write nothing on stdout from here on. Errors: KeyError when a variable is missing.
     """
     env = os.environ
@@ -43,7 +44,7 @@ def initialize() -> None:
 def _announced(env: os._Environ[str]) -> bool:
     hosts = env.get("TPU_WORKER_HOSTNAMES", "")
     slurm = "SLURM_STEP_ID" in env and int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1"))) > 1
-    return "," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in env or slurm
+    return env.get("LGRPO_DISTRIBUTED") == "1" or "," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in env or slurm
 
 
 def several() -> bool:

@@ -82,7 +82,7 @@ def lucky(patch):
 
 POINTS = {
     "first rollout": (rl, "rollout_step", 1, 0),
-    "refill": (rl, "rollout_step", 4, 1),
+    "refill": (rl, "rollout_step", 2, 0),
     "update": (rl, "train_step", 3, 3),
     "update before an evaluation": (rl, "train_step", 2, 2),
     "evaluation": (measure, "_rollout", 2, 2),

@@ -1,6 +1,7 @@
 """One, two and four processes with four devices in all: the same run. Only the order in which sums are added over devices differs (1e-5)."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from lgrpo.interrupt import EXIT_PREEMPTED
 from lgrpo.metrics import read_metrics
 from lgrpo.models.spec import abstract_params
 
-QUIET = ("--evaluation.every", "0")
+QUIET = ("--evaluation.every", "0", "--checkpoint.every", "1")
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,11 @@ def test_one_process_then_four_then_one_are_one_run(world):
     experiment, folder = world
     parts = folder / "parts"
     run(1, "train", experiment, "--workdir", folder / "alone", *QUIET)
+    assert steps(folder / "alone") == [1, 2, 3]
     assert sum(x["dynamic/buffered"] for x in lines(folder / "alone")) > 0, "the buffer was never used"
-    run(1, "train", experiment, "--workdir", parts, *QUIET, "--train.num-steps", 1)
+    shutil.copytree(folder / "alone", parts)
+    for later in (2, 3):
+        shutil.rmtree(parts / "checkpoints" / str(later))
     out = run(4, "train", experiment, "--workdir", parts, *QUIET, "--train.num-steps", 2)
     assert [("reward/mean" in text) for text in out] == [True, False, False, False], "the summary is printed once"
     assert steps(parts)[-1] == 2
