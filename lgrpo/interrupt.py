@@ -41,8 +41,10 @@ class StopFlag:
         self._polls += 1
         # The notice that JAX's own service caught, for instance before this flag was there.
         noticed = multihost.preemption_noticed(self._polls)
-        self.requested = multihost.agree(self.requested or noticed)
-        return self.requested
+        stop = multihost.agree(self.requested or noticed)
+        if stop:  # never back to False: a signal may have come meanwhile, for the next poll
+            self.requested = True
+        return stop
 
     def __enter__(self) -> StopFlag:
         if threading.current_thread() is threading.main_thread():
