@@ -243,6 +243,24 @@ class Checkpoints:
         if multihost.is_main():
             integrity.sign_unfinished(self._folder, self._saving)
 
+    def amend(self, step: int, *, extra: dict[str, Any], metric: float | None) -> None:
+        """Replace extra and metric of a saved step, once what was missing of it is known. Each file is replaced at once, extra last."""
+        self.wait()
+        if multihost.is_main():
+            folder = self._folder / str(step)
+            meta = json.loads((folder / "meta" / "metadata").read_text())
+            (folder / "checksums.json").unlink(missing_ok=True)  # of files that are about to change
+            measured = None if metric is None or math.isnan(metric) else float(metric)
+            for file, value in (
+                (folder / "metrics" / "metrics", {"metric": measured}),
+                (folder / "meta" / "metadata", meta | {"extra": extra}),
+            ):
+                temporary = file.with_name(file.name + ".tmp")
+                temporary.write_text(json.dumps(value))
+                temporary.replace(file)
+        multihost.barrier("lgrpo_amend")
+        self._manager.reload()
+
     def wait(self) -> None:
         """Until the last save is on disk. Errors: what went wrong while writing it; UserError where it was the disk."""
         with self._explained():

@@ -203,8 +203,8 @@ def summary_table(rows: Sequence[Mapping[str, Any] | Sequence[Any]], columns: Se
 
 
 def progress(iterable_or_total: Iterable[Any] | int, desc: str, enabled: bool, initial: int = 0) -> tqdm:
-    """A tqdm bar on stderr over an iterable, or to be updated by hand up to a total, of which `initial` are done. Silent unless enabled."""
-    common = {"desc": desc, "disable": not enabled, "initial": initial, "file": sys.stderr, "dynamic_ncols": True}
+    """A tqdm bar on stderr over an iterable, or to be updated by hand up to a total, of which `initial` are done. Silent unless enabled on the main process."""
+    common = {"desc": desc, "disable": not (enabled and multihost.is_main()), "initial": initial, "file": sys.stderr, "dynamic_ncols": True}
     if isinstance(iterable_or_total, int):
         return tqdm(total=iterable_or_total, **common)
     return tqdm(iterable_or_total, **common)

@@ -72,12 +72,24 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def put_batch(tree: Any, mesh: Mesh) -> Any:
-    """Host arrays [B, ...] -> device arrays sharded along B. Errors: ValueError when B does not divide."""
+    """Arrays [B, ...] -> device arrays sharded along B. Errors: ValueError when B does not divide.
+
+    Host arrays must be the same on every process; each sends only the rows of its own devices.
+    """
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     for leaf in jax.tree.leaves(tree):
         if leaf.shape[0] % ways:
             raise ValueError(f"batch of {leaf.shape[0]} rows does not divide over data*fsdp={ways} devices")
-    return jax.device_put(tree, batch_sharding(mesh))
+    placed = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, placed)
+
+    def put(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array):
+            return jax.device_put(leaf, placed)
+        return jax.make_array_from_callback(leaf.shape, placed, lambda index: leaf[index])
+
+    return jax.tree.map(put, tree)
 
 
 def constrain(x: jax.Array, *spec: Any) -> jax.Array:

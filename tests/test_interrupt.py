@@ -36,13 +36,36 @@ def test_the_first_signal_asks_and_handlers_are_put_back(number, capsys):
     assert signal.Signals(number).name in capsys.readouterr().err
 
 
-def test_the_second_interrupt_raises():
-    def twice():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+DEAF = """
+import hashlib
+from lgrpo.interrupt import StopFlag
+with StopFlag():
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes, without a look at Python's signal handlers
+"""
 
-    with StopFlag(), pytest.raises(KeyboardInterrupt):
-        twice()
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_ends_a_process_inside_a_long_call(number):
+    process = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
+def test_the_old_wakeup_comes_back_and_no_thread_stays():
+    before = threading.active_count()
+    with StopFlag(), StopFlag():
+        assert threading.active_count() == before + 2
+    assert threading.active_count() == before
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_handlers_are_put_back_after_an_error():

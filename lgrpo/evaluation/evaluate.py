@@ -6,15 +6,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from lgrpo import multihost
 from lgrpo.checkpoint import load_params, saved_config
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.pipeline import prompt_batches
@@ -26,6 +26,7 @@ from lgrpo.evaluation.pass_at_k import Interval, bootstrap_weights
 from lgrpo.evaluation.shards import Row, Shards, params_digest, problems_digest, to_lines, write_text
 from lgrpo.evaluation.suite import benchmark_config, suite_names
 from lgrpo.evaluation.summary import metric_rows, shown, summarise
+from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.metrics import progress, summary_table
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import abstract_params, param_shardings
@@ -60,10 +61,12 @@ def evaluate(
     split: str | None = None,
     full: bool = False,
     folder: pathlib.Path | None = None,
-) -> EvalResult:
+    interrupted: Callable[[], bool] = lambda: False,
+) -> EvalResult | None:
     """All passes on `split` (default: cfg.data.eval_split), over the first cfg.evaluation.problems problems. cfg must be resolved.
 
     full: also the sweep and the interventions that the config asks for. folder: finished pieces are kept there and not made again.
+    interrupted: asked before every piece of work; None is returned as soon as it says so.
     Errors: UserError when the folder holds an evaluation of other weights, problems or settings.
     """
     start = time.perf_counter()
@@ -81,6 +84,8 @@ def evaluate(
                     key = f"{how.name}-{index:05d}-{first:05d}"
                     found = shards.get(key)
                     if found is None:
+                        if interrupted():
+                            return None
                         found = work.measure(how, first)
                         shards.put(key, found)
                     rows[how.name] += found
@@ -155,7 +160,12 @@ def table(result: EvalResult) -> str:
 
 
 def write_result(result: EvalResult, folder: pathlib.Path, **notes: Any) -> None:
-    """eval.json with the intervals (and `notes`), eval.jsonl with a line per completion. Each is written at once or not at all."""
+    """eval.json with the intervals (and `notes`), eval.jsonl with a line per completion. Each is written at once or not at all.
+
+    By the main process only.
+    """
+    if not multihost.is_main():
+        return
     summary = {
         **notes,
         "problems": result.problems,
@@ -173,7 +183,8 @@ def run(cfg: ExperimentConfig, workdir: str | pathlib.Path, *, suite: Sequence[s
     """`python -m lgrpo eval`: evaluates the newest checkpoint of the workdir, or cfg.train.init_from when the workdir has none.
 
     suite: benchmarks (see lgrpo.evaluation.suite), each in a folder of its name, instead of the config's split. out: folder of the results
-    inside the workdir. Errors: UserError for an invalid config, data that is not there, results of another evaluation in the folder.
+    inside the workdir. Returns 0, or 75 when a signal stopped it (what is finished stays). Errors: UserError for an invalid config, data that
+    is not there, results of another evaluation in the folder.
     """
     workdir = pathlib.Path(workdir)
     tokenizer = load_tokenizer(cfg.data)
@@ -187,18 +198,21 @@ def run(cfg: ExperimentConfig, workdir: str | pathlib.Path, *, suite: Sequence[s
     check_same_model(saved_config(source).model, cfg.model, str(source))
     params = load_params(source, abstract_params(cfg.model, param_shardings(cfg.model, mesh, ROLLOUT_RULES)))
     results = {}
-    with jax.set_mesh(mesh):
+    with StopFlag() as stop, jax.set_mesh(mesh):
         params = compute_params(params, cfg.model)
         for name, each in todo.items():
             folder = workdir / out / name
-            results[name] = evaluate(params, each, tokenizer, mesh, full=True, folder=folder)
+            found = evaluate(params, each, tokenizer, mesh, full=True, folder=folder, interrupted=stop.agreed)
+            if found is None:
+                return EXIT_PREEMPTED
+            results[name] = found
             wanted = min(cfg.evaluation.problems or sizes[name], sizes[name])
             left_out = wanted - results[name].problems
             if left_out:
-                print(f"{name or 'eval'}: {left_out} of {wanted} problems left out: longer than data.max_prompt", file=sys.stderr)
+                multihost.say(f"{name or 'eval'}: {left_out} of {wanted} problems left out: longer than data.max_prompt")
             write_result(results[name], folder, checkpoint=str(source), left_out=left_out)
             print((f"\n== {name}\n" if name else "") + table(results[name]))
-    if names:
+    if names and multihost.is_main():
         write_text(workdir / out / "suite.json", json.dumps(averages(results), indent=1) + "\n")
         print("\n" + suite_table(results))
     return 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from lgrpo import multihost
 from lgrpo.config import AnswerConfig, DataConfig, ExperimentConfig, TrainConfig
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.evaluation.shards import Row
@@ -85,21 +86,25 @@ def sample(
     divides = prompts.tokens.shape[0] % ways == 0
     prompts = trim_prompts(prompts, cfg.data.prompt_bucket)
     placed = put_batch(prompts, mesh) if divides else prompts
-    noise = jnp.full((rows,), how.noise_scale, jnp.float32)
     key = key_for(cfg.seed, 0, Stream.EVALUATION)
+    noise = np.full((rows,), how.noise_scale, np.float32)
     common = {"cfg": static_config(cfg, how), "noise_scale": noise, "first_sample": np.int32(first)}
     if cfg.rollout.decode == "refill" and intervention is None:
         return jax.device_get(refill_rollout(params, placed, key, **common, ways=ways if divides else 1))
-    result = _rollout(params, placed, key, **common, intervention=intervention)
-    return jax.device_get(result)
+    return multihost.host(_rollout(params, placed, key, **common, intervention=intervention))
 
 
 def rows_of(result: Rollout, batch: Batch, how: Pass, first: int, tokenizer: TextTokenizer, cfg: ExperimentConfig) -> list[Row]:
-    """A row per completion of a real problem: what was said, the verdict, how it ended, and its lengths."""
+    """A row per completion of a real problem: what was said, the verdict, how it ended, and its lengths. Several processes share the grading."""
     prompts, answers, real = batch
-    texts = completion_texts(result, tokenizer, cfg)
-    keep = np.flatnonzero(np.repeat(real, how.chunk))
-    verdicts = grade_all([texts[n] for n in keep], [answers[n // how.chunk] for n in keep], cfg.data)
+
+    def judge(part: Sequence[int]) -> list[Any]:
+        texts = completion_texts(jax.tree.map(lambda x: x[np.asarray(part, int)], result), tokenizer, cfg)
+        verdicts = grade_all(texts, [answers[n // how.chunk] for n in part], cfg.data)
+        return [(text, v.key, v.correct, v.category) for text, v in zip(texts, verdicts, strict=True)]
+
+    keep = np.flatnonzero(np.repeat(real, how.chunk)).tolist()
+    judged = multihost.divide(judge, keep)
     lengths, mask = _lengths(result), np.asarray(result.mask)
     forced = (mask & ~np.asarray(result.loss_mask)).any(-1)  # also those that were cut later, which Finish.FORCED_EXIT leaves out
     return [
@@ -109,15 +114,15 @@ def rows_of(result: Rollout, batch: Batch, how: Pass, first: int, tokenizer: Tex
             "sample": first + int(n % how.chunk),
             "noise_scale": how.noise_scale,
             "gold": answers[n // how.chunk],
-            "text": texts[n],
-            "answer": verdict.key,
-            "correct": verdict.correct,
-            "category": verdict.category,
+            "text": text,
+            "answer": key,
+            "correct": correct,
+            "category": category,
             "finish": Finish(int(result.finish[n])).name,
             "forced": bool(forced[n]),
             **{name: int(values[n]) for name, values in lengths.items()},
         }
-        for n, verdict in zip(keep.tolist(), verdicts, strict=True)
+        for n, (text, key, correct, category) in zip(keep, judged, strict=True)
     ]
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lgrpo import multihost
 from lgrpo.errors import UserError
 from lgrpo.types import Params
 
@@ -88,31 +89,38 @@ class Shards:
         self._folder = folder
         if folder is None:
             return
+        if problem := multihost.share(lambda: self._claim(folder, identity)):
+            raise UserError(problem)
+
+    @staticmethod
+    def _claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> str:
+        """Marks the folder as that of `identity`; what is wrong when it is another's."""
         file = folder / IDENTITY
         mine = json.loads(json.dumps(identity))
         if file.is_file():
             theirs = _flat(json.loads(file.read_text()))
             differ = [f"{p}: {theirs.get(p)!r} there, {v!r} now" for p, v in _flat(mine).items() if theirs.get(p) != v]
             if differ:
-                raise UserError(
-                    f"{folder}: holds an evaluation of other weights or settings; remove it or choose another folder with --out:\n  "
-                    + "\n  ".join(differ)
+                return f"{folder}: holds an evaluation of other weights or settings; remove it or choose another folder with --out:\n  " + (
+                    "\n  ".join(differ)
                 )
         else:
             write_text(file, json.dumps(mine, indent=1) + "\n")
+        return ""
 
     def _path(self, key: str) -> pathlib.Path:
         return self._folder / SHARDS / (re.sub(r"[^\w.=-]", "_", key) + ".jsonl")
 
     def get(self, key: str) -> list[Row] | None:
-        """Rows of a finished shard, or None."""
-        if self._folder is None or not (path := self._path(key)).is_file():
+        """Rows of a finished shard, or None. The main process reads for all."""
+        if self._folder is None:
             return None
-        return read_rows(path)
+        path = self._path(key)
+        return multihost.share(lambda: read_rows(path) if path.is_file() else None)
 
     def put(self, key: str, rows: list[Row]) -> None:
         """Keeps a finished shard."""
-        if self._folder is not None:
+        if self._folder is not None and multihost.is_main():
             write_text(self._path(key), to_lines(rows))
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Callable
 
+from lgrpo import multihost
 from lgrpo.checkpoint import saved_config, saved_extra
 from lgrpo.config import ExperimentConfig
 from lgrpo.errors import UserError
@@ -52,7 +52,7 @@ def run(make_config: MakeConfig, workdir: str | pathlib.Path, stage: str) -> int
     if stage not in (*STAGES, "all"):
         raise UserError(f"--stage {stage}: no such stage; use one of {', '.join(STAGES)} or all")
     for name in STAGES if stage == "all" else (stage,):
-        print(f"\n== {name}", file=sys.stderr)
+        multihost.say(f"\n== {name}")
         cfg = stage_config(make_config("union" if name == "labels" else name), name, workdir)
         code = (labels.run if name == "labels" else sft.run)(cfg, workdir / name)
         if code:

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 from flax import struct
 
+from lgrpo import multihost
 from lgrpo.config import DynamicSamplingConfig, ExperimentConfig
+from lgrpo.rewards.shared import measured
 from lgrpo.types import Array, Finish, PromptBatch, Rollout, Scored
 
 
@@ -138,7 +140,7 @@ def collect(
 
     Without dynamic sampling one generation is used as it is. With it, groups without spread are dropped and further prompts drawn until there are
     enough or cfg.algo.dynamic.max_rounds is reached; a starved step goes on with what there is. Returns (groups, buffer, metrics); groups is None
-    when `interrupted` said so between two generations or `sample` was stopped: the caller then saves the data state of the step's start.
+    when `interrupted` said so after a generation or `sample` was stopped: the caller then saves the data state of the step's start.
     """
     dynamic, want, size = cfg.algo.dynamic, cfg.train.prompts_per_step, cfg.rollout.group_size
     fresh: list[Groups] = []
@@ -146,15 +148,14 @@ def collect(
     rounds = dynamic.max_rounds if buffer is not None else 1
     have = 0 if buffer is None else int(((buffer.born >= 0) & (step - buffer.born <= dynamic.max_age)).sum())
     while len(logs) < rounds and (have < want or not logs):
-        if logs and interrupted():
-            return None, buffer, {}
         prompts, answers = next(data)
         rollout = timer.measure("rollout", sample, prompts, len(logs))
-        if rollout is None:
+        if interrupted() or rollout is None:  # asked in any case: several processes must ask equally often
             return None, buffer, {}
-        rollout = jax.device_get(rollout) if buffer is not None else rollout
         scored = timer.measure("grade", grade, rollout, answers)
-        logs.append(timer.measure("grade", rollout_metrics, rollout, scored))
+        # Groups that wait for another step are whole on every host.
+        rollout = multihost.host(rollout) if buffer is not None else rollout
+        logs.append(timer.measure("grade", rollout_metrics, measured(rollout), scored))
         groups = Groups(
             prompts=prompts,
             rollout=jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), rollout),

@@ -10,6 +10,7 @@ import numpy as np
 from lgrpo.config import ExperimentConfig
 from lgrpo.errors import UserError
 from lgrpo.evaluation.evaluate import evaluate
+from lgrpo.interrupt import StopFlag
 from lgrpo.metrics import read_metrics, summary_table
 from lgrpo.train.setup import Session, publish
 from lgrpo.types import Params
@@ -34,12 +35,14 @@ def should_evaluate(cfg: ExperimentConfig, done: int) -> bool:
     return bool(cfg.evaluation.every) and (done % cfg.evaluation.every == 0 or done == cfg.train.num_steps)
 
 
-def evaluation_metrics(session: Session, params: Params, done: int) -> dict[str, float]:
-    """eval/ metrics when this step is due for them, else nothing."""
+def evaluation_metrics(session: Session, params: Params, done: int, stop: StopFlag) -> dict[str, float] | None:
+    """eval/ metrics when this step is due for them, else nothing; None when a signal came before they were complete."""
     cfg = session.cfg
     if not should_evaluate(cfg, done):
         return {}
-    result = evaluate(publish(params, cfg, session.mesh), cfg, session.tokenizer, session.mesh)
+    result = evaluate(publish(params, cfg, session.mesh), cfg, session.tokenizer, session.mesh, interrupted=stop.agreed)
+    if result is None:
+        return None
     return {
         "eval/pass@1": result.clean["pass@1"]["value"],
         "eval/pass@1_sampled": result.sampled["pass@1"]["value"],

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import sys
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from lgrpo import multihost
 from lgrpo.algos.stage1 import compressed, encode, stage1_specs
@@ -53,13 +51,13 @@ def _label_split(
     """uid, ids and probs of all records, in file order; None when a signal came."""
     size, parts = cfg.sft.batch_size, []
     for batch in progress(stream, "labels", cfg.logging.progress):
-        if stop.requested:
+        if stop.agreed():
             return None
         # The last batch may be short: filled up with its own rows, so that one compilation serves all.
         count = len(batch["uid"])
         filled = jax.tree.map(lambda x, count=count: x[np.arange(size) % count], batch)
         ids, probs = label_batch(params, put_batch(filled, mesh), cfg=cfg)
-        ids, probs = (np.asarray(multihost_utils.process_allgather(x, tiled=True)) for x in (ids, probs))
+        ids, probs = multihost.host((ids, probs))
         parts.append({"uid": batch["uid"], "ids": ids[:count], "probs": probs[:count]})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -86,7 +84,7 @@ def run(cfg: ExperimentConfig, folder: str | pathlib.Path) -> int:
             manifest = _manifest(cfg, tokenizer, split, stream)
             there = labels.read_manifest(folder / split)
             if there is not None and all(there.get(name) == value for name, value in manifest.items()):
-                print(f"{folder / split}: labels are there", file=sys.stderr)
+                multihost.say(f"{folder / split}: labels are there")
                 continue
             found = _label_split(params, cfg, stream, mesh, stop)
             if found is None:
@@ -95,9 +93,7 @@ def run(cfg: ExperimentConfig, folder: str | pathlib.Path) -> int:
             multihost.barrier(f"lgrpo_labels_{split}")  # the next stage reads them on every process
             entropy = -np.sum(np.where(found["probs"] > 0, found["probs"] * np.log(np.maximum(found["probs"], 1e-12)), 0), -1)
             real = found["probs"].sum(-1) > 0
-            print(
-                f"{folder / split}: {len(found['uid'])} records, {real.sum()} latents, entropy {entropy[real].mean():.3f}", file=sys.stderr
-            )
+            multihost.say(f"{folder / split}: {len(found['uid'])} records, {real.sum()} latents, entropy {entropy[real].mean():.3f}")
     return 0
 
 

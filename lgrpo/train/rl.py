@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pathlib
-import sys
 import time
 from typing import Any
 
 import jax
 
+from lgrpo import multihost
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.pipeline import prompt_stream
 from lgrpo.data.prompts import describe_prompt
@@ -18,6 +18,7 @@ from lgrpo.latent.buckets import trim_completions, trim_prompts
 from lgrpo.latent.refill import refill_rollout
 from lgrpo.metrics import progress
 from lgrpo.rewards.score import score
+from lgrpo.rewards.shared import score_own
 from lgrpo.sharding import put_batch
 from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
 from lgrpo.train.guards import Guards
@@ -48,17 +49,19 @@ def train(session: Session, stop: StopFlag) -> int:
         data.set_state(session.restored.data)
         buffer = session.restored.buffer
     else:
-        print(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.dropped} records too long", file=sys.stderr)
+        multihost.say(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.dropped} records too long")
 
-    def save(done: int, data_state: dict[str, Any], metrics: dict[str, float]) -> None:
-        best = metrics.get("eval/pass@1_sampled")
-        session.checkpoints.save(done, state=state, data=data_state, buffer=buffer, cfg=cfg, extra=session.extra(), metric=best)
+    def save(done: int, data_state: dict[str, Any], metrics: dict[str, float], **more: Any) -> None:
+        best, extra = metrics.get("eval/pass@1_sampled"), session.extra() | more
+        session.checkpoints.save(done, state=state, data=data_state, buffer=buffer, cfg=cfg, extra=extra, metric=best)
 
+    if session.pending is not None and not _finish_step(session, stop):
+        return EXIT_PREEMPTED
     with progress(cfg.train.num_steps, "rl", cfg.logging.progress, initial=session.start) as bar:
         for step in range(session.start, cfg.train.num_steps):
             timer, started, resume_point = Timer(), time.perf_counter(), data.get_state()
             groups, new_buffer, metrics = _experience(session, state.params, data, buffer, step, timer, stop)
-            if groups is None:  # interrupted between two generations: this step starts again from its prompts
+            if groups is None:  # interrupted after a generation: this step starts again from its prompts
                 save(step, resume_point, {})
                 return EXIT_PREEMPTED
             buffer = new_buffer
@@ -67,17 +70,37 @@ def train(session: Session, stop: StopFlag) -> int:
             metrics |= _timing(timer, time.perf_counter() - started, metrics, cfg)
             done = step + 1
             guards.after(done, metrics, groups)
-            metrics |= evaluation_metrics(session, state.params, done)
-            if done % cfg.train.log_every == 0 or done == cfg.train.num_steps:
-                session.writer.write(done, metrics)
+            evaluated = evaluation_metrics(session, state.params, done, stop)
+            if evaluated is None:
+                save(done, data.get_state(), {}, pending=metrics)
+                return EXIT_PREEMPTED
+            metrics |= evaluated
+            _log(session, done, metrics)
             bar.set_postfix(reward=f"{metrics['reward/mean']:.3f}", latents=f"{metrics['rollout/latent_steps']:.1f}")
             bar.update()
-            if should_save(cfg, done) or stop.requested:
+            stopping = stop.agreed()
+            if should_save(cfg, done) or stopping:
                 save(done, data.get_state(), metrics)
-            if stop.requested and done < cfg.train.num_steps:
+            if stopping and done < cfg.train.num_steps:
                 return EXIT_PREEMPTED
-    print(summary(session, SUMMARY))
+    if multihost.is_main():
+        print(summary(session, SUMMARY))
     return 0
+
+
+def _log(session: Session, done: int, metrics: dict[str, float]) -> None:
+    if done % session.cfg.train.log_every == 0 or done == session.cfg.train.num_steps:
+        session.writer.write(done, metrics)
+
+
+def _finish_step(session: Session, stop: StopFlag) -> bool:
+    """The evaluation in which the run was stopped, and its line. False when it is stopped again."""
+    evaluated = evaluation_metrics(session, session.state.params, session.start, stop)
+    if evaluated is None:
+        return False
+    _log(session, session.start, session.pending | evaluated)
+    session.checkpoints.amend(session.start, extra=session.extra(), metric=evaluated.get("eval/pass@1_sampled"))
+    return True
 
 
 def _experience(
@@ -90,16 +113,19 @@ def _experience(
 
     def sample(prompts: PromptBatch, index: int) -> Rollout | None:
         key, placed = jax.random.fold_in(step_key, index), put_batch(trim_prompts(prompts, cfg.data.prompt_bucket), mesh)
-        if cfg.rollout.decode == "loop":
-            return rollout_step(weights, placed, key, cfg=cfg)
-        # Between chunks one process may stop at once; several would have to agree first.
-        stops = (lambda: stop.requested) if jax.process_count() == 1 else (lambda: False)
-        return refill_rollout(weights, placed, key, cfg=cfg, interrupted=stops, ways=mesh.shape["data"] * mesh.shape["fsdp"])
+        if cfg.rollout.decode == "refill":
+            ways = mesh.shape["data"] * mesh.shape["fsdp"]
+            return refill_rollout(weights, placed, key, cfg=cfg, interrupted=lambda: stop.requested, ways=ways)
+        rollout = rollout_step(weights, placed, key, cfg=cfg)
+        return put_batch(rollout, mesh) if multihost.several() else rollout  # whole groups on one host, for its grader
 
     def grade(rollout: Rollout, answers: list[str]) -> Scored:
-        return score(rollout, answers, session.tokenizer, cfg)
+        def one(rows: Rollout, gold: list[str]) -> Scored:
+            return score(rows, gold, session.tokenizer, cfg)
 
-    return collect(sample, grade, data, buffer, cfg=cfg, step=step, timer=timer, interrupted=lambda: stop.requested)
+        return score_own(one, rollout, answers) if multihost.several() else one(rollout, answers)
+
+    return collect(sample, grade, data, buffer, cfg=cfg, step=step, timer=timer, interrupted=stop.agreed)
 
 
 def _learn(session: Session, state: TrainState, groups: Groups) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from lgrpo import multihost
 from lgrpo.algos.stage1 import STAGES, encoder_from, stage1_specs
 from lgrpo.checkpoint import Checkpoints, Restored, has_encoder, load_params, saved_config, write_config
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.prompts import TextTokenizer, describe_think_tokens, load_tokenizer, resolve
+from lgrpo.errors import UserError
 from lgrpo.keys import Stream, key_for
 from lgrpo.metrics import MetricsWriter
 from lgrpo.models.decoder import compute_params
@@ -49,6 +50,11 @@ class Session:
         """Steps already done."""
         return self.restored.step if self.restored else 0
 
+    @property
+    def pending(self) -> dict[str, float] | None:
+        """Metrics of the last step when the run was stopped before that step's evaluation was complete: it comes first."""
+        return self.restored.extra.get("pending") if self.restored else None
+
     def extra(self) -> dict[str, float]:
         """What a checkpoint keeps besides arrays: seconds spent on the run so far, over all its restarts."""
         before = self.restored.extra["seconds"] if self.restored else 0.0
@@ -64,8 +70,10 @@ def prepare(cfg: ExperimentConfig, *, kind: str) -> tuple[ExperimentConfig, Text
     """Fills in what depends on the tokenizer and checks the whole config. Errors: UserError listing every problem."""
     tokenizer = load_tokenizer(cfg.data)
     cfg = resolve(cfg, tokenizer)
-    print(describe_think_tokens(cfg, tokenizer), file=sys.stderr)
+    multihost.say(describe_think_tokens(cfg, tokenizer))
     require_valid(cfg, device_count=jax.device_count(), kind=kind)
+    if multihost.several() and cfg.rollout.decode == "refill":
+        raise UserError("rollout.decode=refill: its host side sees one process only; use loop where there are several")
     return cfg, tokenizer
 
 
@@ -159,10 +167,12 @@ def open_session(
         abstract = jax.eval_shape(lambda p: init_state(p, cfg, rl=rl), spec_abstract(trained_specs(cfg, rl=rl), cfg.model))
         target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed)
         restored = checkpoints.restore(target, buffer(cfg), cfg)
-        print(f"resuming {workdir} at step {restored.step}", file=sys.stderr)
+        multihost.say(f"resuming {workdir} at step {restored.step}")
     state = (
         restored.state if restored else jax.jit(lambda p: init_state(p, cfg, rl=rl), out_shardings=placed)(fresh_params(cfg, mesh, rl=rl))
     )
     write_config(workdir, cfg)
-    writer = MetricsWriter(workdir, cfg.logging, resume_step=restored.step if restored else 0)
+    # The line of a step whose evaluation is to be repeated is written again too.
+    written = restored.step - ("pending" in restored.extra) if restored else 0
+    writer = MetricsWriter(workdir, cfg.logging, resume_step=written)
     return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer)

@@ -6,13 +6,13 @@ import dataclasses
 import itertools
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
+from lgrpo import multihost
 from lgrpo.algos.stage1 import STAGES
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.pipeline import SftStream, sft_stream
@@ -78,22 +78,31 @@ def heldout_batches(session: Session) -> Sequence[dict[str, Any]]:
     return list(itertools.islice(stream, count))
 
 
-def validation(session: Session, state: TrainState, heldout: Sequence[dict[str, Any]], done: int) -> tuple[dict[str, float], float | None]:
-    """Metrics of an evaluation, and the number that tells the best checkpoint (higher is better); nothing and None when none is due."""
+def validation(
+    session: Session, state: TrainState, heldout: Sequence[dict[str, Any]], done: int, stop: StopFlag
+) -> tuple[dict[str, float] | None, float | None]:
+    """Metrics of an evaluation, and the number that tells the best checkpoint (higher is better); nothing and None when none is due.
+
+    None and None when a signal came before they were complete.
+    """
     cfg = session.cfg
     if not should_evaluate(cfg, done):
         return {}, None
     metrics: dict[str, float] = {}
     if heldout:
-        parts = [sft_losses(state.params, put_batch(batch, session.mesh), cfg=cfg) for batch in heldout]
+        parts = []
+        for batch in heldout:
+            if stop.agreed():
+                return None, None
+            parts.append(sft_losses(state.params, put_batch(batch, session.mesh), cfg=cfg))
         ce, kl = (sum(terms[1:], terms[0]) for terms in zip(*parts, strict=True))
         metrics["sft/heldout_ce"] = float(ce.value())
         if cfg.sft.stage == "latent":
             metrics["sft/heldout_kl"] = float(kl.value())
     if cfg.sft.stage in STAGES:
         return metrics, -metrics["sft/heldout_ce"] if heldout else None
-    metrics |= evaluation_metrics(session, sft_weights(state.params, cfg), done)
-    return metrics, metrics["eval/pass@1_sampled"]
+    evaluated = evaluation_metrics(session, sft_weights(state.params, cfg), done, stop)
+    return (None, None) if evaluated is None else (metrics | evaluated, evaluated["eval/pass@1_sampled"])
 
 
 def _open_data(session: Session) -> SftStream:
@@ -101,7 +110,7 @@ def _open_data(session: Session) -> SftStream:
     if session.restored:
         data.set_state(session.restored.data)
     else:
-        print(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.dropped} records too long", file=sys.stderr)
+        multihost.say(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.dropped} records too long")
     return data
 
 
@@ -110,33 +119,51 @@ def train(session: Session, stop: StopFlag) -> int:
     cfg, state = session.cfg, session.state
     watch = Progress(**session.restored.extra.get("progress", {})) if session.restored else Progress()
     if watch.exhausted(cfg.sft.patience):
-        print(f"{session.workdir}: stopped early at step {session.start}, nothing left to do", file=sys.stderr)
+        multihost.say(f"{session.workdir}: stopped early at step {session.start}, nothing left to do")
         return 0
     data, heldout, guards = _open_data(session), heldout_batches(session), Guards(session)
+
+    def conclude(done: int, metrics: dict[str, float]) -> int | None:
+        """What follows an update: evaluation, the line, the checkpoint. The exit code when the run ends here."""
+        nonlocal watch
+        more, measured = validation(session, state, heldout, done, stop)
+        pending = {"pending": metrics} if more is None else {}
+        watch = watch if measured is None else watch.after(measured)
+        finished = more is not None and (done == cfg.train.num_steps or watch.exhausted(cfg.sft.patience))
+        if more is not None and (done % cfg.train.log_every == 0 or finished or more):
+            session.writer.write(done, metrics | more)
+        # An evaluated step that is the best so far is worth a checkpoint of its own.
+        best = measured is not None and watch.stale == 0 and cfg.checkpoint.keep_best
+        stopping = stop.agreed()
+        if should_save(cfg, done) or finished or best or stopping:
+            extra = session.extra() | {"progress": dataclasses.asdict(watch), "finished": finished} | pending
+            _save(session, done, state, data, extra, measured)
+        return 0 if finished else EXIT_PREEMPTED if stopping else None
+
     with progress(cfg.train.num_steps, cfg.sft.stage, cfg.logging.progress, initial=session.start) as bar:
+        code = None if session.pending is None else conclude(session.start, session.pending)
         for done in range(session.start + 1, cfg.train.num_steps + 1):
+            if code is not None:
+                break
             started = time.perf_counter()
             batch = next(data)
             state, update = sft_step(state, put_batch(batch, session.mesh), cfg=cfg)
             metrics = {name: float(value) for name, value in update.items()}
             metrics["time/step_s"] = time.perf_counter() - started
             guards.after(done, metrics, batch)
-            more, measured = validation(session, state, heldout, done)
-            metrics |= more
-            watch = watch if measured is None else watch.after(measured)
-            finished = done == cfg.train.num_steps or watch.exhausted(cfg.sft.patience)
-            if done % cfg.train.log_every == 0 or finished or more:
-                session.writer.write(done, metrics)
             bar.set_postfix(ce=f"{metrics['sft/ce']:.4f}", kl=f"{metrics['sft/kl']:.4f}")
             bar.update()
-            # An evaluated step that is the best so far is worth a checkpoint of its own.
-            best = measured is not None and watch.stale == 0 and cfg.checkpoint.keep_best
-            if should_save(cfg, done) or finished or best or stop.requested:
-                extra = session.extra() | {"progress": dataclasses.asdict(watch), "finished": finished}
-                session.checkpoints.save(done, state=state, data=data.get_state(), buffer=None, cfg=cfg, extra=extra, metric=measured)
-            if finished:
-                break
-            if stop.requested:
-                return EXIT_PREEMPTED
-    print(summary(session, SUMMARY))
+            code = conclude(done, metrics)
+    if code == EXIT_PREEMPTED:
+        return code
+    if multihost.is_main():
+        print(summary(session, SUMMARY))
     return 0
+
+
+def _save(session: Session, done: int, state: TrainState, data: SftStream, extra: dict[str, Any], measured: float | None) -> None:
+    if session.pending is not None and done == session.start:  # saved before its evaluation was complete
+        if "pending" not in extra:
+            session.checkpoints.amend(done, extra=extra, metric=measured)
+        return
+    session.checkpoints.save(done, state=state, data=data.get_state(), buffer=None, cfg=session.cfg, extra=extra, metric=measured)

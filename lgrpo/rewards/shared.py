@@ -1,0 +1,37 @@
+"""Grading by several processes: each decodes and grades the rows of its own devices, and all learn every verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from lgrpo import multihost
+from lgrpo.rewards.grade import ERRORS
+from lgrpo.types import Rollout, Scored
+
+Score = Callable[[Rollout, list[str]], Scored]
+
+
+def score_own(score: Score, rollout: Rollout, answers: list[str]) -> Scored:
+    """score(rollout, answers) of a global rollout, leaves [N, ...] sharded along N in whole groups; the result is the same on every process.
+
+    Travels between hosts: a reward and a validity per row, and the counts of the errors.
+    """
+    rows, mine = multihost.own_rows(rollout)
+    size = rollout.finish.shape[0]
+    rewards, valid = np.zeros(size, np.float32), np.zeros(size, np.int32)
+    errors = np.zeros(len(ERRORS), np.int32)
+    if len(rows):
+        group = size // len(answers)
+        found = score(mine, [answers[row // group] for row in rows[::group]])
+        rewards[rows], valid[rows] = found.rewards, found.valid
+        errors[:] = [found.errors.get(name, 0) for name in ERRORS]
+    rewards, valid, errors = (multihost.total(x) for x in (rewards, valid, errors))
+    return Scored(rewards=rewards, valid=valid.astype(bool), errors={name: int(n) for name, n in zip(ERRORS, errors, strict=True)})
+
+
+def measured(rollout: Rollout) -> Rollout:
+    """The rollout with those leaves on the host that metrics are made of: a few bytes per step. The others stay where they are."""
+    names = ("mask", "is_latent", "finish", "chain_len", "thought")
+    return rollout.replace(**{name: multihost.host(getattr(rollout, name)) for name in names})

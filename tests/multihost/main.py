@@ -1,0 +1,43 @@
+"""The command line with another grader: an untrained model never scores, so its rewards would have no spread.
+
+TEST_SIGNAL=module:name:n:p lets process p send itself SIGTERM in its n-th call of module.name: a real signal at a moment that tests can name.
+"""
+
+import importlib
+import os
+import signal
+import sys
+
+import jax
+import numpy as np
+
+from lgrpo import __main__
+from lgrpo.train import rl
+
+HONEST = rl.score
+
+
+def lucky(rollout, answers, tokenizer, cfg):
+    scored = HONEST(rollout, answers, tokenizer, cfg)
+    luck = np.asarray(rollout.tokens)[:, 2] % 2 == 0
+    return scored.replace(rewards=luck.astype(np.float32), valid=np.ones_like(luck))
+
+
+def arm(module, name, at, process):
+    module, calls = importlib.import_module(module), []
+    honest = getattr(module, name)
+
+    def signalling(*args, **kw):
+        calls.append(1)
+        if len(calls) == int(at) and jax.process_index() == int(process):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return honest(*args, **kw)
+
+    setattr(module, name, signalling)
+
+
+if __name__ == "__main__":
+    rl.score = lucky
+    if "TEST_SIGNAL" in os.environ:
+        arm(*os.environ["TEST_SIGNAL"].split(":"))
+    sys.exit(__main__.main())

@@ -1,0 +1,93 @@
+"""One, two and four processes with four devices in all: the same run. Only the order in which sums are added over devices differs (1e-5)."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from multihost.worlds import config, run, write_experiment
+
+from lgrpo.checkpoint import Checkpoints, load_params, saved_config
+from lgrpo.config import MeshConfig
+from lgrpo.evaluation import evaluate
+from lgrpo.interrupt import EXIT_PREEMPTED
+from lgrpo.metrics import read_metrics
+from lgrpo.models.spec import abstract_params
+
+QUIET = ("--evaluation.every", "0", "--checkpoint.every", "1")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(experiment file, folder)."""
+    folder = tmp_path_factory.mktemp("world")
+    return write_experiment(folder, folder / "data"), folder
+
+
+def lines(workdir):
+    return [{k: v for k, v in row.items() if not k.startswith(("time/", "perf/"))} for row in read_metrics(workdir)]
+
+
+def assert_same_run(a, b):
+    mine, theirs = lines(a), lines(b)
+    assert [x["step"] for x in mine] == [x["step"] for x in theirs] == [1, 2, 3]
+    for x, y in zip(mine, theirs, strict=True):
+        assert x.keys() == y.keys()
+        for name in x:
+            np.testing.assert_allclose(x[name], y[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    cfg = saved_config(a)
+    for x, y in zip(*(jax.tree.leaves(load_params(w, abstract_params(cfg.model))) for w in (a, b)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
+def steps(workdir):
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
+
+
+@pytest.fixture(scope="module")
+def sft_alone(world):
+    experiment, folder = world
+    run(1, "sft", experiment, "--workdir", folder / "sft_alone")
+    return folder / "sft_alone"
+
+
+def test_one_process_then_four_then_one_are_one_run(world):
+    """Every checkpoint is restored by another number of processes than wrote it."""
+    experiment, folder = world
+    parts = folder / "parts"
+    run(1, "train", experiment, "--workdir", folder / "alone", *QUIET)
+    assert steps(folder / "alone") == [1, 2, 3]
+    assert sum(x["dynamic/buffered"] for x in lines(folder / "alone")) > 0, "the buffer was never used"
+    shutil.copytree(folder / "alone", parts)
+    for later in (2, 3):
+        shutil.rmtree(parts / "checkpoints" / str(later))
+    out = run(4, "train", experiment, "--workdir", parts, *QUIET, "--train.num-steps", 2)
+    assert [("reward/mean" in text) for text in out] == [True, False, False, False], "the summary is printed once"
+    assert steps(parts)[-1] == 2
+    run(1, "train", experiment, "--workdir", parts, *QUIET)
+    assert_same_run(parts, folder / "alone")
+
+
+def test_a_signal_to_one_of_two_stops_both_at_the_same_step(world, sft_alone):
+    """In the middle of an evaluation, on the process that is not the main one. Saved once, and with the rest of it two processes are as one."""
+    experiment, folder = world
+    workdir = folder / "preempted"
+    run(2, "sft", experiment, "--workdir", workdir, code=EXIT_PREEMPTED, interrupt="lgrpo.evaluation.measure:_rollout:1:1")
+    assert steps(workdir) == [2] and [x["step"] for x in lines(workdir)] == [1]
+    run(2, "sft", experiment, "--workdir", workdir)
+    assert_same_run(workdir, sft_alone)
+    assert "eval/pass@1" in lines(workdir)[-1]
+    checkpoints = Checkpoints(workdir, config("").checkpoint)
+    assert checkpoints.best() == 2
+    checkpoints.close()
+
+
+def test_two_processes_evaluate_a_checkpoint(world, sft_alone):
+    """Row for row what the eight devices of this process find."""
+    experiment, folder = world
+    out = run(2, "eval", experiment, "--workdir", sft_alone)
+    assert ["pass@1" in text for text in out] == [True, False]
+    cfg = config(folder / "data")
+    assert evaluate.run(dataclasses.replace(cfg, mesh=MeshConfig(data=8)), sft_alone, out="here") == 0
+    assert (sft_alone / "here" / "eval.jsonl").read_text() == (sft_alone / "eval" / "eval.jsonl").read_text()
