@@ -28,13 +28,12 @@ from lgrpo.config import CheckpointConfig, ExperimentConfig
 from lgrpo.errors import UserError
 from lgrpo.models.lora import merge
 from lgrpo.overrides import check_resume, from_json, to_json
+from lgrpo.retention import DAMAGE, NewestAndBest, best_step, open_manager
 from lgrpo.types import Params, TrainState
 from lgrpo.versions import versions
 
 T = TypeVar("T")
 PathLike = str | os.PathLike[str]
-# What damaged files raise. Anything else, such as running out of memory, says nothing about the checkpoint.
-_DAMAGE = (ValueError, OSError, KeyError, EOFError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,52 +45,6 @@ class Restored:
     data: dict[str, Any]
     buffer: Any
     extra: dict[str, Any]
-
-
-class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
-    """Keeps the newest n and, when asked, the one with the highest metric (the first of equals)."""
-
-    def __init__(self, newest: int, best: bool) -> None:
-        self.newest, self.best = newest, best
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        keep = {c.step for c in checkpoints[-self.newest :]}
-        best = _best_step(checkpoints)
-        return [c.step in keep or (self.best and c.step == best) for c in checkpoints]
-
-
-def _metric(info: Any) -> float:
-    value = (info.metrics or {}).get("metric")
-    return -math.inf if value is None else value
-
-
-def _best_step(infos: Sequence[Any]) -> int | None:
-    best = max(infos, key=_metric, default=None)
-    return None if best is None or _metric(best) == -math.inf else best.step
-
-
-class _Manager(ocp.CheckpointManager):
-    """Opens also where the metric of a checkpoint is damaged: that one is then no candidate for the best."""
-
-    def _get_metrics(self, step: int) -> Any:
-        try:
-            found = super()._get_metrics(step)
-        except _DAMAGE:
-            found = None
-        return found if isinstance(found, dict) and isinstance(found.get("metric"), float) else {"metric": None}
-
-
-def _manager(
-    folder: epath.Path, *, create: bool, policy: _NewestAndBest | None = None, finishing: Callable[[], None] | None = None
-) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(
-        create=create,
-        preservation_policy=policy,
-        async_options=ocp.AsyncOptions(post_finalization_callback=finishing),  # runs before the folder gets its name
-        best_fn=lambda m: m["metric"] if m["metric"] is not None else -math.inf,
-    )
-    arrays, text = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
-    return _Manager(folder, options=options, item_handlers={"params": arrays(), "rest": arrays(), "buffer": arrays(), "meta": text()})
 
 
 # -- trees as flat dicts ------------------------------------------------------------------------------------------------------------------
@@ -195,7 +148,7 @@ class Checkpoints:
         self._workdir = epath.Path(workdir).absolute()
         self._folder = self._workdir / "checkpoints"
         self._saving, self._failed = -1, False
-        self._manager = _manager(self._folder, create=True, policy=_NewestAndBest(cfg.keep, cfg.keep_best), finishing=self._sign)
+        self._manager = open_manager(self._folder, create=True, policy=NewestAndBest(cfg.keep, cfg.keep_best), finishing=self._sign)
         if not cfg.resume and self.latest() is not None:
             step = self.latest()
             self.close()
@@ -268,7 +221,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait and let go of the folder. Errors: as wait, unless save or wait have raised already."""
-        with self._explained() if not self._failed else contextlib.suppress(*_DAMAGE):
+        with self._explained() if not self._failed else contextlib.suppress(*DAMAGE):
             self._manager.close()
 
     @contextlib.contextmanager
@@ -288,7 +241,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Step with the highest metric among those kept."""
-        return _best_step(list(self._manager._checkpoints))
+        return best_step(list(self._manager._checkpoints))
 
     def restore(self, target_state: TrainState, buffer_target: Any, cfg: ExperimentConfig, step: int | None = None) -> Restored:
         """The newest readable checkpoint (or that of `step`), placed as target_state says, whatever mesh wrote it.
@@ -336,7 +289,7 @@ def _newest_readable(
     for step in steps:
         try:
             return read(step), broken
-        except _DAMAGE as error:
+        except DAMAGE as error:
             broken.append(step)
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             if multihost.is_main():
@@ -352,7 +305,7 @@ def _open(path: PathLike) -> tuple[ocp.CheckpointManager, epath.Path]:
     folder = root / "checkpoints" if (root / "checkpoints").is_dir() else root
     if not folder.is_dir() or not any(child.name.isdecimal() for child in folder.iterdir()):
         raise UserError(f"{path}: no checkpoints there; give the workdir of a run that saved one, or its checkpoints folder")
-    return _manager(folder, create=False), folder
+    return open_manager(folder, create=False), folder
 
 
 def _read_policy(manager: ocp.CheckpointManager, folder: epath.Path, step: int, target: Params) -> Params:
@@ -399,7 +352,7 @@ def load_params(path: PathLike, target_params: Params, *, best: bool = False) ->
     manager, folder = _open(path)
     with manager:
         steps = None
-        if best and (steps := [_best_step(list(manager._checkpoints))]) == [None]:
+        if best and (steps := [best_step(list(manager._checkpoints))]) == [None]:
             raise UserError(f"{folder}: no checkpoint there was evaluated, so none is the best; take the newest")
         return _newest_readable(manager, folder, lambda step: _read_policy(manager, folder, step, target), steps)[0]
 
@@ -416,7 +369,7 @@ def saved_step(path: PathLike, *, best: bool = False) -> int:
     """Step whose parameters load_params would take, were it undamaged. Path and errors as there."""
     manager, folder = _open(path)
     with manager:
-        step = _best_step(list(manager._checkpoints)) if best else manager.latest_step()
+        step = best_step(list(manager._checkpoints)) if best else manager.latest_step()
     if step is None:
         raise UserError(f"{folder}: no checkpoint there was evaluated, so none is the best; take the newest")
     return step

@@ -1,0 +1,62 @@
+"""Which checkpoints a run keeps, which of them is the best, and the Orbax manager that both readers and writers open."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+# What damaged files raise. Anything else, such as running out of memory, says nothing about the checkpoint.
+DAMAGE = (ValueError, OSError, KeyError, EOFError)
+
+
+class NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the newest n and, when asked, the one with the highest metric (the first of equals)."""
+
+    def __init__(self, newest: int, best: bool) -> None:
+        self.newest, self.best = newest, best
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Which of the checkpoints, oldest first, stay."""
+        keep = {c.step for c in checkpoints[-self.newest :]}
+        best = best_step(checkpoints)
+        return [c.step in keep or (self.best and c.step == best) for c in checkpoints]
+
+
+def _metric(info: Any) -> float:
+    value = (info.metrics or {}).get("metric")
+    return -math.inf if value is None else value
+
+
+def best_step(infos: Sequence[Any]) -> int | None:
+    """Step with the highest metric; None when none was evaluated."""
+    best = max(infos, key=_metric, default=None)
+    return None if best is None or _metric(best) == -math.inf else best.step
+
+
+class _Manager(ocp.CheckpointManager):
+    """Opens also where the metric of a checkpoint is damaged: that one is then no candidate for the best."""
+
+    def _get_metrics(self, step: int) -> Any:
+        try:
+            found = super()._get_metrics(step)
+        except DAMAGE:
+            found = None
+        return found if isinstance(found, dict) and isinstance(found.get("metric"), float) else {"metric": None}
+
+
+def open_manager(
+    folder: epath.Path, *, create: bool, policy: NewestAndBest | None = None, finishing: Callable[[], None] | None = None
+) -> ocp.CheckpointManager:
+    """Orbax manager of a folder of checkpoints, for writing (policy, finishing) or reading. finishing: called when the files of a step are there."""
+    options = ocp.CheckpointManagerOptions(
+        create=create,
+        preservation_policy=policy,
+        async_options=ocp.AsyncOptions(post_finalization_callback=finishing),  # runs before the folder gets its name
+        best_fn=lambda m: m["metric"] if m["metric"] is not None else -math.inf,
+    )
+    arrays, text = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
+    return _Manager(folder, options=options, item_handlers={"params": arrays(), "rest": arrays(), "buffer": arrays(), "meta": text()})
