@@ -2,7 +2,7 @@
 
 They are written into the step's folder (`checksums.json`) just before Orbax gives that folder its name: no checkpoint that counts is without
 them, except those of older versions, which are taken as they are. CRC-32 finds accidents, it is no protection against people.
-Cost: every file is read once more in the background of a save and once more at a restore, about a second per gigabyte from a fast disk.
+Cost: every file is read once more in the background of a save and once more at a restore, by one process.
 """
 
 from __future__ import annotations
