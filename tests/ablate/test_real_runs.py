@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 from lgrpo.ablate.grid import load_grid, plan
 from lgrpo.ablate.jobs import read_times
@@ -12,8 +13,9 @@ from lgrpo.ablate.table import write_table
 # `python -m lgrpo` with rewards by chance (an untrained model solves nothing), that kills itself after its second checkpoint, once.
 RUN = """
 import os, signal, sys
-import numpy as np
 from pathlib import Path
+sys.path.insert(0, {lgrpo!r})
+import numpy as np
 from lgrpo.__main__ import main
 from lgrpo.checkpoint import Checkpoints
 from lgrpo.train import rl
@@ -60,7 +62,10 @@ def get_config():
 
 
 def test_a_killed_run_changes_nothing_in_the_table(tmp_path):
-    files = {"run.py": RUN.format(root=str(tmp_path)), "experiment.py": EXPERIMENT.format(data=str(tmp_path / "data"))}
+    files = {
+        "run.py": RUN.format(root=str(tmp_path), lgrpo=str(Path(__file__).parents[2])),
+        "experiment.py": EXPERIMENT.format(data=str(tmp_path / "data")),
+    }
     files |= {"grid.py": 'GRID = {"one_sided": {}, "two_sided": {"rollout.latent.one_sided": False}}', "kill": ""}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
