@@ -19,6 +19,7 @@ from lgrpo.evaluation.pass_at_k import bootstrap_weights, interval, pass_curve
 from lgrpo.evaluation.shards import read_rows, write_text
 from lgrpo.evaluation.summary import LENGTHS, columns
 from lgrpo.metrics import read_metrics
+from lgrpo.overrides import diff
 
 PASSES = ("noise_free", "sampled")
 LAST = 0.1
@@ -105,7 +106,7 @@ def make_rows(grid: Grid, todo: Sequence[Job]) -> list[dict[str, Any]]:
             results[job.cell][job.seed] = Result(job)
     rows = []
     for cell, by_seed in results.items():
-        row: dict[str, Any] = {"cell": cell, "runs": f"{len(by_seed)} of {wanted[cell]}", "settings": _settings(grid.cells[cell])}
+        row: dict[str, Any] = {"cell": cell, "runs": f"{len(by_seed)} of {wanted[cell]}", "settings": _settings(grid, cell, todo)}
         names = dict.fromkeys(name for result in by_seed.values() for name in result.metrics)
         row["metrics"] = {}
         for name in names:
@@ -119,8 +120,13 @@ def make_rows(grid: Grid, todo: Sequence[Job]) -> list[dict[str, Any]]:
     return rows
 
 
-def _settings(diff: Mapping[str, Any]) -> str:
-    return ", ".join(f"{path}={value!r}" for path, value in diff.items())
+def _settings(grid: Grid, cell: str, todo: Sequence[Job]) -> str:
+    """What a cell changes: the base cell against the experiment, the others against the base cell."""
+    if cell == grid.base:
+        return ", ".join(f"{path}={value!r}" for path, value in grid.cells[cell].items())
+    one = next(job for job in todo if job.cell == cell)
+    base = next(job for job in todo if job.cell == grid.base and job.seed == one.seed)
+    return ", ".join(f"{path}={new!r}" for path, (_, new) in diff(base.cfg, one.cfg).items() if path != "name")
 
 
 def shown_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -155,7 +161,7 @@ def as_markdown(grid: Grid, rows: Sequence[Mapping[str, Any]], seeds: Sequence[i
             problems = _text(change.get("over_problems") if change else None)
             base = "base" if row["cell"] == grid.base else _text(change)
             lines.append(f"| {name} | {row['cell']} | {row['runs']} | {_text(row['metrics'].get(name))} | {base} | {problems} |")
-    lines += ["", "| cell | settings |", "| --- | --- |"]
+    lines += ["", f"| cell | settings (of `{grid.base}` to the experiment, of the others to `{grid.base}`) |", "| --- | --- |"]
     lines += [f"| {row['cell']} | {('`' + row['settings'] + '`') if row['settings'] else '-'} |" for row in rows]
     return "\n".join(lines) + "\n"
 

@@ -290,6 +290,9 @@ def test_numbers_of_the_table(tmp_path):
     assert float(line["difference_over_problems_low"]) == change["over_problems"]["low"]
     assert f"{change['value']:.4f} [{change['low']:.4f}, {change['high']:.4f}]" in (out / "ablation.md").read_text()
 
+    assert better["settings"] == "optim.lr=0.0001"
+    assert "| better | `optim.lr=0.0001` |" in (out / "ablation.md").read_text()
+
     read = read_ablation(out / "ablation.json")
     assert [row.name for row in read.rows] == ["plain", "better"]
     assert read.rows[1].differences["sampled/pass@1"] == {key: change[key] for key in ("value", "low", "high")}
