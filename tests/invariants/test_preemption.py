@@ -1,7 +1,6 @@
 """A signal at any point of a step: saved once, exit code 75, and the restarted run is the run that was not stopped, evaluations included."""
 
 import dataclasses
-import os
 import signal
 
 import numpy as np
@@ -32,7 +31,7 @@ def signal_at(monkeypatch):
         def signalling(*args, **kw):
             calls.append(1)
             if len(calls) == at:
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
             return honest(*args, **kw)
 
         monkeypatch.setattr(module, name, signalling)

@@ -15,7 +15,7 @@ from lgrpo.interrupt import EXIT_PREEMPTED
 from lgrpo.metrics import read_metrics
 from lgrpo.models.spec import abstract_params
 
-QUIET = ("--evaluation.every", "0", "--checkpoint.every", "1")
+QUIET = ("--evaluation.every", "0", "--checkpoint.every", "1", "--checkpoint.keep", "9")
 
 
 @pytest.fixture(scope="module")

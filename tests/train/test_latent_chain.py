@@ -240,7 +240,7 @@ def test_validation_and_early_stop(data, tmp_path, monkeypatch):
     cfg = change(cfg, train__num_steps=9, evaluation__problems=16, evaluation__batch=16, evaluation__samples=1)
     scores = iter([0.1, 0.3, 0.2, 0.3, 0.9])
 
-    def measured(session, params, done):
+    def measured(session, params, done, stop):
         assert "blocks" in params, "adapters are merged for the rollout"
         return {"eval/pass@1": 0.0, "eval/pass@1_sampled": next(scores)}
 
