@@ -202,7 +202,7 @@ class Checkpoints:
         if multihost.is_main():
             folder = self._folder / str(step)
             meta = json.loads((folder / "meta" / "metadata").read_text())
-            (folder / "checksums.json").unlink(missing_ok=True)  # of files that are about to change
+            (folder / integrity.FILE).unlink(missing_ok=True)  # of files that are about to change
             measured = None if metric is None or math.isnan(metric) else float(metric)
             for file, value in (
                 (folder / "metrics" / "metrics", {"metric": measured}),
@@ -211,6 +211,7 @@ class Checkpoints:
                 temporary = file.with_name(file.name + ".tmp")
                 temporary.write_text(json.dumps(value))
                 temporary.replace(file)
+            integrity.write_checksums(folder)
         multihost.barrier("lgrpo_amend")
         self._manager.reload()
 
