@@ -283,6 +283,9 @@ class TrainConfig:
     """Take the best evaluated checkpoint of init_from instead of the newest."""
     log_every: int = 1
     """Steps between two lines of metrics."""
+    diagnostics: Literal["off", "cheap", "full"] = "full"
+    """RL: the diag/ metrics (docs/diagnostics.md). cheap: those from the recorded rollout and the replayed log-probs; full: also those that look at
+    the whole vocabulary (the noiseless top-K and the end of thinking at latent steps)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -319,6 +322,8 @@ class EvaluationConfig:
     """Further latent noise scales, each evaluated as the noisy pass is (`python -m lgrpo eval` only)."""
     counterfactual: bool = False
     """Also feed shuffled, reordered, zeroed, repeated, hardened and no latents, noise-free (`python -m lgrpo eval` only)."""
+    closure: int = 0
+    """Problems of the test of mixture closure at each evaluation while training (docs/diagnostics.md); 0: none."""
     train_answer: bool = True
     """The noisy pass samples answers as training does; False: by `answer` below. (The noise-free pass is greedy.)"""
     answer: AnswerConfig = AnswerConfig()

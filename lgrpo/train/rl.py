@@ -20,7 +20,7 @@ from lgrpo.sharding import put_batch
 from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
 from lgrpo.train.health import check_gradients, evaluation_metrics, should_save, summary
 from lgrpo.train.setup import Session, open_session, publish
-from lgrpo.train.step import make_train_batch, rollout_step, train_step
+from lgrpo.train.step import make_train_batch, rollout_step, train_step, winner_step
 from lgrpo.types import Params, PromptBatch, Rollout, Scored, TrainState
 
 SUMMARY = ("reward/mean", "rollout/latent_steps", "rollout/chain_tokens", "rollout/answer_tokens", "rollout/invalid_frac", "time/step_s")
@@ -98,7 +98,10 @@ def _learn(session: Session, state: TrainState, groups: Groups) -> tuple[TrainSt
     """Advantages and all updates of one step. Donates `state`."""
     groups = put_batch(groups, session.mesh)
     batch = make_train_batch(groups.prompts, groups.rollout, groups.rewards, groups.valid, cfg=session.cfg)
-    return train_step(state, batch, cfg=session.cfg)
+    state, metrics = train_step(state, batch, cfg=session.cfg)
+    if session.cfg.train.diagnostics != "off":
+        metrics |= winner_step(groups.rollout, groups.rewards, groups.valid, cfg=session.cfg.algo)
+    return state, metrics
 
 
 def _timing(timer: Timer, total: float, metrics: dict[str, float], cfg: ExperimentConfig) -> dict[str, float]:
