@@ -7,6 +7,7 @@ Sums and counts, as in policy_loss: they are added over micro-batches and divide
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ TOLERANCE = 1e-2
 """Nats within which a margin or a slope counts as the value that it should have: log-probs of learner and sampler differ by rounding."""
 EDGES = (-2, -1, 0, 1, 2, 3, 4, 5)
 """Of the margins' histogram, in units of the density's argument."""
-BINS = (f"below_{EDGES[0]}", *(f"{low}_to_{high}" for low, high in zip(EDGES[:-1], EDGES[1:], strict=True)), f"from_{EDGES[-1]}")
+BINS = (f"below_{EDGES[0]}", *(f"{low}_to_{high}" for low, high in pairwise(EDGES)), f"from_{EDGES[-1]}")
 FIRST_UPDATE = ("diag/clamp_low", "diag/clamp_high")
 """Meaningful only before the weights have moved: the noise is the recorded score minus the log-prob that the sampler had."""
 Metrics = dict[str, Mean | Max]
