@@ -322,6 +322,8 @@ class EvaluationConfig:
     """Further latent noise scales, each evaluated as the noisy pass is (`python -m lgrpo eval` only)."""
     counterfactual: bool = False
     """Also feed shuffled, reordered, zeroed, repeated, hardened and no latents, noise-free (`python -m lgrpo eval` only)."""
+    closure: int = 0
+    """Problems on which each evaluation during RL tests mixture closure (docs/diagnostics.md), latent mode only; 0: none."""
     train_answer: bool = True
     """The noisy pass samples answers as training does; False: by `answer` below. (The noise-free pass is greedy.)"""
     answer: AnswerConfig = AnswerConfig()
