@@ -297,6 +297,9 @@ class TrainConfig:
     """Folder where the command line keeps compiled programs between runs; JAX_COMPILATION_CACHE_DIR goes before it; empty: none."""
     log_every: int = 1
     """Steps between two lines of metrics."""
+    diagnostics: Literal["off", "cheap", "full"] = "full"
+    """RL: the diag/ metrics (docs/diagnostics.md). cheap: those from the recorded rollout and the replayed log-probs; full: also those that look at
+    the whole vocabulary (the noiseless top-K and the end of thinking at latent steps)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -333,6 +336,8 @@ class EvaluationConfig:
     """Further latent noise scales, each evaluated as the noisy pass is (`python -m lgrpo eval` only)."""
     counterfactual: bool = False
     """Also feed shuffled, reordered, zeroed, repeated, hardened and no latents, noise-free (`python -m lgrpo eval` only)."""
+    closure: int = 0
+    """Problems on which each evaluation during RL tests mixture closure (docs/diagnostics.md), latent mode only; 0: none."""
     train_answer: bool = True
     """The noisy pass samples answers as training does; False: by `answer` below. (The noise-free pass is greedy.)"""
     answer: AnswerConfig = AnswerConfig()

@@ -79,6 +79,36 @@ METRICS: dict[str, Metric] = {
     "perf/tokens_per_s": Metric("steps/s", "last", "latent steps and tokens generated per second of sampling"),
 }
 
+_LATENT, _PARTS, _GROUPS = "mean over latent steps", "mean over latent components", "mean over groups of the batch"
+_MOVED, _ROOT = "mean over latent components in the loss with an advantage", "root of the mean of squares over steps in the loss"
+_EDGES = ("below_-2", "-2_to_-1", "-1_to_0", "0_to_1", "1_to_2", "2_to_3", "3_to_4", "4_to_5", "from_5")
+
+METRICS |= {  # lgrpo.algos.diagnostics; read docs/diagnostics.md
+    "diag/entropy": Metric("nats", _LATENT, "entropy of the mixture weights"),
+    "diag/effective_support": Metric("tokens", _LATENT, "exp of that entropy"),
+    "diag/max_weight": Metric("share", _LATENT, "largest mixture weight"),
+    "diag/outside_top_k": Metric("share", _LATENT, "mixture mass on tokens outside the noiseless top-K"),
+    "diag/end_probability": Metric("share", _LATENT, "probability of the end of thinking where it was not taken"),
+    "diag/end_probability_max": Metric("share", "max", "largest of these"),
+    "diag/exit_probability": Metric("share", "mean over steps that ended thinking", "their probability"),
+    "diag/misaligned_share": Metric("share", _MOVED, "components that the update moves against the advantage"),
+    "diag/misaligned_mass": Metric("share", "mean over latent steps in the loss with an advantage", "mixture mass of these components"),
+    "diag/misaligned_share_good": Metric("share", _MOVED, "misaligned_share where the advantage is positive"),
+    "diag/misaligned_share_bad": Metric("share", _MOVED, "misaligned_share where the advantage is negative"),
+    "diag/score_gradient_rate": Metric(
+        "share", "mean over latent components in the loss", "components below their log-prob without positive A"
+    ),
+    "diag/clamp_low": Metric("share", f"{_PARTS}, first update", "noise at the low end of the clamp"),
+    "diag/clamp_high": Metric("share", f"{_PARTS}, first update", "noise at the high end of the clamp"),
+    "diag/gradient_latent": Metric("1", _ROOT, "derivative of the loss in the log-probs of latent steps"),
+    "diag/gradient_exit": Metric("1", _ROOT, "the same of steps that ended thinking"),
+    "diag/gradient_answer": Metric("1", _ROOT, "the same of all other tokens"),
+    "diag/gradient_latent_components": Metric("1", _ROOT, "derivative in the log-probs of latent components, norm of each step"),
+    "diag/winner_share": Metric("share", _GROUPS, "groups with a winner"),
+    "diag/winner_latent_share": Metric("share", "mean over the winners' steps", "steps of winners that feed a mixture"),
+    **{f"diag/margin_hist_{name}": Metric("share", _PARTS, f"score minus log-prob {name.replace('_', ' ')}") for name in _EDGES},
+}
+
 
 def check_names(names: Iterable[str]) -> None:
     """Errors: ValueError listing names that are neither in METRICS nor under one of PREFIXES."""

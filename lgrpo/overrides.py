@@ -27,7 +27,7 @@ from lgrpo.config import ExperimentConfig, ModelConfig
 from lgrpo.errors import UserError
 
 # A run may be continued with other values here; any other change would make it another experiment.
-RESUME_MAY_CHANGE = ("name", "train.num_steps", "train.log_every", "logging", "checkpoint", "evaluation", "mesh")
+RESUME_MAY_CHANGE = ("name", "train.num_steps", "train.log_every", "train.diagnostics", "logging", "checkpoint", "evaluation", "mesh")
 
 
 @functools.cache

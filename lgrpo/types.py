@@ -105,6 +105,18 @@ class Mean:
 
 
 @struct.dataclass
+class Root(Mean):
+    """The root of a mean of squares."""
+
+    def __add__(self, other: Mean) -> Root:
+        return Root(self.total + other.total, self.count + other.count)
+
+    def value(self) -> Array:
+        """sqrt(total / count), and 0 when nothing was counted."""
+        return jnp.sqrt(self.total / jnp.maximum(self.count, 1))
+
+
+@struct.dataclass
 class Max:
     """A maximum that is combined over micro-batches and devices by taking the larger."""
 

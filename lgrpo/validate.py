@@ -40,6 +40,7 @@ _AT_LEAST: dict[int, tuple[str, ...]] = {
         *("rollout.latent.max_latent", "rollout.answer.top_k", "evaluation.answer.top_k", "algo.dynamic.max_age", "algo.clip_high"),
         *("algo.negative_weight", "algo.kl_coef", "sft.label_noise", "sft.kl_weight", "optim.warmup", "optim.weight_decay"),
         *("train.microbatch", "checkpoint.every", "evaluation.every", "evaluation.problems", "evaluation.sample_chunk"),
+        "evaluation.closure",
         *("sft.label_redraws", "sft.heldout", "sft.patience", "sft.lora.rank"),
         *("data.prompt_bucket", "train.completion_bucket"),
     ),

@@ -51,6 +51,19 @@ def group_advantages(
     return out
 
 
+def winners(advantages: Array, winner_scores: Array) -> jax.Array:
+    """The winner of each group, bool [B,G]; a group without a sample that can win has none. Arguments as in token_advantages."""
+    candidates = (jnp.asarray(advantages) > 0) & (jnp.asarray(winner_scores) > -jnp.inf)
+    winner = jnp.argmax(jnp.where(candidates, winner_scores, -jnp.inf), axis=-1, keepdims=True)
+    return (jnp.arange(candidates.shape[-1]) == winner) & candidates.any(-1, keepdims=True)
+
+
+def sample_advantages(rewards: Array, valid: Array, cfg: AlgoConfig) -> jax.Array:
+    """group_advantages under `cfg`, before they are spread over positions. [B,G] -> float32 [B,G]."""
+    late = cfg.invalid == "zero" and not cfg.winner_must_be_valid
+    return group_advantages(rewards, valid, invalid=cfg.invalid, lone_survivor=cfg.lone_survivor, zero_last=late)
+
+
 def token_advantages(advantages: Array, winner_scores: Array, completion_mask: Array, *, first_token: bool = True) -> jax.Array:
     """Spreads advantages over positions; with first-token selection only the winner of a group keeps its first one.
 
@@ -62,9 +75,8 @@ def token_advantages(advantages: Array, winner_scores: Array, completion_mask: A
     out = jnp.where(completion_mask, advantages[..., None], 0.0)
     if not first_token:
         return out
-    candidates = (advantages > 0) & (jnp.asarray(winner_scores) > -jnp.inf)
-    winner = jnp.argmax(jnp.where(candidates, winner_scores, -jnp.inf), axis=-1, keepdims=True)
-    keeps = (jnp.arange(advantages.shape[-1]) == winner) | ~candidates.any(-1, keepdims=True)
+    won = winners(advantages, winner_scores)
+    keeps = won | ~won.any(-1, keepdims=True)
     first = jnp.cumsum(completion_mask, axis=-1) == 1
     return jnp.where(first & ~keeps[..., None], 0.0, out)
 
@@ -88,7 +100,7 @@ def winner_scores(rollout: Rollout, valid: Array, cfg: AlgoConfig) -> jax.Array:
 def rollout_advantages(rollout: Rollout, rewards: Array, valid: Array, cfg: AlgoConfig) -> jax.Array:
     """Position advantages of a rollout under `cfg`. rollout leaves [B,G,...], rewards and valid [B,G] -> float32 [B,G,T]."""
     late = cfg.invalid == "zero" and not cfg.winner_must_be_valid
-    per_sample = group_advantages(rewards, valid, invalid=cfg.invalid, lone_survivor=cfg.lone_survivor, zero_last=late)
+    per_sample = sample_advantages(rewards, valid, cfg)
     scores = winner_scores(rollout, valid, cfg)
     out = token_advantages(per_sample, scores, rollout.mask, first_token=cfg.first_token)
     return jnp.where(valid[..., None], out, 0.0) if late else out

@@ -51,7 +51,7 @@ def plan(cfg: ExperimentConfig, *, full: bool) -> list[Pass]:
     if full:
         passes += [Pass(f"{SWEEP}{s:g}", s, **noisy) for s in ev.noise_sweep]
     if full and ev.counterfactual:
-        passes += [Pass(f"{COUNTERFACTUAL}{kind.name.lower()}", 0.0, kind=kind) for kind in Kind if kind != Kind.NONE]
+        passes += [Pass(f"{COUNTERFACTUAL}{kind.name.lower()}", 0.0, kind=kind) for kind in Kind if kind not in (Kind.NONE, Kind.FIRST)]
     return passes
 
 

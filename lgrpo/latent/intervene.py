@@ -19,11 +19,12 @@ class Kind(enum.IntEnum):
     REPEATED = 4  # the row's first latent again and again
     HARDENED = 5  # the heaviest token alone
     DROPPED = 6  # thinking ends before its first step
+    FIRST = 7  # the first step feeds the donor's first latent, the others their own (lgrpo.evaluation.closure)
 
 
 @struct.dataclass
 class Intervention:
-    """Per row. The donor is read by SHUFFLED and REORDERED only; a donor without steps leaves the row as it is."""
+    """Per row. The donor is read by SHUFFLED, REORDERED and FIRST only; a donor without steps leaves the row as it is."""
 
     kind: jax.Array  # int32 [N]; Kind
     ids: jax.Array  # int32 [N, T, K]; the donor's latents
@@ -46,7 +47,7 @@ def replace_latents(
     def pick(kind: Kind) -> jax.Array:
         return (how.kind == kind)[:, None]
 
-    donated = (pick(Kind.SHUFFLED) | pick(Kind.REORDERED)) & (how.steps > 0)[:, None]
+    donated = (pick(Kind.SHUFFLED) | pick(Kind.REORDERED) | (pick(Kind.FIRST) & (step == 0))) & (how.steps > 0)[:, None]
     repeated = pick(Kind.REPEATED)
     new_ids = jnp.select([donated, repeated], [donor_ids, first_ids], ids)
     new_weights = jnp.select(

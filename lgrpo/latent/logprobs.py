@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from lgrpo.config import LatentConfig, RolloutConfig
-from lgrpo.latent.draw import block_masses, rest_mass
+from lgrpo.latent.draw import block_masses, rest_mass, top_k
 from lgrpo.latent.mixture import mix_rows
 from lgrpo.latent.noise import score_logp
 from lgrpo.models.decoder import project, unembedding
@@ -29,6 +29,8 @@ class TokenLogps(NamedTuple):
 
     chosen: jax.Array  # float32 [..., K]
     rest: jax.Array | None  # float32 [...]
+    kth: jax.Array | None = None  # float32 [...]; the K-th largest log-prob of all tokens; without gradient, for diagnostics
+    end: jax.Array | None = None  # float32 [...]; log-prob of the end of thinking; without gradient
 
 
 def _with_total(scaled: jax.Array, ids: jax.Array, with_rest: bool) -> tuple[TokenLogps, jax.Array]:
@@ -71,6 +73,7 @@ class _Plan(NamedTuple):
 
     banned_id: int
     with_rest: bool
+    survey: bool = False
 
 
 def _logits(plan: _Plan, table: jax.Array, at: _Positions) -> jax.Array:
@@ -94,6 +97,8 @@ def _forward_slice(plan: _Plan, table: jax.Array, at: _Positions, *, means: bool
     """Log-probs of a slice; with `means`, also what replaces its logits in the backward pass of a frozen table."""
     scaled = _logits(plan, table, at)
     out, total = _with_total(scaled, at.ids, plan.with_rest)
+    if plan.survey:
+        out = out._replace(kth=top_k(scaled, at.ids.shape[-1])[0][:, -1] - total, end=scaled[:, plan.banned_id] - total)
     saved = _Saved(out, total, None, None)
     if not means:
         return saved
@@ -186,10 +191,12 @@ def chunked_logps(
     banned_id: int = 0,
     banned: jax.Array | None = None,
     with_rest: bool = False,
+    survey: bool = False,
 ) -> TokenLogps:
     """token_logps of hidden states, `chunk` positions at a time, recomputed in the backward pass.
 
     hidden [N,T,D], ids int [N,T,K], temperature [N,T], banned bool [N,T] (where banned_id is impossible) -> float32 [N,T,K] and [N,T].
+    survey: also `kth` and `end` (the log-prob of banned_id), which have no gradient.
     Differentiable in hidden and in the output projection. The slices run along T, so that a sharded N stays where it is.
     """
     rows, length = ids.shape[:2]
@@ -202,7 +209,7 @@ def chunked_logps(
 
     table = unembedding(params).astype(hidden.dtype)
     at = _Positions(slices(hidden), slices(ids), slices(temperature, fill=1), None if banned is None else slices(banned))
-    out = _sliced(_Plan(banned_id, with_rest), table, at)
+    out = _sliced(_Plan(banned_id, with_rest, survey), table, at)
     return jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(count, rows, width, *x.shape[2:]), 0, 1).reshape(rows, count * width, *x.shape[2:])[:, :length],
         out,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -30,7 +32,12 @@ def completion_hidden(
     return jnp.concatenate([first, hidden], axis=2).reshape(batch * group, length, -1)
 
 
-def replay_logps(
+def replay_logps(*args: Any, **settings: Any) -> jax.Array:
+    """The log-probs of `replay`, float32 [B,G,T]; same arguments."""
+    return replay(*args, **settings)[0]
+
+
+def replay(
     params: Params,
     prompts: PromptBatch,
     rollout: Rollout,
@@ -38,11 +45,13 @@ def replay_logps(
     cfg: ExperimentConfig,
     advantages: jax.Array | None = None,
     share_prefix: bool = True,
-) -> jax.Array:
+    survey: bool = False,
+) -> tuple[jax.Array, TokenLogps]:
     """Log-probs of a recorded rollout under `params`, by the same rule as the sampler.
 
     prompts [B,P]; rollout leaves [B,G,...]; advantages [B,G,T] only matter for score gradients other than plain. Returns float32 [B,G,T], 0 off
-    the mask: padding is replaced before any exp or log, so NaN there cannot leak.
+    the mask (padding is replaced before any exp or log, so NaN there cannot leak), and the log-probs of the recorded tokens at step_temperature,
+    leaves [B*G,T,...]. survey: as in chunked_logps.
     """
     c = cfg.rollout
     batch, group, length, k = rollout.ids.shape
@@ -70,6 +79,7 @@ def replay_logps(
         banned_id=cfg.data.think_end_id,
         banned=banned,
         with_rest=latent_mode and c.latent.density == "exact",
+        survey=survey and latent_mode,
     )
     total = logps.chosen[..., 0]
     if latent_mode:
@@ -80,4 +90,4 @@ def replay_logps(
         uniform = jnp.where(pick, flat(weights), 1.0 / k)
         latent = latent_logp(c.latent, scores, safe, uniform, noise_scale, None if advantages is None else flat(advantages))
         total = jnp.where(is_latent, latent, total)
-    return jnp.where(mask, total.reshape(batch, group, length), 0.0)
+    return jnp.where(mask, total.reshape(batch, group, length), 0.0), logps

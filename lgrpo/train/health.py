@@ -9,6 +9,7 @@ import numpy as np
 
 from lgrpo.config import ExperimentConfig
 from lgrpo.errors import UserError
+from lgrpo.evaluation.closure import closure_metrics
 from lgrpo.evaluation.evaluate import evaluate
 from lgrpo.interrupt import StopFlag
 from lgrpo.metrics import read_metrics, summary_table
@@ -40,10 +41,13 @@ def evaluation_metrics(session: Session, params: Params, done: int, stop: StopFl
     cfg = session.cfg
     if not should_evaluate(cfg, done):
         return {}
-    result = evaluate(publish(params, cfg, session.mesh), cfg, session.tokenizer, session.mesh, interrupted=stop.agreed)
+    weights = publish(params, cfg, session.mesh)
+    result = evaluate(weights, cfg, session.tokenizer, session.mesh, interrupted=stop.agreed)
     if result is None:
         return None
-    return {
+    asked = cfg.evaluation.closure if cfg.rollout.mode == "latent" else 0
+    closure = closure_metrics(weights, cfg, session.tokenizer, session.mesh, asked) if asked else {}
+    return closure | {
         "eval/pass@1": result.clean["pass@1"]["value"],
         "eval/pass@1_sampled": result.sampled["pass@1"]["value"],
         "eval/chain_tokens": result.clean["chain_tokens"]["value"],

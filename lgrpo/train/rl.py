@@ -24,7 +24,7 @@ from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
 from lgrpo.train.guards import Guards
 from lgrpo.train.health import evaluation_metrics, should_save, summary
 from lgrpo.train.setup import Session, open_session, publish
-from lgrpo.train.step import make_train_batch, rollout_step, train_step
+from lgrpo.train.step import make_train_batch, rollout_step, train_step, winner_step
 from lgrpo.types import Params, PromptBatch, Rollout, Scored, TrainState
 
 SUMMARY = ("reward/mean", "rollout/latent_steps", "rollout/chain_tokens", "rollout/answer_tokens", "rollout/invalid_frac", "time/step_s")
@@ -136,7 +136,10 @@ def _learn(session: Session, state: TrainState, groups: Groups) -> tuple[TrainSt
     )
     groups = put_batch(groups, session.mesh)
     batch = make_train_batch(groups.prompts, groups.rollout, groups.rewards, groups.valid, cfg=session.cfg)
-    return train_step(state, batch, cfg=session.cfg)
+    state, metrics = train_step(state, batch, cfg=session.cfg)
+    if session.cfg.train.diagnostics != "off":
+        metrics |= winner_step(groups.rollout, groups.rewards, groups.valid, cfg=session.cfg.algo)
+    return state, metrics
 
 
 def _timing(timer: Timer, total: float, metrics: dict[str, float], cfg: ExperimentConfig) -> dict[str, float]:

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import optax
 
 from lgrpo.algos.advantages import rollout_advantages
+from lgrpo.algos.diagnostics import FIRST_UPDATE, group_diagnostics, update_diagnostics
 from lgrpo.algos.latent_sft import LatentLabels, SftTargets, chain_as_thoughts, noisy_labels, sft_loss, sft_targets, superposition_labels
 from lgrpo.algos.policy_loss import k3_kl, policy_loss
 from lgrpo.algos.stage1 import STAGES, label_count, stage1_terms
 from lgrpo.config import ExperimentConfig
 from lgrpo.keys import Stream, key_for
 from lgrpo.latent.logprobs import chunked_logps
-from lgrpo.latent.replay import completion_hidden, replay_logps
+from lgrpo.latent.replay import completion_hidden, replay, replay_logps
 from lgrpo.latent.rollout import rollout
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.lora import merge
@@ -59,6 +60,9 @@ def make_train_batch(prompts: PromptBatch, grouped: Rollout, rewards: Array, val
     advantages = rollout_advantages(grouped, rewards, valid, cfg.algo)
     counted = grouped.loss_mask if cfg.algo.invalid != "exclude" else grouped.loss_mask & valid[..., None]
     return TrainBatch(prompts, grouped, advantages, counted)
+
+
+winner_step = jax.jit(group_diagnostics, static_argnames=("cfg",))
 
 
 def _slices(tree: Any, count: int) -> Any:
@@ -105,10 +109,17 @@ def _policy_terms(
     """Summed policy loss (with KL) of a slice and its diagnostics."""
     algo, mask = cfg.algo, batch.loss_mask
     gradient = batch.advantages if cfg.rollout.latent.score_gradient != "plain" else None
-    logps = replay_logps(params, batch.prompts, batch.rollout, cfg=cfg, advantages=gradient, share_prefix=cfg.train.share_prefix)
+    settings = {"advantages": gradient, "share_prefix": cfg.train.share_prefix, "survey": cfg.train.diagnostics == "full"}
+    logps, tokens = replay(params, batch.prompts, batch.rollout, cfg=cfg, **settings)
     flat = [x.reshape(-1, x.shape[-1]) for x in (logps, old_logps, batch.advantages, mask)]
     clip = {"clip_low": algo.clip_low, "clip_high": algo.clip_high, "dual_clip": algo.dual_clip, "negative_weight": algo.negative_weight}
     loss, metrics = policy_loss(*flat, **clip)
+    if cfg.train.diagnostics != "off":
+
+        def loss_of(logps: jax.Array) -> jax.Array:
+            return policy_loss(logps.reshape(flat[0].shape), *flat[1:], **clip)[0].total
+
+        metrics |= update_diagnostics(batch.rollout, batch.advantages, mask, logps, tokens, loss_of, cfg.rollout)
     metrics["policy/replay_gap"] = masked_max(jnp.abs(logps - batch.rollout.logps), mask)
     metrics["policy/logp"] = masked_mean(logps, mask)
     metrics["policy/loss"] = loss
@@ -172,6 +183,7 @@ def train_step(state: TrainState, batch: TrainBatch, *, cfg: ExperimentConfig) -
     parts = _slices((batch, _old_logps(state.params, batch, cfg, slices)), updates)
     state, metrics = jax.lax.scan(lambda s, part: _update(s, part, cfg, total), state, parts)
     gap = metrics["policy/replay_gap"].largest[0]
+    metrics |= {name: jax.tree.map(lambda x: x[:1], metrics[name]) for name in FIRST_UPDATE if name in metrics}
     out = {name: _reduce(m) for name, m in metrics.items()} | {"policy/replay_gap": jnp.where(gap > -jnp.inf, gap, 0.0)}
     state = state.replace(step=state.step + 1)
     rate = learning_rate(cfg.optim, total)(jnp.maximum(state.step * updates - state.skipped - 1, 0))
@@ -182,7 +194,7 @@ def _reduce(metric: Mean | Max) -> jax.Array:
     """Combines the leading update axis."""
     if isinstance(metric, Max):
         return Max(metric.largest.max()).value()
-    return Mean(metric.total.sum(), metric.count.sum()).value()
+    return type(metric)(metric.total.sum(), metric.count.sum()).value()
 
 
 def _labels(batch: dict[str, Array], cfg: ExperimentConfig) -> LatentLabels:

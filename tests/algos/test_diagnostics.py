@@ -1,0 +1,171 @@
+"""Each diagnostic on a case made by hand, whose value is known. Breaks when a metric means something else than docs/diagnostics.md says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import change, fresh_state, prompts, roll, tiny, train_batch
+
+from lgrpo import metrics as registry
+from lgrpo.algos import diagnostics as d
+from lgrpo.config import AlgoConfig, LatentConfig
+from lgrpo.latent.logprobs import TokenLogps, chunked_logps, token_logps
+from lgrpo.train.step import group, train_step, winner_step
+
+GUMBEL = LatentConfig(k=2)
+
+
+def values(found):
+    return {name.removeprefix("diag/"): float(x.value()) for name, x in found.items()}
+
+
+def grid(*rows):
+    return jnp.asarray(rows, jnp.float32)[None]
+
+
+def test_mixture_state_of_one_token_and_of_four_equal_ones():
+    weights = grid([1, 0, 0, 0], [0.25] * 4, [0.7, 0.1, 0.1, 0.1])
+    found = values(d.mixture_state(weights, jnp.asarray([[True, True, False]])))
+    assert found == pytest.approx({"entropy": np.log(4) / 2, "effective_support": 2.5, "max_weight": 0.625})
+
+
+def test_mass_outside_the_top_k_counts_ties_as_inside():
+    weights, logps = grid([0.6, 0.3, 0.1], [0.5, 0.3, 0.2]), grid([-1, -3, -4], [-1, -2, -2])
+    assert float(d.outside_top_k(weights, logps, grid([-2, -2])[0], jnp.ones((1, 2), bool)).value()) == pytest.approx(0.2)  # (0.4 + 0) / 2
+
+
+@pytest.mark.parametrize(
+    ("latent", "expected"),
+    [
+        (LatentConfig(noise_scale=2.0), 0.75),  # (-0.5 + 2) / 2
+        (LatentConfig(noise_scale=2.0, density_scale="unit"), 1.5),
+        (LatentConfig(noise_scale=2.0, density="exact", clamp=None, one_sided=False), 1.75),  # -0.5 / 2 + 2
+    ],
+)
+def test_margins_are_in_the_units_of_the_density(latent, expected):
+    assert float(d.margins(latent, jnp.float32(-0.5), jnp.float32(-2.0))) == pytest.approx(expected)
+
+
+def test_histogram_of_margins_adds_up_and_forgives_rounding_at_an_edge():
+    found = values(d.margin_histogram(grid([-5, -1e-6, 0.5, 99], [7, 7, 7, 7]), jnp.asarray([[True, False]])))
+    assert {name: x for name, x in found.items() if x} == {
+        "margin_hist_below_-2": 0.25,
+        "margin_hist_0_to_1": 0.5,
+        "margin_hist_from_5": 0.25,
+    }
+
+
+@pytest.mark.parametrize("one_sided", [True, False])
+def test_clamp_atoms_under_both_kinds_of_noise(one_sided):
+    latent = LatentConfig(one_sided=one_sided, delta=0.5 if one_sided else 0.0, noise_scale=2.0)
+    logps = grid([-1, -2, -3, -4])
+    noise = np.array([-1.5, -1.5, 3.0, 0.0]) + (2.0 if one_sided else 0.0)
+    found = values(d.clamp_atoms(latent, logps + 2.0 * noise, logps, jnp.ones((1, 1), bool)))
+    assert found == {"clamp_low": 0.5, "clamp_high": 0.25}
+    assert d.clamp_atoms(LatentConfig(clamp=None, one_sided=False), logps, logps, jnp.ones((1, 1), bool)) == {}
+
+
+def test_slopes_are_the_closed_forms():
+    scores, logps, weights = grid([-0.5, -2.5]), grid([-1.0, -2.0]), grid([0.9, 0.1])
+    tokens, a = TokenLogps(logps, jnp.asarray([[-0.7]])), jnp.asarray([[-1.0]])
+    x = np.array([0.5, -0.5])
+    plain = 1 - np.exp(-x)
+    for latent, expected in (
+        (GUMBEL, plain / 2),
+        (change(GUMBEL, density="gumbel_weighted"), plain * [0.9, 0.1]),
+        (change(GUMBEL, score_gradient="bounded"), [plain[0] / 2, (np.exp(-0.5) - 1) / 2]),
+        (change(GUMBEL, score_gradient="aligned"), [plain[0] / 2, (1 - np.exp(-0.5)) / 2]),
+    ):
+        np.testing.assert_allclose(d.slopes(latent, scores, tokens, weights, a)[0, 0], expected, rtol=1e-5)
+    exact = change(GUMBEL, density="exact", clamp=None, one_sided=False)
+    inside = np.exp(np.array([-1.0, -2.0]) - np.array([-0.5, -2.5]))
+    mass = inside.sum() + np.exp(2.5) * np.exp(-0.7)
+    np.testing.assert_allclose(d.slopes(exact, scores, tokens, weights, a)[0, 0], 1 - 2 * inside / mass, rtol=1e-5)
+
+
+def test_misaligned_components_by_share_mass_and_sign():
+    slope = grid([0.5, -0.5], [-0.5, -0.5], [0.5, 0.5], [-0.5, -0.5])
+    weights = grid([0.9, 0.1], [0.6, 0.4], [0.5, 0.5], [0.5, 0.5])
+    found = values(d.misalignment(slope, weights, jnp.asarray([[1.0, -1.0, -1.0, 0.0]]), jnp.ones((1, 4), bool)))
+    assert found == pytest.approx(
+        {"misaligned_share": 0.5, "misaligned_mass": 1.1 / 3, "misaligned_share_good": 0.5, "misaligned_share_bad": 0.5}
+    )
+
+
+def test_score_gradient_rate_needs_both_signs():
+    margin, a = grid([-1, 1], [-1, -1], [-1, -1]), jnp.asarray([[-1.0, 1.0, 0.0]])
+    assert float(d.trigger_rate(margin, a, jnp.ones((1, 3), bool)).value()) == 0.5
+
+
+def test_gradient_norms_by_type_add_up_in_squares():
+    gradient, mask = jnp.asarray([[3.0, 4.0, 1.0, 9.0]]), jnp.asarray([[True, True, True, False]])
+    types = {
+        name: jnp.asarray([[i == j or (name == "answer" and j == 3) for j in range(4)]])
+        for i, name in enumerate(("latent", "exit", "answer"))
+    }
+    one = d.gradient_norms(gradient, grid([0.6, 0.8], [5, 5], [5, 5], [5, 5]) / 2, types, mask)
+    expected = {"gradient_latent": 3.0, "gradient_exit": 4.0, "gradient_answer": 1.0, "gradient_latent_components": 1.5}
+    assert values(one) == pytest.approx({name: x / np.sqrt(3) for name, x in expected.items()})
+    two = {name: one[name] + one[name] for name in one}  # two equal micro-batches are one
+    assert values(two) == pytest.approx(values(one))
+
+
+def test_winners_of_hand_made_groups():
+    record = group(roll(tiny(), prompts(2)), 4)
+    shape = record.mask.shape
+    record = record.replace(
+        mask=np.ones(shape, bool), is_latent=np.broadcast_to(np.arange(shape[-1]) < 2, shape), logps=np.zeros(shape, np.float32)
+    )
+    rewards = np.array([[1, 0, 0, 0], [1, 1, 1, 1]], np.float32)
+    found = winner_step(record, rewards, rewards >= 0, cfg=AlgoConfig())
+    assert {name: float(x) for name, x in found.items()} == pytest.approx(
+        {"diag/winner_share": 0.5, "diag/winner_latent_share": 2 / shape[-1]}
+    )
+
+
+def test_the_survey_of_the_vocabulary_is_that_of_all_logits():
+    rng = np.random.default_rng(0)
+    hidden, table = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 5, 8), (8, 300)))
+    ids, temperature = jnp.asarray(rng.integers(0, 300, (2, 5, 4))), jnp.full((2, 5), 0.7)
+
+    def run(hidden, survey):
+        out = chunked_logps({"unembed": table}, hidden, ids, temperature, chunk=4, banned_id=7, with_rest=True, survey=survey)
+        return out.chosen.sum() + out.rest.sum(), out
+
+    (_, found), grad = jax.value_and_grad(run, has_aux=True)(hidden, True)
+    everything = np.asarray(token_logps(hidden @ table, jnp.broadcast_to(jnp.arange(300), (2, 5, 300)), temperature).chosen)
+    np.testing.assert_allclose(found.kth, np.sort(everything)[..., -4], atol=1e-5)
+    np.testing.assert_allclose(found.end, everything[..., 7], atol=1e-5)
+    np.testing.assert_array_equal(grad, jax.grad(run, has_aux=True)(hidden, False)[0])
+
+
+def run_step(cfg):
+    _, found = train_step(fresh_state(cfg), train_batch(cfg), cfg=cfg)
+    return {name: float(x) for name, x in found.items()}
+
+
+def test_a_step_reports_them_and_changes_nothing_else():
+    cfg = tiny(model__n_layers=1, rollout__max_new_tokens=6, train__microbatch=2)
+    off, full = run_step(change(cfg, train__diagnostics="off")), run_step(cfg)
+    assert {name: full[name] for name in off} == off
+    more = {name: x for name, x in full.items() if name not in off}
+    registry.check_names(more)
+    assert all(name.startswith("diag/") and np.isfinite(x) for name, x in more.items())
+    assert sum(x for name, x in more.items() if "_hist_" in name) == pytest.approx(1.0, abs=1e-5)
+    assert more["diag/misaligned_share"] == more["diag/score_gradient_rate"] == 0.0  # what one-sided noise is for
+    assert 0 < more["diag/clamp_low"] < 1 and 0 < more["diag/outside_top_k"] < 1 < more["diag/effective_support"] <= 4
+    record = train_batch(cfg).rollout
+    weights = np.asarray(record.weights)[np.asarray(record.is_latent)]
+    assert more["diag/max_weight"] == pytest.approx(weights.max(-1).mean(), rel=1e-5)
+
+
+def test_two_sided_noise_is_misaligned():
+    found = run_step(tiny(model__n_layers=1, rollout__max_new_tokens=6, rollout__latent__one_sided=False))
+    assert found["diag/misaligned_share"] > 0.1
+    assert found["diag/margin_hist_-2_to_-1"] >= found["diag/clamp_low"] > 0
+
+
+def test_every_bin_is_declared_and_explicit_runs_have_no_latent_metrics():
+    assert {f"diag/margin_hist_{name}" for name in d.BINS} == {name for name in registry.METRICS if "margin_hist" in name}
+    found = run_step(tiny(model__n_layers=1, rollout__max_new_tokens=6, rollout__mode="explicit", rollout__latent__k=1))
+    assert {name for name in found if name.startswith("diag/")} == {"diag/gradient_exit", "diag/gradient_answer"}
