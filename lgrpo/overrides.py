@@ -241,6 +241,16 @@ def _importable(path: Path) -> Iterator[None]:
             sys.path.remove(root)
 
 
+def run_file(file: Path) -> types.ModuleType:
+    """The module in a Python file that the user named: an experiment, a grid of ablations. Errors: whatever it raises."""
+    name = f"_lgrpo_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 def load_experiment(path: str | os.PathLike[str], stage: str | None = None) -> ExperimentConfig:
     """The config that an experiment file's get_config() returns, every leaf checked. Errors: UserError.
 
@@ -249,13 +259,9 @@ def load_experiment(path: str | os.PathLike[str], stage: str | None = None) -> E
     file = Path(path).expanduser().resolve()
     if not file.is_file() or file.suffix != ".py":
         raise UserError(f"{path}: no such experiment file; give the path of a Python file with get_config(), e.g. experiments/x.py")
-    name = f"_lgrpo_experiment_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
     try:
         with _importable(file):
-            spec.loader.exec_module(module)
+            module = run_file(file)
             if not callable(getattr(module, "get_config", None)):
                 raise UserError("it has no function get_config(); add one that returns an ExperimentConfig")
             apart = stage is not None and "stage" in inspect.signature(module.get_config).parameters

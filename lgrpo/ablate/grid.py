@@ -8,14 +8,13 @@ import difflib
 import itertools
 import os
 import re
-import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lgrpo.config import ExperimentConfig
 from lgrpo.errors import UserError
-from lgrpo.overrides import apply_diff, load_experiment, to_json
+from lgrpo.overrides import apply_diff, load_experiment, run_file, to_json
 from lgrpo.validate import validate
 
 FOLDER = Path("experiments") / "sweeps"
@@ -101,7 +100,7 @@ def load_grid(path: Path, base: str = "") -> Grid:
     base: name of the cell to compare with; default: the file's BASE, else the first cell. Errors: UserError.
     """
     try:
-        found = runpy.run_path(str(path))
+        found = vars(run_file(path))
     except Exception as error:
         raise UserError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     if not found.get("GRID") and not found.get("AXES"):

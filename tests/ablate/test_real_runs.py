@@ -88,7 +88,7 @@ def test_a_killed_run_changes_nothing_in_the_table(tmp_path):
     todo, outcome = go(parts)
     assert (outcome.code, outcome.finished) == (0, ["two_sided/seed0"])
     assert read_times(todo[-1])["train"]["starts"] == 2
-    assert "at step 2" in (parts / "two_sided" / "seed1" / "train.log").read_text()
+    assert "at step 2" in (parts / "two_sided" / "seed0" / "train.log").read_text()
     uninterrupted, outcome = go(whole)
     assert (outcome.code, outcome.finished) == (0, ["two_sided/seed0"])
     assert tables(parts, todo) == tables(whole, uninterrupted)

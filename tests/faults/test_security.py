@@ -37,8 +37,8 @@ MODULES = {
 }
 CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
 ATTRIBUTES = {"exec_module", "system", "popen", "load_module", "trust_remote_code", "allow_pickle", "literal_eval", "read_pickle"}
-# The experiment that a user names on the command line is Python; that is what it is for.
-ALLOWED = {("overrides.py", "exec_module")}
+# The experiment that a user names on the command line is Python; that is what it is for. What follows `ablate --set x=` may be a Python literal.
+ALLOWED = {("overrides.py", "exec_module"), ("grid.py", "literal_eval")}
 
 
 def dangers(source, name="x.py"):
