@@ -1,9 +1,25 @@
 """Eight simulated CPU devices for every test; set before anything imports JAX."""
 
+import gc
 import os
+import pathlib
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tiny models spend their time in the compiler: unoptimised code halves the suite. Numbers are compared at the same tolerances.
 for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs():
+    """Every compiled program takes memory maps, of which Linux gives a process 65530: a worker that ran half of the suite died at the limit."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        import jax  # not before the flags above are set
+
+        jax.clear_caches()
+        gc.collect()
