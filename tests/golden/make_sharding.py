@@ -11,17 +11,15 @@ FOLDER = Path(__file__).parent / "sharding"
 DEVICES = (8, 64, 256)
 HYBRID = {"mesh.data": -1, "mesh.fsdp": 4, "mesh.tensor": 2}
 # file: (experiment, changed settings, RL or supervised)
-CASES: dict[str, tuple[str, dict, bool]] = {
-    "gsm8k_llama1b": ("gsm8k_llama1b.py", {}, True),
+VARIANTS: dict[str, tuple[str, dict, bool]] = {
     "gsm8k_llama1b_hybrid": ("gsm8k_llama1b.py", HYBRID, True),
-    "math_qwen7b": ("math_qwen7b.py", {}, True),
     "math_qwen7b_hybrid": ("math_qwen7b.py", HYBRID, True),
-    "math_qwen7b_explicit": ("math_qwen7b_explicit.py", {}, True),
-    "demo_latent_grpo": ("demo/latent_grpo.py", {}, True),
-    "demo_latent_sft": ("demo/latent_sft.py", {}, False),
     "latent_sft_union_hybrid": ("latent_sft/union.py", HYBRID, False),
     "latent_sft_union_lora": ("latent_sft/union.py", HYBRID | {"sft.lora.rank": 8}, False),
 }
+MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py") if "def get_config" in p.read_text())
+CASES = {"_".join(p.with_suffix("").parts): (str(p), {}, "sft" not in str(p)) for p in MODULES} | VARIANTS
+"""Every experiment as it is, and variants."""
 
 
 def config(name: str) -> ExperimentConfig:
