@@ -118,19 +118,24 @@ def run_demo(workdir: pathlib.Path, seed: int) -> int:
     return 0
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__)
-    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/demo"))
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+def exit_code(work: Callable[[], int]) -> int:
+    """work(), with a user's mistake as one line and exit code 2, and Ctrl-C as 75."""
     try:
-        return run_demo(args.workdir, args.seed)
+        return work()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # during an evaluation, which starts again; training saves first
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return EXIT_PREEMPTED
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__)
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/demo"))
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    return exit_code(lambda: run_demo(args.workdir, args.seed))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,9 @@ import subprocess
 import sys
 import time
 
-from experiments.demo.__main__ import STAGES, finish_stage, stage_config
+from experiments.demo.__main__ import STAGES, exit_code, finish_stage, stage_config
 from lgrpo.ablate.grid import parse_seeds
 from lgrpo.config import ExperimentConfig
-from lgrpo.errors import UserError
 from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.overrides import apply_diff
 from lgrpo.report.build import write_report
@@ -107,14 +106,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=0, help="runs at once; default: as many as cores")
     parser.add_argument("--hosts", default="", help="machines, see python -m lgrpo ablate --help")
     options = parser.parse_args()
-    try:
-        return run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # during an evaluation, which starts again; training saves first
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return EXIT_PREEMPTED
+    return exit_code(lambda: run(options))
 
 
 if __name__ == "__main__":

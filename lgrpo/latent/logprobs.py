@@ -112,7 +112,7 @@ def _forward_slice(plan: _Plan, table: jax.Array, at: _Positions, *, means: bool
 
 
 def _backward_slice(plan: _Plan, table: jax.Array, at: _Positions, saved: _Saved, cotangent: TokenLogps) -> tuple[jax.Array, ...]:
-    """(gradient of hidden [M,D], gradient of the table [D,V] float32, or () when it is frozen).
+    """(gradient of hidden [M,D], gradient of the table [D,V] float32); the first alone when the table is frozen.
 
     With p = softmax(z) and q its part outside `ids`, renormalised: d chosen_k = e_k - p, d rest = q - p (on tokens outside) - p (on ids).
     """
@@ -159,9 +159,7 @@ def _sliced_forward(plan: _Plan, table: Any, slices: Any) -> tuple[TokenLogps, t
 
 def _sliced_backward(plan: _Plan, residuals: tuple[Any, ...], cotangent: TokenLogps) -> tuple[Any, ...]:
     table, slices, saved = residuals
-    like = jax.tree.map(
-        lambda x, value: jnp.zeros(value.shape) if isinstance(x, SymbolicZero) else x, cotangent, saved.out, is_leaf=_is_zero
-    )
+    like = jax.tree.map(lambda x, value: jnp.zeros(value.shape) if _is_zero(x) else x, cotangent, saved.out, is_leaf=_is_zero)
     if saved.mean is not None:
         hidden = jax.lax.map(lambda xs: _backward_slice(plan, table, *xs)[0], (slices, saved, like))
         return None, _Positions(hidden, None, None, None)
