@@ -67,6 +67,10 @@ def _own_options(command: str) -> _Parser:
         parser.add_argument("--kind", choices=("train", "sft", "eval"), default="train", help="which command the config is meant for")
         parser.add_argument("--devices", type=int, default=0, help="number of devices to check against; default: those of this machine")
         parser.add_argument("--mesh-table", type=int, nargs="+", metavar="N", help="print where every tensor lies on a mesh of N devices")
+        parser.add_argument("--memory", action="store_true", help="compile the run's programs and print their memory per device")
+        parser.add_argument(
+            "--target", default="", metavar="TOPOLOGY", help="with --memory: a TPU to compile for, v5e:2x4; needs libtpu, not a TPU"
+        )
     elif command == "overlap":
         parser.add_argument("--against", nargs="+", metavar="SPLIT", help="splits, such as test or svamp/test; default: data.eval_split")
         parser.add_argument("--out", type=Path, help="file for the report as JSON, with every shared problem")
@@ -101,6 +105,11 @@ def _check(options: argparse.Namespace, cfg: object) -> int:
         from lgrpo.train.layout import table
 
         print("\n\n".join(table(cfg, count, rl=options.kind != "sft") for count in options.mesh_table))
+        return 0
+    if options.memory:
+        from lgrpo.train.memory import memory_table, target_devices
+
+        print(memory_table(cfg, target_devices(options.target, options.devices), rl=options.kind != "sft"))
         return 0
     devices = options.devices or jax.device_count()
     print(json.dumps(to_json(cfg), indent=2))

@@ -54,5 +54,8 @@ class ModelConfig:
     """Type of the trained weights."""
     remat: bool = False
     """Recompute each block in the backward pass; False: keep the results of its matrix products and recompute only the rest."""
+    attention: Literal["auto", "plain", "cudnn", "splash"] = "auto"
+    """Attention of training and prefill. auto: for rows of 1024 positions or more splash on TPU and cudnn on GPU in bfloat16, else plain,
+    which holds all scores of a layer."""
     init_scale: float = 1.0
     """Multiplies the standard deviation of the random initial weights."""

@@ -220,7 +220,7 @@ def check_resume(old: ExperimentConfig, new: ExperimentConfig) -> None:
 
 def check_same_model(saved: ModelConfig, wanted: ModelConfig, where: str) -> None:
     """Refuse weights of another model, also where all shapes agree (rope_theta, rms_eps). Errors: UserError naming every difference."""
-    free = ("dtype", "param_dtype", "remat", "init_scale")  # how it is computed, not what
+    free = ("dtype", "param_dtype", "remat", "attention", "init_scale")  # how it is computed, not what
     names = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in free]
     changed = [
         f"model.{n}: {getattr(saved, n)!r} there, {getattr(wanted, n)!r} here" for n in names if getattr(saved, n) != getattr(wanted, n)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +127,16 @@ def _chunk(params: Params, state: LaneState, *, cfg: ExperimentConfig) -> tuple[
     last = state.calls + cfg.rollout.chunk
     state = jax.lax.while_loop(lambda s: (s.calls < last) & ~s.done.all(), lambda s: _advance(s, params, cfg), state)
     return state, constrain(state.done.all(axis=1))
+
+
+def lower_chunk(params: Params, prompts: PromptBatch, key: jax.Array, *, cfg: ExperimentConfig) -> Any:
+    """The chunk's program for abstract arguments with shardings, as jax.stages.Lowered: for its memory."""
+    scale = jax.ShapeDtypeStruct((prompts.tokens.shape[0] * cfg.rollout.group_size,), jnp.float32, sharding=prompts.uid.sharding)
+    first = jax.ShapeDtypeStruct((), jnp.int32)
+    compiled = _start.lower(params, prompts, key, scale, first, cfg=cfg).compile()
+    state = jax.eval_shape(lambda *a: _start(*a, cfg=cfg), params, prompts, key, scale, first)
+    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, compiled.output_shardings)
+    return _chunk.lower(params, state, cfg=cfg)
 
 
 def _groups(state: LaneState, rows: jax.Array) -> LaneState:

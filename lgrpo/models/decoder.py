@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lgrpo.config import ModelConfig
+from lgrpo.models import flash
 from lgrpo.models.attention import attend, attend_group, attend_step
 from lgrpo.models.kv_cache import GroupCache, write_step
 from lgrpo.sharding import constrain_batch
@@ -136,9 +137,13 @@ def forward(params: Params, cfg: ModelConfig, embeds: jax.Array, positions: jax.
 
 def prefill(params: Params, cfg: ModelConfig, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Prompts tokens [B,P], mask [B,P] -> hidden of the last position [B,D], keys and values [L,B,P,Kv,Dh]."""
-    visible = causal_mask(mask)
-    x = params["embed"][tokens]
-    hidden, (k, v) = run_blocks(params, cfg, x, prompt_positions(mask), lambda q, k, v, _: (attend(q, k, v, visible), (k, v)))
+    visible, backend = causal_mask(mask), flash.attention_backend(cfg, tokens.shape[1])
+
+    def attention(q: jax.Array, k: jax.Array, v: jax.Array, _: Any) -> tuple[jax.Array, Any]:
+        out = attend(q, k, v, visible) if backend == "plain" else flash.flash_group(q, k, v, mask, 0, backend)
+        return out, (k, v)
+
+    hidden, (k, v) = run_blocks(params, cfg, params["embed"][tokens], prompt_positions(mask), attention)
     return hidden[:, -1], k, v
 
 
@@ -181,7 +186,12 @@ def forward_group(
     visible = causal_mask(prompt_mask)
     causal = jnp.broadcast_to(jnp.tril(jnp.ones((t_len, t_len), bool)), (1, 1, t_len, t_len))
 
+    backend = flash.attention_backend(cfg, p_len + t_len)
+
     def attention(q: jax.Array, k: jax.Array, v: jax.Array, _: Any) -> tuple[jax.Array, None]:
+        if backend != "plain":
+            return flash.flash_group(q, k, v, prompt_mask, group, backend), None
+
         def completions(x: jax.Array) -> jax.Array:
             return x[:, p_len:].reshape(batch, group, t_len, *x.shape[2:])
 

@@ -1,0 +1,181 @@
+"""Memory of an experiment per device, from the compiler, before anything is allocated: python -m lgrpo check EXPERIMENT --memory.
+
+The programs of a run are compiled for the mesh from shapes alone, so the sums are XLA's own buffer assignment and not a formula of ours. For TPUs
+the compiler needs no TPU (package libtpu); for the backend at hand the devices are those of this machine or, on CPU, simulated ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+
+from lgrpo.config import ExperimentConfig
+from lgrpo.data.prompts import load_tokenizer, resolve
+from lgrpo.errors import UserError
+from lgrpo.latent.refill import lower_chunk
+from lgrpo.latent.rollout import empty_record
+from lgrpo.metrics import summary_table
+from lgrpo.models.decoder import compute_params
+from lgrpo.models.spec import param_shardings, spec_abstract
+from lgrpo.sharding import ROLLOUT_RULES, batch_sharding, make_mesh, replicated
+from lgrpo.train.layout import layout
+from lgrpo.train.setup import state_shardings, trained_specs
+from lgrpo.train.step import group, init_state, rollout_step, sft_step, train_step
+from lgrpo.types import PromptBatch, TrainBatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """Bytes per device while one program runs. resident: what lies there besides its own arguments."""
+
+    name: str
+    resident: int
+    arguments: int
+    outputs: int  # without what overwrites an argument
+    temporary: int
+
+    @property
+    def peak(self) -> int:
+        """Everything at once: the compiler's temporaries are one block."""
+        return self.resident + self.arguments + self.outputs + self.temporary
+
+
+def target_devices(target: str, count: int) -> list[jax.Device]:
+    """Devices to compile for. target: "" for the backend at hand, else a TPU topology such as v5e:2x4, count then being that of its chips.
+
+    Errors: UserError when libtpu is missing, the topology unknown, or fewer devices are there than `count`.
+    """
+    if target:
+        try:
+            return list(topologies.get_topology_desc(platform="tpu", topology_name=target).devices)
+        except Exception as error:  # whatever the plugin raises: nothing else is called here
+            hint = "it needs `pip install libtpu`, and a topology such as v5e:2x4, v5p:2x2x2 or v6e:4x4"
+            raise UserError(f"--target {target}: {str(error).splitlines()[0]}; {hint}") from error
+    devices = jax.devices()
+    if count > len(devices):
+        raise UserError(
+            f"{count} devices wanted, {len(devices)} here; on CPU, set XLA_FLAGS=--xla_force_host_platform_device_count={count}"
+        )
+    return devices[: count or None]
+
+
+def _bytes(tree: Any) -> int:
+    """Bytes per device of abstract arrays with shardings."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _placed(tree: Any, where: Any) -> Any:
+    """Abstract arrays with a sharding each; one for all, or a tree of them."""
+    shardings = jax.tree.map(lambda _: where, tree) if isinstance(where, NamedSharding) else where
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+
+def _phase(name: str, lowered: Any, resident: int) -> Phase:
+    stats = lowered.compile().memory_analysis()
+    return Phase(
+        name,
+        resident,
+        stats.argument_size_in_bytes,
+        stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        stats.temp_size_in_bytes,
+    )
+
+
+def _prompts(cfg: ExperimentConfig, rows: int) -> PromptBatch:
+    shape = (rows, cfg.data.max_prompt)
+    return PromptBatch(jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, bool), jax.ShapeDtypeStruct((rows,), jnp.int32))
+
+
+def _rl_phases(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> list[Phase]:
+    rows, over_batch = cfg.train.prompts_per_step, batch_sharding(mesh)
+    computed = jax.eval_shape(lambda p: compute_params(p, cfg.model), state.params)
+    weights = _placed(computed, param_shardings(cfg.model, mesh, ROLLOUT_RULES))
+    same = jax.tree.map(lambda a, b: a.dtype == b.dtype and a.sharding.is_equivalent_to(b.sharding, a.ndim), weights, state.params)
+    shared = sum(_bytes(w) for w, s in zip(jax.tree.leaves(weights), jax.tree.leaves(same), strict=True) if s)
+    prompts = _placed(_prompts(cfg, rows), over_batch)
+    key = _placed(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh))
+    resident = _bytes(state) - shared
+    if cfg.rollout.decode == "refill":
+        decode = _phase("rollout", lower_chunk(weights, prompts, key, cfg=cfg), resident)
+    else:
+        decode = _phase("rollout", rollout_step.lower(weights, prompts, key, cfg=cfg), resident)
+    record = jax.eval_shape(lambda: group(empty_record(rows * cfg.rollout.group_size, cfg.rollout), cfg.rollout.group_size))
+    shape = record.mask.shape
+    batch = TrainBatch(prompts, record, jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, bool))
+    return [decode, _phase("update", train_step.lower(state, _placed(batch, over_batch), cfg=cfg), 0)]
+
+
+def _sft_phase(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> Phase:
+    """Shapes as data.pipeline.sft_stream makes them."""
+    rows, chain, k = cfg.sft.batch_size, cfg.sft.max_chain, cfg.rollout.latent.k
+    latents = -(-chain // cfg.sft.compression)
+    shapes = {"prompt_tokens": (cfg.data.max_prompt,), "chain_tokens": (chain,), "answer_tokens": (cfg.sft.max_answer,)}
+    batch = {name: jax.ShapeDtypeStruct((rows, *shape), jnp.int32) for name, shape in shapes.items()}
+    batch |= {name.replace("tokens", "mask"): jax.ShapeDtypeStruct((rows, *shape), bool) for name, shape in shapes.items()}
+    batch["uid"] = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    if cfg.sft.stage == "latent" and cfg.sft.labels == "encoder":
+        batch["label_ids"] = jax.ShapeDtypeStruct((rows, latents, k), jnp.int32)
+        batch["label_probs"] = jax.ShapeDtypeStruct((rows, latents, k), jnp.float32)
+        batch["label_mask"] = jax.ShapeDtypeStruct((rows, latents), bool)
+    return _phase("update", sft_step.lower(state, _placed(batch, batch_sharding(mesh)), cfg=cfg), 0)
+
+
+def predict(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) -> list[Phase]:
+    """The phases of training, compiled for `devices`. cfg must be resolved. Errors: UserError for a mesh that does not fit."""
+    mesh = make_mesh(cfg.mesh, devices)
+    try:
+        placed = state_shardings(cfg, mesh, rl=rl)
+    except ValueError as error:
+        raise UserError(f"{len(devices)} devices: {error}") from error
+    abstract = jax.eval_shape(lambda p: init_state(p, cfg, rl=rl), spec_abstract(trained_specs(cfg, rl=rl), cfg.model))
+    with jax.set_mesh(mesh):
+        state = _placed(abstract, placed)
+        return _rl_phases(cfg, mesh, state) if rl else [_sft_phase(cfg, mesh, state)]
+
+
+def _parts(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> dict[str, int]:
+    """Bytes per device of the tensors whose shapes say what they are."""
+    parts: dict[str, int] = {}
+    for row in layout(cfg, mesh.size, rl=rl):
+        parts[row.part] = parts.get(row.part, 0) + row.bytes
+    m, c, t, tensor = cfg.model, cfg.rollout, cfg.train, mesh.shape["tensor"]
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rl:
+        lanes = min(c.lanes, c.group_size) if c.decode == "refill" else c.group_size
+        columns = cfg.data.max_prompt + lanes * c.max_new_tokens
+        size = jnp.dtype(m.dtype if c.kv_dtype == "compute" else c.kv_dtype).itemsize
+        parts["K/V cache"] = t.prompts_per_step // ways * columns * 2 * m.n_layers * (m.n_kv_heads // tensor) * m.head_dim * size
+        rows, length = (t.microbatch or t.prompts_per_step // t.updates_per_step) * c.group_size, c.max_new_tokens
+        # As chunked_logps cuts them.
+        parts["logits of a chunk"] = rows // ways * max(1, min(length, t.logprob_chunk // rows)) * (m.vocab_size // tensor) * 4
+    return parts
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f}"
+
+
+def memory_table(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) -> str:
+    """What `check --memory` prints: known tensors, then phases, in MiB per device. Errors: as predict."""
+    if not cfg.model.vocab_size:
+        cfg = resolve(cfg, load_tokenizer(cfg.data))
+    phases = predict(cfg, devices, rl=rl)
+    kind = devices[0].device_kind
+    lines = [[p.name, *map(_mib, (p.resident, p.arguments, p.outputs, p.temporary, p.peak))] for p in phases]
+    text = [f"MiB per device, compiled for {len(devices)} x {kind}"]
+    text.append(
+        summary_table(
+            [[name, _mib(size)] for name, size in _parts(cfg, make_mesh(cfg.mesh, devices), rl=rl).items()], ["known tensors", "MiB"]
+        )
+    )
+    text.append(summary_table(lines, ["phase", "resident", "arguments", "outputs", "temporary", "peak"]))
+    text.append(f"peak: {_mib(max(p.peak for p in phases))} MiB")
+    if kind == "cpu" and cfg.model.dtype == "bfloat16":
+        text.append("on CPU XLA computes bfloat16 in float32, so that temporaries are larger than on an accelerator: see --target")
+    return "\n".join(text)

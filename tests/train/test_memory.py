@@ -1,0 +1,101 @@
+"""`check --memory`: what the compiler predicts is what a process takes, and the known tensors are those of the sharding table."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from support import change, tiny
+
+from lgrpo.__main__ import main
+from lgrpo.errors import UserError
+from lgrpo.overrides import apply_diff
+from lgrpo.presets import EXACT
+from lgrpo.train.layout import layout
+from lgrpo.train.memory import memory_table, predict, target_devices
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("decode", ["loop", "refill"])
+def test_predicted_within_a_fifth_of_what_a_process_takes(decode):
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "XLA_FLAGS": "", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/train/memory_probe.py", decode], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    for phase, measured in found["measured"].items():
+        assert found["predicted"][phase] == pytest.approx(measured, rel=0.2), found
+
+
+def small(**fields):
+    return apply_diff(tiny(train__prompts_per_step=8, mesh__data=2, mesh__fsdp=2, mesh__tensor=2, **fields), EXACT)
+
+
+def test_arguments_are_the_tensors_of_the_table():
+    cfg = small(algo__kl_coef=0.1)
+    rollout, update = predict(cfg, jax.devices(), rl=True)
+    rows = layout(cfg, 8, rl=True)
+    state = sum(r.bytes for r in rows if r.part != "rollout")
+    groups, length, k = 8 // 4, cfg.rollout.max_new_tokens, cfg.rollout.latent.k
+    samples = groups * cfg.rollout.group_size
+    # Of TrainBatch: prompts; ids, scores and weights; three flags; logps, advantages; three numbers a sample, one of them a flag.
+    prompts = groups * (cfg.data.max_prompt * 5 + 4)
+    batch = samples * (length * (k * 12 + 4 * 1 + 2 * 4) + 9)
+    # What the update does not read (finish, old end flags, ...) the compiler drops.
+    assert state <= update.arguments <= state + prompts + batch
+    published = sum(r.bytes for r in rows if r.part == "rollout")
+    assert rollout.arguments >= published
+    assert update.outputs < state / 10  # the state is donated
+
+
+def test_weights_that_are_not_copied_count_once():
+    cfg = apply_diff(tiny(train__prompts_per_step=8, mesh__data=8), EXACT)
+    rollout, _ = predict(cfg, jax.devices(), rl=True)
+    rows = layout(cfg, 8, rl=True)
+    assert rollout.resident == sum(r.bytes for r in rows if r.part in ("optimizer", "counters"))
+    halved = predict(change(cfg, model__dtype="bfloat16"), jax.devices(), rl=True)[0]
+    assert halved.resident == sum(r.bytes for r in rows if r.part in ("params", "optimizer", "counters"))
+
+
+@pytest.mark.parametrize("stage", ["explicit", "latent"])
+def test_supervised_training(stage):
+    cfg = small(sft__stage=stage, sft__batch_size=8)
+    (update,) = predict(cfg, jax.devices(), rl=False)
+    assert update.arguments > sum(r.bytes for r in layout(cfg, 8, rl=False)) and update.temporary > 0
+
+
+def test_slices_and_longer_chunks_show():
+    cfg = small(model__vocab_size=512, rollout__max_new_tokens=32)
+    cfg = change(cfg, train__prompts_per_step=32, train__logprob_chunk=1 << 20)
+    peak = predict(cfg, jax.devices(), rl=True)[1].peak
+    assert predict(change(cfg, train__logprob_chunk=32), jax.devices(), rl=True)[1].peak < 0.7 * peak
+    assert predict(change(cfg, train__microbatch=8), jax.devices(), rl=True)[1].peak < 0.7 * peak
+
+
+def test_command_line(capsys):
+    assert main_code("check", "experiments/demo/latent_grpo.py", "--memory", "--devices", "1", "--train.prompts-per-step", "2") == 0
+    out = capsys.readouterr().out
+    assert "compiled for 1 x cpu" in out and "K/V cache" in out and "\nupdate" in out
+
+
+def main_code(*argv):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["lgrpo", *argv])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    return stopped.value.code
+
+
+def test_mistakes_are_explained():
+    with pytest.raises(UserError, match="9 devices wanted, 8 here"):
+        target_devices("", 9)
+    with pytest.raises(UserError, match=r"--target v5e:nonsense.*libtpu"):
+        target_devices("v5e:nonsense", 0)
+    with pytest.raises(UserError, match="kv_heads=2 is not divisible"):
+        memory_table(tiny(mesh__tensor=4), jax.devices(), rl=True)
