@@ -15,6 +15,7 @@ TITLES = {
     "C": "C. One latent sampling step, K = 10",
     "D": "D. RL step of the demo, by phase",
     "E": "E. Growth, and time to the first step",
+    "F": "F. Uneven completions: 32 prompts of 64 tokens, group 8, up to 256 new tokens",
 }
 
 QUICK: dict[str, Args] = {
@@ -24,6 +25,7 @@ QUICK: dict[str, Args] = {
     "C": {"rows": 4, "vocab": 2000},
     "D": {},
     "E": {"layers": 1, "width": 64, "ff": 128},
+    "F": {"prompts": 2, "group": 4, "prompt_len": 8, "new": 24, "layers": 1, "vocab": 12},
 }
 """Arguments that make the suite a test of itself (--quick)."""
 
@@ -96,6 +98,9 @@ def jobs(repeats: int, *, quick: bool = False) -> list[Job]:
         found += [Job(latent_key("torch", rows, vocab), "latent_torch", at), Job(latent_key("jax-sort", rows, vocab), "latent_jax", at)]
     found += [Job(f"D/{config}", "demo_step", {"config": config}) for config in ("latent", "explicit")]
     found += _growth()
+    uneven = {"vocab": 64, "new": 256}
+    found += [Job("F/loop", "rollout_uneven", uneven | {"decode": "loop"})]
+    found += [Job(f"F/refill-{lanes}", "rollout_uneven", uneven | {"decode": "refill", "lanes": lanes, "chunk": 16}) for lanes in (2, 4, 8)]
     starts = 2 if quick else max(repeats, 5)
     found += [Job(f"E/start-{cache}", "startup", {}, cache=cache, processes=starts) for cache in ("cold", "warm")]
     changes = QUICK if quick else {}

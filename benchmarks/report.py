@@ -75,6 +75,15 @@ def _timed(jobs: dict[str, Record], *, rate: bool) -> str:
     return markdown(columns, rows)
 
 
+def _uneven(jobs: dict[str, Record]) -> str:
+    lengths = [
+        f"{key.split('/', 1)[1]}: lengths of its last batch, quartiles {', '.join(map(str, r['length_quartiles']))}, longest {r['longest']}"
+        for key, r in jobs.items()
+        if "longest" in r
+    ]
+    return "\n\n".join([_timed(jobs, rate=True), *lengths[:1]])
+
+
 def _latent(jobs: dict[str, Record]) -> str:
     names = ("exact", "paper", "token", "torch", "jax-sort")
     labels = {"token": "plain token", "torch": "authors' operations, torch", "jax-sort": "authors' operations, JAX"}
@@ -160,7 +169,13 @@ def section_markdown(workload: str, section: Section) -> str:
         f"{where}; {load}.  ",
         f"`{section['command']}`; " + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".",
     ]
-    tables = {"A": functools.partial(_timed, rate=True), "B": functools.partial(_timed, rate=False), "C": _latent, "E": _growth}
+    tables = {
+        "A": functools.partial(_timed, rate=True),
+        "B": functools.partial(_timed, rate=False),
+        "C": _latent,
+        "E": _growth,
+        "F": _uneven,
+    }
     table = tables.get(workload, _parts)(jobs)
     bars = "\n".join(f"- {describe(verdict)}" for verdict in section["bars"])
     return "\n".join([*lines, "", table, *(["", bars] if bars else [])])

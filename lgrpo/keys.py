@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 
 import jax
 
@@ -21,7 +22,12 @@ def key_for(seed: int, step: int | jax.Array, stream: Stream) -> jax.Array:
     """Key of one use of randomness in one step. Errors: ValueError for a negative seed."""
     if seed < 0:
         raise ValueError(f"seed: {seed} is negative; use a number >= 0")
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), int(stream))
+    return _folded(seed, step, int(stream))
+
+
+@functools.partial(jax.jit, static_argnames=("seed", "stream"))  # one program instead of three
+def _folded(seed: int, step: int | jax.Array, stream: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), stream)
 
 
 def row_keys(key: jax.Array, uids: jax.Array, group_size: int, first_sample: int | jax.Array = 0) -> jax.Array:

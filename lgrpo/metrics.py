@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,6 +161,8 @@ class MetricsWriter:
         """resume_step: finished steps of the checkpoint that the run goes on from; later lines are dropped, since they will come again."""
         folder = Path(workdir)
         self._path, self._file, self._board = folder / FILE, None, None
+        # TensorBoard takes milliseconds a step, which the next step need not wait for.
+        self._thread, self._sent = ThreadPoolExecutor(1, "tensorboard"), None
         if not multihost.is_main():
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -188,10 +191,19 @@ class MetricsWriter:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if self._board is not None:
-            for name, x in numbers.items():
-                if name not in odd:
-                    self._board.add_scalar(name, x, step)
-            self._board.flush()
+            self._wait()
+            self._sent = self._thread.submit(self._plot, step, {name: x for name, x in numbers.items() if name not in odd})
+
+    def _plot(self, step: int, numbers: dict[str, float]) -> None:
+        for name, x in numbers.items():
+            self._board.add_scalar(name, x, step)
+        self._board.flush()
+
+    def _wait(self) -> None:
+        """For the step before; raises what its thread raised."""
+        if self._sent is not None:
+            sent, self._sent = self._sent, None
+            sent.result()
 
     def read(self) -> list[dict[str, Any]]:
         """All lines so far, those of the runs before a resume included."""
@@ -199,10 +211,12 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Close both writers; may be called twice."""
+        self._thread.shutdown()
         for writer in (self._file, self._board):
             if writer is not None:
                 writer.close()
         self._file = self._board = None
+        self._wait()
 
     def __enter__(self) -> MetricsWriter:
         return self

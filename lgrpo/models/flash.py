@@ -70,7 +70,6 @@ class _GroupMask(splash_attention_mask.Mask):
         return hash((type(self), self.key))
 
 
-@functools.lru_cache(maxsize=16)
 def _splash_kernel(
     heads: int, prompt: int, group: int, length: int, size: int, interpret: bool
 ) -> splash_attention_kernel.SplashAttentionKernel:
@@ -79,8 +78,7 @@ def _splash_kernel(
         block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
     )
     mask = splash_attention_mask.MultiHeadMask([_GroupMask(prompt, group, length, size)] * heads)
-    with jax.ensure_compile_time_eval():  # its tables are constants, also when the first call is traced
-        return splash_attention_kernel.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
+    return splash_attention_kernel.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
 
 
 def _splash(q: jax.Array, k: jax.Array, v: jax.Array, prompt_mask: jax.Array, shape: tuple[int, int, int], interpret: bool) -> jax.Array:

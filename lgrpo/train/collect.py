@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from flax import struct
 from lgrpo import multihost
 from lgrpo.config import DynamicSamplingConfig, ExperimentConfig
 from lgrpo.rewards.shared import measured
+from lgrpo.train.step import regroup
 from lgrpo.types import Array, Finish, PromptBatch, Rollout, Scored
 
 
@@ -125,6 +127,10 @@ def rollout_metrics(rollout: Rollout, scored: Scored) -> dict[str, float]:
     return out | {f"grade/{name}": count / rows for name, count in scored.errors.items()}
 
 
+def _log(rollout: Rollout, scored: Scored, useful: float) -> dict[str, float]:
+    return rollout_metrics(measured(rollout), scored) | {"dynamic/informative_frac": useful}
+
+
 def collect(
     sample: Callable[[PromptBatch, int], Rollout | None],
     grade: Callable[[Rollout, list[str]], Scored],
@@ -135,12 +141,13 @@ def collect(
     step: int,
     timer: Timer,
     interrupted: Callable[[], bool],
-) -> tuple[Groups | None, Groups | None, dict[str, float]]:
+) -> tuple[Groups | None, Groups | None, Callable[[], dict[str, float]]]:
     """Experience of one RL step. sample(prompts, round) -> Rollout [N, ...] or None (interrupted); grade(rollout, gold answers) -> Scored.
 
     Without dynamic sampling one generation is used as it is. With it, groups without spread are dropped and further prompts drawn until there are
     enough or cfg.algo.dynamic.max_rounds is reached; a starved step goes on with what there is. Returns (groups, buffer, metrics); groups is None
-    when `interrupted` said so after a generation or `sample` was stopped: the caller then saves the data state of the step's start.
+    when `interrupted` said so after a generation or `sample` was stopped: the caller then saves the data state of the step's start. metrics() is the
+    host's work on the rollouts' numbers; call it while the devices update.
     """
     dynamic, want, size = cfg.algo.dynamic, cfg.train.prompts_per_step, cfg.rollout.group_size
     fresh: list[Groups] = []
@@ -151,22 +158,22 @@ def collect(
         prompts, answers = next(data)
         rollout = timer.measure("rollout", sample, prompts, len(logs))
         if interrupted() or rollout is None:  # asked in any case: several processes must ask equally often
-            return None, buffer, {}
+            return None, buffer, dict
         scored = timer.measure("grade", grade, rollout, answers)
         # Groups that wait for another step are whole on every host.
         rollout = multihost.host(rollout) if buffer is not None else rollout
-        logs.append(timer.measure("grade", rollout_metrics, measured(rollout), scored))
         groups = Groups(
             prompts=prompts,
-            rollout=jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), rollout),
+            rollout=regroup(rollout, size),
             rewards=scored.rewards.reshape(-1, size),
             valid=scored.valid.reshape(-1, size),
             born=np.full(len(answers), step, np.int32),
         )
         useful = informative(groups.rewards, groups.valid)
-        logs[-1]["dynamic/informative_frac"] = float(useful.mean())
+        log = partial(_log, rollout, scored, float(useful.mean()))
         if buffer is None:
-            return groups, None, logs[0]
+            return groups, None, log
+        logs.append(timer.measure("grade", log))  # now, since it would keep every round's rollout
         fresh.append(groups.rows(np.flatnonzero(useful)))
         have += int(useful.sum())
     return _finish(buffer, fresh, logs, dynamic, want, step)
@@ -174,7 +181,7 @@ def collect(
 
 def _finish(
     buffer: Groups, fresh: list[Groups], logs: list[dict[str, float]], dynamic: DynamicSamplingConfig, want: int, step: int
-) -> tuple[Groups, Groups, dict[str, float]]:
+) -> tuple[Groups, Groups, Callable[[], dict[str, float]]]:
     batch, left, used = select(buffer, fresh, want=want, step=step, max_age=dynamic.max_age)
     metrics = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
     metrics |= {
@@ -183,4 +190,4 @@ def _finish(
         "dynamic/starved": float(used < want),
         "dynamic/buffered": float((np.asarray(left.born) >= 0).sum()),
     }
-    return batch, left, metrics
+    return batch, left, lambda: metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -60,13 +61,12 @@ def train(session: Session, stop: StopFlag) -> int:
     with progress(cfg.train.num_steps, "rl", cfg.logging.progress, initial=session.start) as bar:
         for step in range(session.start, cfg.train.num_steps):
             timer, started, resume_point = Timer(), time.perf_counter(), data.get_state()
-            groups, new_buffer, metrics = _experience(session, state.params, data, buffer, step, timer, stop)
+            groups, new_buffer, measure = _experience(session, state.params, data, buffer, step, timer, stop)
             if groups is None:  # interrupted after a generation: this step starts again from its prompts
                 save(step, resume_point, {})
                 return EXIT_PREEMPTED
             buffer = new_buffer
-            state, update = timer.measure("train", _learn, session, state, groups)
-            metrics |= {name: float(value) for name, value in update.items()}
+            state, metrics = timer.measure("train", _learn, session, state, groups, measure)
             metrics |= _timing(timer, time.perf_counter() - started, metrics, cfg)
             done = step + 1
             guards.after(done, metrics, groups)
@@ -105,7 +105,7 @@ def _finish_step(session: Session, stop: StopFlag) -> bool:
 
 def _experience(
     session: Session, params: Params, data: Any, buffer: Groups | None, step: int, timer: Timer, stop: StopFlag
-) -> tuple[Groups | None, Groups | None, dict[str, float]]:
+) -> tuple[Groups | None, Groups | None, Callable[[], dict[str, float]]]:
     """Samples and grades the groups of one step with the current weights."""
     cfg, mesh = session.cfg, session.mesh
     weights = publish(params, cfg, mesh)
@@ -128,18 +128,21 @@ def _experience(
     return collect(sample, grade, data, buffer, cfg=cfg, step=step, timer=timer, interrupted=stop.agreed)
 
 
-def _learn(session: Session, state: TrainState, groups: Groups) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Advantages and all updates of one step. Donates `state`."""
+def _learn(
+    session: Session, state: TrainState, groups: Groups, measure: Callable[[], dict[str, float]]
+) -> tuple[TrainState, dict[str, float]]:
+    """Advantages and all updates of one step, and, while the devices are at it, the host's numbers: measure(). Donates `state`."""
     cfg = session.cfg
     groups = groups.replace(
         prompts=trim_prompts(groups.prompts, cfg.data.prompt_bucket), rollout=trim_completions(groups.rollout, cfg.train.completion_bucket)
     )
     groups = put_batch(groups, session.mesh)
     batch = make_train_batch(groups.prompts, groups.rollout, groups.rewards, groups.valid, cfg=session.cfg)
-    state, metrics = train_step(state, batch, cfg=session.cfg)
+    state, update = train_step(state, batch, cfg=session.cfg)
     if session.cfg.train.diagnostics != "off":
-        metrics |= winner_step(groups.rollout, groups.rewards, groups.valid, cfg=session.cfg.algo)
-    return state, metrics
+        update |= winner_step(groups.rollout, groups.rewards, groups.valid, cfg=session.cfg.algo)
+    metrics = measure()
+    return state, metrics | {name: float(value) for name, value in jax.device_get(update).items()}
 
 
 def _timing(timer: Timer, total: float, metrics: dict[str, float], cfg: ExperimentConfig) -> dict[str, float]:

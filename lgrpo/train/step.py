@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lgrpo.algos.advantages import rollout_advantages
@@ -50,8 +51,16 @@ rollout_step = jax.jit(rollout, static_argnames=("cfg",))
 
 
 def group(rollout: Rollout, group_size: int) -> Rollout:
-    """Leaves [N, ...] -> [B, G, ...]."""
+    """Leaves [N, ...] -> [B, G, ...], on the host or on devices."""
     return jax.tree.map(lambda x: x.reshape(-1, group_size, *x.shape[1:]), rollout)
+
+
+_group = jax.jit(group, static_argnames=("group_size",))
+
+
+def regroup(rollout: Rollout, group_size: int) -> Rollout:
+    """group outside jit: one program on devices in place of one per leaf."""
+    return (group if isinstance(rollout.mask, np.ndarray) else _group)(rollout, group_size)
 
 
 @partial(jax.jit, static_argnames=("cfg",))

@@ -142,7 +142,7 @@ def full_results():
     """A made-up record for every job of the plan."""
     sections = {}
     for job in plan.jobs(5):
-        more = {"tokens": 100, "loss": 0.5, "grad_norm": 1.0}
+        more = {"tokens": 100, "loss": 0.5, "grad_norm": 1.0, "longest": 9, "length_quartiles": [1, 2, 3]}
         if job.workload in "MD":
             part = {"seconds": [0.1, 0.2], "cpu_seconds": [0.1, 0.2], "first_s": 1.0}
             more = {"parts": {"matmul": part, "copy": part}, "flop": 1e9, "bytes": 1e9, "shape": "2 x 3"}

@@ -66,7 +66,8 @@ class Run:
     def step(self, cfg=CFG, buffer=None, step=0, interrupted=lambda: False):
         buffer = empty_buffer(cfg) if buffer is None else buffer
         kw = {"cfg": cfg, "step": step, "timer": Timer(), "interrupted": interrupted}
-        return collect(self.sample, self.grade, self.data(), buffer, **kw)
+        groups, buffer, metrics = collect(self.sample, self.grade, self.data(), buffer, **kw)
+        return groups, buffer, metrics()
 
 
 def test_informative_compares_valid_rewards_exactly():
@@ -101,7 +102,7 @@ def test_without_dynamic_sampling_one_generation_is_used_as_it_is():
     assert collect(Run([[MIXED]]).sample, run.grade, Run([[MIXED]]).data(), None, **kw, interrupted=lambda: True)[0] is None
     groups, buffer, metrics = collect(run.sample, run.grade, run.data(), None, **kw, interrupted=lambda: False)
     assert held(groups) == [0, 1, 2, 3] and buffer is None and groups.born.tolist() == [3] * 4
-    assert metrics["dynamic/informative_frac"] == 0.25 and metrics["reward/mean"] == pytest.approx(7 / 8)
+    assert metrics()["dynamic/informative_frac"] == 0.25 and metrics()["reward/mean"] == pytest.approx(7 / 8)
 
 
 def test_refills_until_there_are_enough_and_keeps_the_surplus():
