@@ -125,3 +125,18 @@ def test_as_a_process(tmp_path, experiment):
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: --algo.clip-lw: no such option; did you mean --algo.clip-low?\n"
+
+
+@pytest.mark.parametrize("environment", [False, True])
+def test_compiled_programs_are_kept_where_the_config_says(tmp_path, environment):
+    """Unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    program = (
+        "import sys, jax; from lgrpo.__main__ import _cache_compilations; _cache_compilations(sys.argv[1]);"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0); jax.jit(lambda x: x * 3)(1.0)"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | {"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    if environment:
+        env["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "other")
+    subprocess.run([sys.executable, "-c", program, "~/kept"], env=env, cwd=ROOT, check=True)
+    assert any((tmp_path / "kept").glob("*")) != environment
+    assert any((tmp_path / "other").glob("*")) == environment
