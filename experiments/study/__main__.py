@@ -3,7 +3,7 @@
 Writes <workdir>/starts/seedS/{explicit_sft,latent_sft}, <workdir>/<grid>/ablation.{md,csv,json} and <workdir>/<grid>.html. Interrupted and
 started again, it goes on where it was; finished grids cost nothing. Exit codes as those of `python -m lgrpo ablate`.
 
-Run: python -m experiments.study --workdir runs/study [--grids presets sided_densities] [--seeds 3] [--steps 400] [--jobs 2]
+Run: python -m experiments.study --workdir runs/study [--grids presets sided_densities] [--seeds 3] [--steps 400] [--set optim.lr=1e-4] [--jobs 2]
 """
 
 from __future__ import annotations
@@ -55,13 +55,18 @@ def make_starts(options: argparse.Namespace, seeds: list[int]) -> bool:
     return True
 
 
+def grid_folder(options: argparse.Namespace, grid: str) -> pathlib.Path:
+    """Where a grid's runs and table go."""
+    return options.workdir / (pathlib.Path(grid).stem + (f"_{options.suffix}" if options.suffix else ""))
+
+
 def ablate(options: argparse.Namespace, grid: str) -> int:
     """The grid's runs, as `python -m lgrpo ablate` makes them."""
     settings = {"train.num_steps": options.steps, "train.init_from": options.workdir / "starts" / "seed{seed}" / "latent_sft"}
     settings |= evaluation(options, stage_config("latent_grpo", options.workdir, 0))
     command = [sys.executable, "-m", "lgrpo", "ablate", str(BASE), "--grid", grid, "--seeds", options.seeds]
-    command += ["--workdir", str(options.workdir / pathlib.Path(grid).stem), "--jobs", str(options.jobs)]
-    command += ["--set", *(f"{path}={value}" for path, value in settings.items() if value)]
+    command += ["--workdir", str(grid_folder(options, grid)), "--jobs", str(options.jobs)]
+    command += ["--set", *(f"{path}={value}" for path, value in settings.items() if value), *options.set]
     command += ["--hosts", options.hosts] if options.hosts else []
     command += ["--cells", options.cells] if options.cells else []
     # In a session of its own, so that Ctrl-C reaches it once, through us.
@@ -89,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         if code not in (0, 1):
             return code
         worst = max(worst, code)
-        folder = options.workdir / pathlib.Path(grid).stem
+        folder = grid_folder(options, grid)
         print(f"report: {write_report([folder], options.workdir / f'{folder.name}.html', title=f'study: {folder.name}')}")
     return worst
 
@@ -103,6 +108,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=0, help="RL steps of every cell; default: the demo's")
     parser.add_argument("--sft-steps", type=int, default=0, help="steps of each supervised stage; default: the demo's")
     parser.add_argument("--problems", type=int, default=0, help="problems of every evaluation; default: the demo's")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="settings of the base, before the cells' own")
+    parser.add_argument("--suffix", default="", help="added to the grids' folders: the same grid with another --set")
     parser.add_argument("--jobs", type=int, default=0, help="runs at once; default: as many as cores")
     parser.add_argument("--hosts", default="", help="machines, see python -m lgrpo ablate --help")
     options = parser.parse_args()
