@@ -59,6 +59,8 @@ class _GroupMask(splash_attention_mask.Mask):
             """-1: prompt; group: padding."""
             return np.where(x < prompt, -1, np.minimum((x - prompt) // max(length, 1), group))
 
+        if rows.size and columns.size and columns[0] > rows[-1]:  # half of all blocks
+            return np.zeros((rows.size, columns.size), bool)
         own = owner(columns)[None] == owner(rows)[:, None]
         shared = (columns < prompt)[None] & (rows < prompt + group * length)[:, None]
         return (own | shared) & (columns[None] <= rows[:, None])
