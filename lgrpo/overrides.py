@@ -27,7 +27,12 @@ from lgrpo.config import ExperimentConfig, ModelConfig
 from lgrpo.errors import UserError
 
 # A run may be continued with other values here; any other change would make it another experiment.
-RESUME_MAY_CHANGE = ("name", "train.num_steps", "train.log_every", "train.diagnostics", "logging", "checkpoint", "evaluation", "mesh")
+RESUME_MAY_CHANGE = (
+    *("name", "train.num_steps", "train.log_every", "train.diagnostics", "train.compilation_cache"),
+    *("logging", "checkpoint", "evaluation", "mesh"),
+)
+ADDED = {"model.attention": "plain"}
+"""Fields that checkpoints of earlier versions lack, and the value that says what those versions did. A new field gets a line here."""
 
 
 @functools.cache
@@ -103,12 +108,13 @@ def _check_tree(cfg: Any, path: str = "") -> Any:
 def _build(cls: type, data: Mapping[str, Any], path: str) -> Any:
     """A dataclass from a mapping that has exactly its fields."""
     hints = _hints(cls)
+    data = {n: ADDED[_join(path, n)] for n in hints if n not in data and _join(path, n) in ADDED} | dict(data)
     for name in data:
         if name not in hints:
             raise _unknown(_join(path, str(name)), [_join(path, n) for n in hints])
     missing = [_join(path, n) for n in hints if n not in data]
     if missing:
-        raise UserError(f"config: {', '.join(missing)} missing; it was written by another version of lgrpo or edited by hand")
+        raise UserError(f"config: {', '.join(missing)} missing; it was edited by hand, or is of an early version: read it with that one")
     return cls(**{n: _coerce(data[n], h, _join(path, n), from_lists=True) for n, h in hints.items()})
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from lgrpo.config import ExperimentConfig, ModelConfig, RopeScaling
 from lgrpo.errors import UserError
-from lgrpo.overrides import apply_diff, check_resume, diff, field_paths, from_json, load_experiment, parse_overrides, to_json
+from lgrpo.overrides import ADDED, apply_diff, check_resume, diff, field_paths, from_json, load_experiment, parse_overrides, to_json
 
 BASE = ExperimentConfig()
 SCALED = ExperimentConfig(model=ModelConfig(rope_scaling=RopeScaling(factor=8.0)))
@@ -141,6 +141,14 @@ def test_json_of_another_shape_is_refused(spoil, says):
     with pytest.raises(UserError) as caught:
         from_json(data)
     assert says in str(caught.value)
+
+
+def test_configs_of_earlier_versions_say_what_those_did():
+    """A field that came later is filled in as the old code behaved, which need not be today's default; only fields that are named for it."""
+    data = to_json(BASE)
+    assert data["model"].pop("attention") == "auto"
+    assert from_json(data).model.attention == "plain"
+    assert set(ADDED) <= set(field_paths())
 
 
 def test_diff_lists_exactly_the_changed_leaves():
