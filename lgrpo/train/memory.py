@@ -28,6 +28,7 @@ from lgrpo.train.layout import layout
 from lgrpo.train.setup import state_shardings, trained_specs
 from lgrpo.train.step import group, init_state, rollout_step, sft_step, train_step
 from lgrpo.types import PromptBatch, TrainBatch
+from lgrpo.validate import require_valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +48,19 @@ class Phase:
 
 
 def target_devices(target: str, count: int) -> list[jax.Device]:
-    """Devices to compile for. target: "" for the backend at hand, else a TPU topology such as v5e:2x4, count then being that of its chips.
+    """Devices to compile for. target: "" for the backend at hand, else a TPU topology such as v5e:2x4. count: how many; 0: all there are.
 
-    Errors: UserError when libtpu is missing, the topology unknown, or fewer devices are there than `count`.
+    Errors: UserError when libtpu is missing, the topology unknown or of another size, or fewer devices are there than `count`.
     """
     if target:
         try:
-            return list(topologies.get_topology_desc(platform="tpu", topology_name=target).devices)
+            chips = list(topologies.get_topology_desc(platform="tpu", topology_name=target).devices)
         except Exception as error:  # whatever the plugin raises: nothing else is called here
             hint = "it needs `pip install libtpu`, and a topology such as v5e:2x4, v5p:2x2x2 or v6e:4x4"
             raise UserError(f"--target {target}: {str(error).splitlines()[0]}; {hint}") from error
+        if count not in (0, len(chips)):
+            raise UserError(f"--target {target} has {len(chips)} devices, not {count}; leave --devices out")
+        return chips
     devices = jax.devices()
     if count > len(devices):
         raise UserError(
@@ -165,6 +169,7 @@ def memory_table(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) 
     """What `check --memory` prints: known tensors, then phases, in MiB per device. Errors: as predict."""
     if not cfg.model.vocab_size:
         cfg = resolve(cfg, load_tokenizer(cfg.data))
+    require_valid(cfg, device_count=len(devices), kind="train" if rl else "sft")
     phases = predict(cfg, devices, rl=rl)
     kind = devices[0].device_kind
     lines = [[p.name, *map(_mib, (p.resident, p.arguments, p.outputs, p.temporary, p.peak))] for p in phases]

@@ -1,5 +1,6 @@
 """`check --memory`: what the compiler predicts is what a process takes, and the known tensors are those of the sharding table."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -97,5 +98,10 @@ def test_mistakes_are_explained():
         target_devices("", 9)
     with pytest.raises(UserError, match=r"--target v5e:nonsense.*libtpu"):
         target_devices("v5e:nonsense", 0)
-    with pytest.raises(UserError, match="kv_heads=2 is not divisible"):
+    with pytest.raises(UserError, match="kv_heads"):
         memory_table(tiny(mesh__tensor=4), jax.devices(), rl=True)
+    with pytest.raises(UserError, match="microbatch"):
+        memory_table(tiny(train__microbatch=3, mesh__data=1), jax.devices()[:1], rl=True)
+    if importlib.util.find_spec("libtpu"):
+        with pytest.raises(UserError, match="has 4 devices, not 8"):
+            target_devices("v5e:2x2", 8)
