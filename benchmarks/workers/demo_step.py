@@ -29,7 +29,7 @@ def demo_config(name: str) -> ExperimentConfig:
 
 
 def run(args: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of the learner with prompts shared and tiled, of the rollout, of grading on the host, and of advantages and masks."""
+    """Seconds of the learner (prompts shared or tiled, less or no diagnostics), of the rollout, of grading on the host, of advantages and masks."""
     cfg, tokenizer = prepare(demo_config(args["config"]), kind="train")
     prompts, answers = next(prompt_stream(cfg, tokenizer, "train", batch=cfg.train.prompts_per_step))
     params = init_params(cfg.model, key_for(0, 0, Stream.INIT))
@@ -38,7 +38,9 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
     sampled = jax.block_until_ready(rollout_step(params, prompts, key, cfg=cfg))
     compiled_s = time.perf_counter() - start
     rewards = np.random.default_rng(0).integers(0, 2, (len(answers), size)).astype(np.float32)
-    tiled = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, share_prefix=False))
+
+    def other(**changes: Any) -> ExperimentConfig:
+        return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, **changes))
 
     def batch() -> Any:
         return make_train_batch(prompts, group(sampled, size), rewards, np.ones_like(rewards, bool), cfg=cfg)
@@ -51,7 +53,9 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
 
     variants = {
         "learner, prompt once per group": lambda: learn(cfg),
-        "learner, prompt tiled": lambda: learn(tiled),
+        "learner, diagnostics cheap": lambda: learn(other(diagnostics="cheap")),
+        "learner, diagnostics off": lambda: learn(other(diagnostics="off")),
+        "learner, prompt tiled": lambda: learn(other(share_prefix=False)),
         "rollout": lambda: jax.block_until_ready(rollout_step(params, prompts, key, cfg=cfg)),
         "grading": lambda: score(jax.device_get(sampled), answers, tokenizer, cfg).rewards,
         "advantages and masks": lambda: jax.block_until_ready(batch()),
