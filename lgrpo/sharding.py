@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from lgrpo.config import MeshConfig
 from lgrpo.errors import UserError
@@ -80,6 +81,11 @@ def partition_spec(name: str, shape: tuple[int, ...], axes: tuple[str, ...], rul
     return PartitionSpec(*entries)
 
 
+def batch_ways(mesh: Mesh | AbstractMesh) -> int:
+    """Into how many parts a batch is cut: devices along data and fsdp."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Leading axis over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
@@ -95,7 +101,7 @@ def put_batch(tree: Any, mesh: Mesh) -> Any:
 
     Host arrays must be the same on every process; each sends only the rows of its own devices.
     """
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = batch_ways(mesh)
     for leaf in jax.tree.leaves(tree):
         if leaf.shape[0] % ways:
             raise ValueError(f"batch of {leaf.shape[0]} rows does not divide over data*fsdp={ways} devices")
@@ -122,6 +128,6 @@ def constrain(x: jax.Array, *spec: Any) -> jax.Array:
 def constrain_batch(x: jax.Array) -> jax.Array:
     """Leading axis over data and fsdp, when it divides: prompts of a small evaluation batch may not."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+    if mesh.empty or x.shape[0] % batch_ways(mesh):
         return x
     return constrain(x, BATCH_AXES)

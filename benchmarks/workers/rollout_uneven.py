@@ -36,6 +36,6 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
 
         work = Kept(sample)
         found = measure(work, args["repeats"])
-    lengths = jax.device_get(work.last.mask).sum(-1)
-    quartiles = [int(x) for x in sorted(lengths)[len(lengths) // 4 :: max(len(lengths) // 4, 1)][:3]]
-    return found | {"tokens": int(lengths.sum()), "longest": int(lengths.max()), "length_quartiles": quartiles}
+    lengths = sorted(int(n) for n in jax.device_get(work.last.mask).sum(-1))
+    quartiles = [lengths[len(lengths) * q // 4] for q in (1, 2, 3)]
+    return found | {"tokens": sum(lengths), "longest": lengths[-1], "length_quartiles": quartiles}

@@ -21,7 +21,7 @@ from lgrpo.latent.refill import refill_rollout
 from lgrpo.latent.rollout import rollout
 from lgrpo.rewards.grade import grade_all
 from lgrpo.rewards.score import completion_texts
-from lgrpo.sharding import put_batch
+from lgrpo.sharding import batch_ways, put_batch
 from lgrpo.types import Finish, Params, PromptBatch, Rollout
 
 NOISE_FREE, SAMPLED, SWEEP, COUNTERFACTUAL = "noise_free", "sampled", "noise=", "latents="
@@ -81,7 +81,7 @@ def sample(
 
     Interventions are made by the plain loop whatever cfg.rollout.decode says: they look at the row's first latents.
     """
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = batch_ways(mesh)
     rows = prompts.tokens.shape[0] * how.chunk
     divides = prompts.tokens.shape[0] % ways == 0
     prompts = trim_prompts(prompts, cfg.data.prompt_bucket)

@@ -7,7 +7,6 @@ sees the prompt and its own past. Only training and prefill come here; a decode 
 from __future__ import annotations
 
 import functools
-import math
 from typing import Literal
 
 import jax
@@ -17,7 +16,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.sharding import PartitionSpec
 
 from lgrpo.config import ModelConfig
-from lgrpo.sharding import BATCH_AXES
+from lgrpo.sharding import BATCH_AXES, batch_ways
 
 Backend = Literal["plain", "cudnn", "splash"]
 _BLOCK = 512  # the largest block; lanes of a TPU are 128 wide
@@ -110,7 +109,7 @@ def splash_group(q: jax.Array, k: jax.Array, v: jax.Array, prompt_mask: jax.Arra
     if mesh.empty:
         return run(q, k, v, prompt_mask)
     # A kernel cannot be partitioned by the compiler. Rows that do not divide (a small evaluation batch) stay whole, as in constrain_batch.
-    rows = BATCH_AXES if q.shape[0] % math.prod(mesh.shape[a] for a in BATCH_AXES) == 0 else None
+    rows = BATCH_AXES if q.shape[0] % batch_ways(mesh) == 0 else None
     spec = PartitionSpec(rows, None, "tensor", None)
     return jax.shard_map(run, in_specs=(spec, spec, spec, PartitionSpec(rows, None)), out_specs=spec, check_vma=False)(q, k, v, prompt_mask)
 

@@ -14,7 +14,7 @@ from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.errors import UserError
 from lgrpo.metrics import summary_table
 from lgrpo.models.spec import param_shardings, spec_abstract
-from lgrpo.sharding import AXES, ROLLOUT_RULES, replicated
+from lgrpo.sharding import AXES, ROLLOUT_RULES, batch_ways, replicated
 from lgrpo.train.setup import state_shardings, trained_specs
 from lgrpo.train.step import init_state
 from lgrpo.validate import mesh_sizes
@@ -101,7 +101,7 @@ def _moments(rows: list[Row], params: dict[str, Row]) -> tuple[dict[str, list[Ro
 
 
 def _batch_line(cfg: ExperimentConfig, mesh: AbstractMesh, rl: bool) -> str:
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = batch_ways(mesh)
     field, rows = ("train.prompts_per_step", cfg.train.prompts_per_step) if rl else ("sft.batch_size", cfg.sft.batch_size)
     if rl and rows % cfg.train.updates_per_step == 0:
         field, rows = f"{field} / updates_per_step", rows // cfg.train.updates_per_step

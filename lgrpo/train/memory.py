@@ -22,11 +22,11 @@ from lgrpo.latent.refill import lower_chunk
 from lgrpo.latent.rollout import empty_record
 from lgrpo.metrics import summary_table
 from lgrpo.models.decoder import compute_params
-from lgrpo.models.spec import param_shardings, spec_abstract
-from lgrpo.sharding import ROLLOUT_RULES, batch_sharding, make_mesh, replicated
+from lgrpo.models.spec import param_shardings
+from lgrpo.sharding import ROLLOUT_RULES, batch_sharding, batch_ways, make_mesh, replicated
 from lgrpo.train.layout import layout
-from lgrpo.train.setup import state_shardings, trained_specs
-from lgrpo.train.step import group, init_state, rollout_step, sft_step, train_step
+from lgrpo.train.setup import abstract_state
+from lgrpo.train.step import group, rollout_step, sft_step, train_step
 from lgrpo.types import PromptBatch, TrainBatch
 from lgrpo.validate import require_valid
 
@@ -134,12 +134,10 @@ def predict(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) -> li
     """The phases of training, compiled for `devices`. cfg must be resolved. Errors: UserError for a mesh that does not fit."""
     mesh = make_mesh(cfg.mesh, devices)
     try:
-        placed = state_shardings(cfg, mesh, rl=rl)
+        state = abstract_state(cfg, mesh, rl=rl)
     except ValueError as error:
         raise UserError(f"{len(devices)} devices: {error}") from error
-    abstract = jax.eval_shape(lambda p: init_state(p, cfg, rl=rl), spec_abstract(trained_specs(cfg, rl=rl), cfg.model))
     with jax.set_mesh(mesh):
-        state = _placed(abstract, placed)
         return _rl_phases(cfg, mesh, state) if rl else [_sft_phase(cfg, mesh, state)]
 
 
@@ -149,7 +147,7 @@ def _parts(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> dict[str, int]:
     for row in layout(cfg, mesh.size, rl=rl):
         parts[row.part] = parts.get(row.part, 0) + row.bytes
     m, c, t, tensor = cfg.model, cfg.rollout, cfg.train, mesh.shape["tensor"]
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = batch_ways(mesh)
     if rl:
         lanes = min(c.lanes, c.group_size) if c.decode == "refill" else c.group_size
         columns = cfg.data.max_prompt + lanes * c.max_new_tokens

@@ -20,7 +20,7 @@ from lgrpo.latent.refill import refill_rollout
 from lgrpo.metrics import progress
 from lgrpo.rewards.score import score
 from lgrpo.rewards.shared import score_own
-from lgrpo.sharding import put_batch
+from lgrpo.sharding import batch_ways, put_batch
 from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
 from lgrpo.train.guards import Guards
 from lgrpo.train.health import evaluation_metrics, should_save, summary
@@ -114,7 +114,7 @@ def _experience(
     def sample(prompts: PromptBatch, index: int) -> Rollout | None:
         key, placed = jax.random.fold_in(step_key, index), put_batch(trim_prompts(prompts, cfg.data.prompt_bucket), mesh)
         if cfg.rollout.decode == "refill":
-            ways = mesh.shape["data"] * mesh.shape["fsdp"]
+            ways = batch_ways(mesh)
             return refill_rollout(weights, placed, key, cfg=cfg, interrupted=lambda: stop.requested, ways=ways)
         rollout = rollout_step(weights, placed, key, cfg=cfg)
         return put_batch(rollout, mesh) if multihost.several() else rollout  # whole groups on one host, for its grader

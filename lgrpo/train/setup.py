@@ -102,6 +102,12 @@ def state_shardings(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> Any:
     return keys.tree_map_with_path(place, state)
 
 
+def abstract_state(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> Any:
+    """The TrainState as shapes with their placement; allocates nothing. Errors: ValueError naming a tensor whose axis does not divide."""
+    state = jax.eval_shape(lambda p: init_state(p, cfg, rl=rl), spec_abstract(trained_specs(cfg, rl=rl), cfg.model))
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, state_shardings(cfg, mesh, rl=rl))
+
+
 def _policy_start(cfg: ExperimentConfig, mesh: Mesh) -> Params:
     """A policy from cfg.train.init_from, else random, placed."""
     specs = param_specs(cfg.model)
@@ -161,16 +167,14 @@ def open_session(
     mesh = make_mesh(cfg.mesh)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir, cfg.checkpoint)
-    placed = state_shardings(cfg, mesh, rl=rl)
     restored = None
     if checkpoints.latest() is not None:
-        abstract = jax.eval_shape(lambda p: init_state(p, cfg, rl=rl), spec_abstract(trained_specs(cfg, rl=rl), cfg.model))
-        target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed)
-        restored = checkpoints.restore(target, buffer(cfg), cfg)
+        restored = checkpoints.restore(abstract_state(cfg, mesh, rl=rl), buffer(cfg), cfg)
         multihost.say(f"resuming {workdir} at step {restored.step}")
-    state = (
-        restored.state if restored else jax.jit(lambda p: init_state(p, cfg, rl=rl), out_shardings=placed)(fresh_params(cfg, mesh, rl=rl))
-    )
+        state = restored.state
+    else:
+        placed = state_shardings(cfg, mesh, rl=rl)
+        state = jax.jit(lambda p: init_state(p, cfg, rl=rl), out_shardings=placed)(fresh_params(cfg, mesh, rl=rl))
     write_config(workdir, cfg)
     # The line of a step whose evaluation is to be repeated is written again too.
     written = restored.step - ("pending" in restored.extra) if restored else 0
