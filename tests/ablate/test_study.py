@@ -12,6 +12,7 @@ import time
 import pytest
 
 from experiments.study import __main__ as study
+from lgrpo.errors import UserError
 
 CHILD = """
 import pathlib, signal, sys, time
@@ -22,7 +23,18 @@ time.sleep(60)
 
 
 def options(tmp_path, **more):
-    common = {"seeds": "2", "steps": 5, "problems": 7, "jobs": 1, "hosts": "", "cells": "", "set": [], "suffix": "", "sft_steps": 0}
+    common = {
+        "seeds": "2",
+        "steps": 5,
+        "problems": 7,
+        "jobs": 1,
+        "hosts": "",
+        "cells": "",
+        "set": [],
+        "start_set": [],
+        "suffix": "",
+        "sft_steps": 0,
+    }
     return argparse.Namespace(workdir=tmp_path, grids=["presets"], **common | more)
 
 
@@ -47,6 +59,23 @@ def test_command_has_the_settings(monkeypatch, tmp_path):
     wanted = ["train.num_steps=5", f"train.init_from={tmp_path}/starts/seed{{seed}}/latent_sft", "evaluation.problems=7"]
     assert command[at + 1 : at + 4] == wanted and "optim.lr=1e-4" in command[at:]
     assert command[command.index("--workdir") + 1] == str(tmp_path / "presets_slow")
+
+
+def test_starts_of_their_own(monkeypatch, tmp_path):
+    """Settings of the starts reach both stages; only those of the model reach the cells, whose start they have to match."""
+    commands = started(monkeypatch, [sys.executable, "-c", "raise SystemExit(0)"])
+    given = options(tmp_path, start_set=["model.vocab_size=512", "sft.label_noise=0.25"], suffix="large")
+    made = {}
+    monkeypatch.setattr(study, "finish_stage", lambda cfg, folder, loop: made.update({folder: cfg}) or {})
+    assert study.make_starts(given, [3])
+    assert {(cfg.model.vocab_size, cfg.sft.label_noise) for cfg in made.values()} == {(512, 0.25)}
+    assert set(made) == {tmp_path / "starts_large" / "seed3" / name for name in ("explicit_sft", "latent_sft")}
+    study.ablate(given, "presets")
+    (command,) = commands
+    assert f"train.init_from={tmp_path}/starts_large/seed{{seed}}/latent_sft" in command and "model.vocab_size=512" in command
+    assert not any(word.startswith("sft.") for word in command)
+    with pytest.raises(UserError, match="--suffix"):
+        study.run(options(tmp_path, start_set=["model.vocab_size=512"]))
 
 
 def test_a_signal_stops_the_grid_and_its_code_comes_back(monkeypatch, tmp_path):
