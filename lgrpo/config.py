@@ -82,6 +82,8 @@ class RolloutConfig:
     """Rows of a group that decode=refill computes at once."""
     chunk: int = 32
     """Decode steps of decode=refill between two looks of the host, which then drops finished groups."""
+    cache_parts: int = 4
+    """Equal parts, of at least 32 columns, that the cache of decode=loop is made in. A step reads those begun so far; each is a loop of its own."""
     kv_dtype: Literal["compute", "bfloat16"] = "compute"
     """Type of the key/value cache: that of the computation, or bfloat16 (half the memory; log-probs then differ from the learner's)."""
     latent: LatentConfig = LatentConfig()

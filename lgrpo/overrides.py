@@ -31,7 +31,7 @@ RESUME_MAY_CHANGE = (
     *("name", "train.num_steps", "train.log_every", "train.diagnostics", "train.compilation_cache"),
     *("logging", "checkpoint", "evaluation", "mesh"),
 )
-ADDED = {"model.attention": "plain"}
+ADDED = {"model.attention": "plain", "rollout.cache_parts": 1}
 """Fields that checkpoints of earlier versions lack, and the value that says what those versions did. A new field gets a line here."""
 
 

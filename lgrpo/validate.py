@@ -20,6 +20,7 @@ _AT_LEAST: dict[int, tuple[str, ...]] = {
             "rollout.group_size",
             "rollout.max_new_tokens",
             "rollout.lanes",
+            "rollout.cache_parts",
             "rollout.chunk",
             "algo.dynamic.max_rounds",
             "data.max_prompt",

@@ -1,4 +1,4 @@
-"""Rollout by lgrpo. args: a Shape, preset (explicit, exact, paper), repeats, devices."""
+"""Rollout by lgrpo. args: a Shape, preset (explicit, exact, paper), repeats, devices, cache_parts (default: the config's)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lgrpo.train.step import rollout_step
 def run(args: dict[str, Any]) -> dict[str, Any]:
     """Seconds of whole rollouts, prefill included, each with a key of its own."""
     shape = shape_of(args)
-    cfg = experiment(shape, args["preset"])
+    cfg = experiment(shape, args["preset"], diff={"rollout.cache_parts": args["cache_parts"]} if "cache_parts" in args else None)
     mesh = make_mesh(MeshConfig())
     keys = iter(range(10_000))
     with jax.set_mesh(mesh):

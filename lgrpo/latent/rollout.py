@@ -18,7 +18,7 @@ from lgrpo.latent.logprobs import ban, latent_logp, step_temperature, token_logp
 from lgrpo.latent.mixture import LatentChoice, embed_mixture, sample_latent
 from lgrpo.latent.tokens import sample_token
 from lgrpo.models.decoder import compute_params, decode_step, logits_of, prefill
-from lgrpo.models.kv_cache import GroupCache, make_cache
+from lgrpo.models.kv_cache import GroupCache, cache_widths, close_part, make_cache
 from lgrpo.types import Finish, Params, PromptBatch, Rollout
 
 
@@ -255,6 +255,7 @@ def rollout(
     params = compute_params(params, cfg.model)
     keys = row_keys(key, prompts.uid, group, first_sample)
     hidden, prompt_k, prompt_v = prefill(params, cfg.model, prompts.tokens, prompts.mask)
+    widths = cache_widths(c.max_new_tokens, c.cache_parts)
     state = DecodeState(
         step=jnp.zeros((), jnp.int32),
         embed=jnp.zeros((rows, cfg.model.d_model), params["embed"].dtype),
@@ -262,17 +263,20 @@ def rollout(
         forced=jnp.zeros((rows,), bool),
         done=jnp.zeros((rows,), bool),
         record=empty_record(rows, c),
-        cache=make_cache(cfg.model, prompt_k, prompt_v, prompts.mask, group, c.max_new_tokens, c.kv_dtype),
+        cache=make_cache(cfg.model, prompt_k, prompt_v, prompts.mask, group, widths[0], c.kv_dtype),
     )
     state = _sample(state, jnp.repeat(hidden, group, axis=0), params, keys, noise_scale, cfg, intervention)
-
-    def running(state: DecodeState) -> jax.Array:
-        return (state.step < c.max_new_tokens) & ~state.done.all()
 
     def advance(state: DecodeState) -> DecodeState:
         embeds = state.embed.reshape(batch, group, -1)
         hidden, cache = decode_step(params, cfg.model, embeds, state.step - 1, state.cache)
         return _sample(state.replace(cache=cache), hidden.reshape(rows, -1), params, keys, noise_scale, cfg, intervention)
 
-    record = jax.lax.while_loop(running, advance, state).record
+    for part, width in enumerate(widths):
+        if part:
+            state = state.replace(cache=close_part(state.cache, width))
+        # A step writes column step - 1 of the cache. Parts after the end of the last row take no step.
+        end = min(state.cache.start + width + 1, c.max_new_tokens)
+        state = jax.lax.while_loop(lambda s, end=end: (s.step < end) & ~s.done.all(), advance, state)
+    record = state.record
     return record.replace(finish=jnp.where(record.finish == Finish.RUNNING, Finish.LENGTH, record.finish))

@@ -1,10 +1,12 @@
-"""Grouped-query attention over one, two or three blocks of keys under one softmax.
+"""Grouped-query attention over one or several blocks of keys under one softmax.
 
 A completion attends to its prompt, whose keys are stored once per group, and to itself. Instead of copying the prompt for every sample the
 scores of the blocks are concatenated before the softmax: `P + G*T` keys in memory, not `G*(P+T)`. All softmaxes are float32.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -52,24 +54,26 @@ def attend_step(
     prompt_k: jax.Array,
     prompt_v: jax.Array,
     prompt_mask: jax.Array,
-    past_k: jax.Array,
-    past_v: jax.Array,
-    past_mask: jax.Array,
+    past: Sequence[tuple[jax.Array, jax.Array, jax.Array | None]],
 ) -> jax.Array:
     """One decode step: the shared prompt, the completion's own past, and the step itself.
 
-    q [B,G,H,Dh]; k, v [B,G,Kv,Dh] of the step; prompt_k, prompt_v [B,P,Kv,Dh]; past_k, past_v [B,G,T,Kv,Dh];
-    prompt_mask bool [B,P]; past_mask bool [T] or [B,G,1,1,T] -> [B,G,H,Dh].
+    q [B,G,H,Dh]; k, v [B,G,Kv,Dh] of the step; prompt_k, prompt_v [B,P,Kv,Dh]; prompt_mask bool [B,P]; past: blocks of keys and values
+    [B,G,w,Kv,Dh] with a mask bool [w] or [B,G,1,1,w], None where all may be seen -> [B,G,H,Dh].
     """
     grouped = _heads(q, k.shape[-2])
     scale = q.shape[-1] ** -0.5
     to_prompt = jnp.einsum("bgkrd,bpkd->bgkrp", grouped, prompt_k, preferred_element_type=jnp.float32) * scale
     to_prompt = jnp.where(prompt_mask[:, None, None, None], to_prompt, _MASKED)
-    to_past = jnp.einsum("bgkrd,bgtkd->bgkrt", grouped, past_k, preferred_element_type=jnp.float32) * scale
-    to_past = jnp.where(past_mask, to_past, _MASKED)
+    to_past = []
+    for block, _, mask in past:
+        scores = jnp.einsum("bgkrd,bgtkd->bgkrt", grouped, block, preferred_element_type=jnp.float32) * scale
+        to_past.append(scores if mask is None else jnp.where(mask, scores, _MASKED))
     to_self = jnp.einsum("bgkrd,bgkd->bgkr", grouped, k, preferred_element_type=jnp.float32)[..., None] * scale
-    probs = jax.nn.softmax(jnp.concatenate([to_prompt, to_past, to_self], axis=-1), axis=-1).astype(v.dtype)
-    p_len, t_len = prompt_k.shape[1], past_k.shape[2]
-    out = jnp.einsum("bgkrp,bpkd->bgkrd", probs[..., :p_len], prompt_v)
-    out = out + jnp.einsum("bgkrt,bgtkd->bgkrd", probs[..., p_len : p_len + t_len], past_v)
+    probs = jax.nn.softmax(jnp.concatenate([to_prompt, *to_past, to_self], axis=-1), axis=-1).astype(v.dtype)
+    at = prompt_k.shape[1]
+    out = jnp.einsum("bgkrp,bpkd->bgkrd", probs[..., :at], prompt_v)
+    for _, block, _ in past:
+        out = out + jnp.einsum("bgkrt,bgtkd->bgkrd", probs[..., at : at + block.shape[2]], block)
+        at += block.shape[2]
     return (out + probs[..., -1:] * v[:, :, :, None]).reshape(q.shape)

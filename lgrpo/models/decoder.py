@@ -152,22 +152,26 @@ def decode_step(
 ) -> tuple[jax.Array, GroupCache]:
     """One position for every completion. embeds [B,G,D] enter at completion position `step` -> hidden [B,G,D], cache with that column.
 
-    column: None, or a counter int32 [] of the calls; the cache is then a ring: row (b, g), at its own position step[b, g] (int32 [B,G]), has its past
-    in the step[b, g] columns before `column`. A row may start anew at any call, and all rows still write one column.
+    column: None, or, for a cache of one part, a counter int32 [] of the calls. The cache is then a ring: row (b, g), at its own position
+    step[b, g] (int32 [B,G]), has its past in the step[b, g] columns before `column`. A row may start anew at any call, and all rows still write one
+    column.
     """
     columns = jnp.arange(cache.k.shape[3])
     if column is None:
-        past, positions, column = columns < step, (cache.prompt_len + step)[:, None], step
+        column = step - cache.start
+        visible, positions = columns < column, (cache.prompt_len + step)[:, None]
     else:
         age = (column - 1 - columns) % columns.size  # 0: written by the call before
-        past, positions = (age < step[..., None])[:, :, None, None], cache.prompt_len[:, None] + step
+        visible, positions = (age < step[..., None])[:, :, None, None], cache.prompt_len[:, None] + step
         column = column % columns.size
 
     def attention(q: jax.Array, k: jax.Array, v: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
-        prompt_k, prompt_v, past_k, past_v = layer
-        return attend_step(q, k, v, prompt_k, prompt_v, cache.prompt_mask, past_k, past_v, past), (k, v)
+        prompt_k, prompt_v, closed, *opened = layer
+        past = [*((*part, None) for part in closed), (*opened, visible)]
+        return attend_step(q, k, v, prompt_k, prompt_v, cache.prompt_mask, past), (k, v)
 
-    hidden, (k, v) = run_blocks(params, cfg, embeds, positions, attention, (cache.prompt_k, cache.prompt_v, cache.k, cache.v))
+    extras = (cache.prompt_k, cache.prompt_v, cache.closed, cache.k, cache.v)
+    hidden, (k, v) = run_blocks(params, cfg, embeds, positions, attention, extras)
     return hidden, write_step(cache, k, v, column)
 
 

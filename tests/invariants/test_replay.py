@@ -12,6 +12,7 @@ from support import END, change, fresh_state, params, prompts, roll, tiny, train
 from lgrpo.latent.refill import refill_rollout
 from lgrpo.latent.replay import replay_logps
 from lgrpo.latent.rollout import rollout
+from lgrpo.models.kv_cache import cache_widths
 from lgrpo.train.step import group, train_step
 from lgrpo.types import Finish
 
@@ -90,6 +91,29 @@ def test_bfloat16_cache_shows_its_rounding_and_nothing_else():
     looped = jax.jit(rollout, static_argnames="cfg")(params(cfg.model), prompts(), jax.random.key(0), cfg=cfg)
     np.testing.assert_array_equal(refilled.ids, looped.ids)
     np.testing.assert_allclose(refilled.logps, looped.logps, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gumbel_mean", "exact"])
+def test_cache_in_parts_loses_nothing(name):
+    """Breaks when a column at the seam is written twice, never, or outside the part that exists."""
+    more = {"rollout__max_new_tokens": 70, "rollout__latent__max_latent": 45, "model__n_layers": 1}
+    cfg = tiny(**CASES[name] | more)
+    assert cache_widths(70, cfg.rollout.cache_parts) == [35, 35]
+    record, gap = gaps(cfg)
+    assert gap.max() < 1e-4
+    lengths = record.mask.sum(1)
+    assert (lengths <= 35).any() and (lengths > 40).any() and record.is_latent[:, 35:40].any()
+    whole = roll(change(cfg, rollout__cache_parts=1))
+    np.testing.assert_array_equal(record.ids, whole.ids)
+    np.testing.assert_allclose(record.logps, whole.logps, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("length", "parts", "widths"),
+    [(12, 4, [12]), (63, 4, [63]), (64, 4, [32, 32]), (100, 4, [34, 34, 32]), (256, 4, [64, 64, 64, 64]), (256, 1, [256])],
+)
+def test_parts_of_the_cache(length, parts, widths):
+    assert cache_widths(length, parts) == widths
 
 
 @pytest.mark.parametrize("name", ["gumbel_mean", "exact"])
