@@ -14,7 +14,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -24,10 +24,10 @@ from etils import epath
 from flax import traverse_util
 
 from lgrpo import integrity, multihost
-from lgrpo.config import CheckpointConfig, ExperimentConfig
+from lgrpo.config import CheckpointConfig, ExperimentConfig, ModelConfig
 from lgrpo.errors import UserError
 from lgrpo.models.lora import merge
-from lgrpo.overrides import check_resume, from_json, to_json
+from lgrpo.overrides import check_resume, check_same_model, from_json, to_json
 from lgrpo.retention import DAMAGE, NewestAndBest, best_step, open_manager
 from lgrpo.types import Params, TrainState
 from lgrpo.versions import versions
@@ -381,6 +381,25 @@ def saved_extra(path: PathLike) -> dict[str, Any]:
     manager, folder = _open(path)
     with manager:
         return _newest_readable(manager, folder, lambda step: _read_meta(manager, step)["extra"])[0]
+
+
+def check_vocabulary(extra: Mapping[str, Any], vocabulary: str, where: PathLike) -> None:
+    """That weights were trained on the ids of `vocabulary` (TextTokenizer.vocabulary). Imports and runs of earlier versions do not say. Errors: UserError."""
+    saved = extra.get("vocabulary", vocabulary)
+    if saved != vocabulary:
+        raise UserError(
+            f"{where}: its weights were trained on another vocabulary ({saved}) than that of the tokenizer ({vocabulary}); "
+            "set data.tokenizer to the one they were trained with"
+        )
+
+
+def check_source(path: PathLike, model: ModelConfig, vocabulary: str) -> None:
+    """That the newest checkpoint of a workdir is one of this model and this vocabulary. Errors: UserError saying what differs."""
+    manager, folder = _open(path)
+    with manager:
+        meta = _newest_readable(manager, folder, lambda step: _read_meta(manager, step))[0]
+    check_same_model(from_json(meta["config"]).model, model, str(path))
+    check_vocabulary(meta["extra"], vocabulary, path)
 
 
 def saved_config(path: PathLike) -> ExperimentConfig:

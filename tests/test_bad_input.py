@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from lgrpo.__main__ import main
+from lgrpo.data.prompts import ASSET
 
 EXPERIMENT = """
 from lgrpo.config import *
@@ -122,6 +123,33 @@ def test_initial_parameters_of_another_model(trained):
     other = str(data.parent / "other")
     message = run("sft", "--workdir", other, "--train.init-from", str(workdir), "--model.d-ff", "64")
     assert "model.d_ff: 32 there, 64 here" in message
+    assert snapshot(workdir) == before
+
+
+def test_weights_of_another_vocabulary(setup, monkeypatch):
+    """The same file name and size, two words swapped: every shape fits and the run would train on noise."""
+    data, workdir, run = setup
+    file = data.parent / "tokenizer.json"
+    file.write_bytes(ASSET.read_bytes())
+    argv = ["lgrpo", "sft", str(data.parent / "experiment.py"), "--workdir", str(workdir), "--data.tokenizer", str(file)]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code in (0, None)
+    before = snapshot(workdir)
+    inner = json.loads(file.read_text())
+    words = inner["model"]["vocab"]
+    words["Tom"], words["pens"] = words["pens"], words["Tom"]
+    file.write_text(json.dumps(inner))
+    more = ("--data.tokenizer", str(file))
+    for command, options in {
+        "sft": ("--train.num-steps", "3"),
+        "train": ("--workdir", str(data.parent / "other"), "--train.init-from", str(workdir)),
+        "eval": ("--data.eval-split", "train"),
+        "trace": ("--data.eval-split", "train"),
+    }.items():
+        message = run(command, *more, *options)
+        assert "another vocabulary" in message and str(workdir) in message and "data.tokenizer" in message, command
     assert snapshot(workdir) == before
 
 

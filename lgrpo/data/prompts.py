@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import json
 import pathlib
 import re
 from collections.abc import Sequence
@@ -34,6 +37,12 @@ class TextTokenizer:
     def vocab_size(self) -> int:
         """One more than the largest id, added tokens included."""
         return max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
+
+    @functools.cached_property
+    def vocabulary(self) -> str:
+        """Identity of the map from tokens to ids, which is what weights are trained on: a checkpoint keeps it."""
+        entries = sorted(self.inner.get_vocab(with_added_tokens=True).items())
+        return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
         return self.inner.encode(text, add_special_tokens=False).ids

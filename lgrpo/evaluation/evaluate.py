@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lgrpo import multihost
-from lgrpo.checkpoint import load_params, saved_config
+from lgrpo.checkpoint import check_source, load_params
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.pipeline import prompt_batches
 from lgrpo.data.prompts import TextTokenizer, load_tokenizer, resolve
@@ -30,7 +30,7 @@ from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.metrics import progress, summary_table
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import abstract_params, param_shardings
-from lgrpo.overrides import check_same_model, to_json
+from lgrpo.overrides import to_json
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh
 from lgrpo.types import Params
 from lgrpo.validate import require_valid
@@ -195,7 +195,7 @@ def run(cfg: ExperimentConfig, workdir: str | pathlib.Path, *, suite: Sequence[s
     sizes = {name: len(load_records(c.data, c.data.eval_split)) for name, c in todo.items()}  # all of them, before anything is computed
     mesh = make_mesh(cfg.mesh)
     source = pathlib.Path(cfg.train.init_from) if cfg.train.init_from and not (workdir / "checkpoints").exists() else workdir
-    check_same_model(saved_config(source).model, cfg.model, str(source))
+    check_source(source, cfg.model, tokenizer.vocabulary)
     params = load_params(source, abstract_params(cfg.model, param_shardings(cfg.model, mesh, ROLLOUT_RULES)))
     results = {}
     with StopFlag() as stop, jax.set_mesh(mesh):

@@ -15,7 +15,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from lgrpo.checkpoint import load_params, saved_config, saved_step
+from lgrpo.checkpoint import check_source, load_params, saved_step
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.pipeline import prompt_batches
 from lgrpo.data.prompts import TextTokenizer, load_tokenizer, resolve
@@ -23,7 +23,6 @@ from lgrpo.errors import UserError
 from lgrpo.evaluation.shards import write_text
 from lgrpo.keys import Stream, key_for
 from lgrpo.models.spec import abstract_params, param_shardings
-from lgrpo.overrides import check_same_model
 from lgrpo.report import page
 from lgrpo.report.text import visible
 from lgrpo.report.trace import Sample, Step, Trace, trace
@@ -196,7 +195,7 @@ def run(
     sides = []
     with jax.set_mesh(mesh):
         for folder in [workdir, *([other] if other else [])]:
-            check_same_model(saved_config(folder).model, cfg.model, str(folder))
+            check_source(folder, cfg.model, tokenizer.vocabulary)
             params = load_params(folder, abstract_params(cfg.model, param_shardings(cfg.model, mesh, ROLLOUT_RULES)))
             traces, _ = trace(params, prompts, golds, key, cfg=cfg, tokenizer=tokenizer)
             sides.append(Side(f"{folder}, step {saved_step(folder)}", traces))

@@ -12,7 +12,7 @@ import numpy as np
 
 from lgrpo import multihost
 from lgrpo.algos.stage1 import compressed, encode, stage1_specs
-from lgrpo.checkpoint import has_encoder, load_params, saved_step
+from lgrpo.checkpoint import check_source, has_encoder, load_params, saved_step
 from lgrpo.config import ExperimentConfig
 from lgrpo.data import labels
 from lgrpo.data.pipeline import SftStream, sft_stream
@@ -75,6 +75,7 @@ def run(cfg: ExperimentConfig, folder: str | pathlib.Path) -> int:
         raise UserError(
             f"train.init_from: {source or '(empty)'} has no encoder; give the workdir of a stage 1 run (encoder, decoder or union)"
         )
+    check_source(source, cfg.model, tokenizer.vocabulary)
     mesh = make_mesh(cfg.mesh)
     specs = stage1_specs(cfg.model)
     params = load_params(source, spec_abstract(specs, cfg.model, spec_shardings(specs, mesh)), best=cfg.train.init_best)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from lgrpo import multihost
 from lgrpo.algos.stage1 import STAGES, encoder_from, stage1_specs
-from lgrpo.checkpoint import Checkpoints, Restored, has_encoder, load_params, saved_config, write_config
+from lgrpo.checkpoint import Checkpoints, Restored, check_source, check_vocabulary, has_encoder, load_params, write_config
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.prompts import TextTokenizer, describe_think_tokens, load_tokenizer, resolve
 from lgrpo.errors import UserError
@@ -24,7 +24,6 @@ from lgrpo.metrics import MetricsWriter
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.lora import adapter_specs
 from lgrpo.models.spec import param_shardings, param_specs, spec_abstract, spec_init, spec_shardings
-from lgrpo.overrides import check_same_model
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
 from lgrpo.train.step import init_state
 from lgrpo.types import Params, TrainState
@@ -55,10 +54,10 @@ class Session:
         """Metrics of the last step when the run was stopped before that step's evaluation was complete: it comes first."""
         return self.restored.extra.get("pending") if self.restored else None
 
-    def extra(self) -> dict[str, float]:
-        """What a checkpoint keeps besides arrays: seconds spent on the run so far, over all its restarts."""
+    def extra(self) -> dict[str, Any]:
+        """What a checkpoint keeps besides arrays: seconds spent on the run so far, over all its restarts, and the vocabulary."""
         before = self.restored.extra["seconds"] if self.restored else 0.0
-        return {"seconds": before + time.perf_counter() - self.opened}
+        return {"seconds": before + time.perf_counter() - self.opened, "vocabulary": self.tokenizer.vocabulary}
 
     def close(self) -> None:
         """Waits for pending saves and closes the writers."""
@@ -113,7 +112,6 @@ def _policy_start(cfg: ExperimentConfig, mesh: Mesh) -> Params:
     specs = param_specs(cfg.model)
     shardings = spec_shardings(specs, mesh)
     if cfg.train.init_from:
-        check_same_model(saved_config(cfg.train.init_from).model, cfg.model, cfg.train.init_from)
         target = spec_abstract(specs, cfg.model, shardings)
         return load_params(pathlib.Path(cfg.train.init_from), target, best=cfg.train.init_best)
     key = key_for(cfg.seed, 0, Stream.INIT)
@@ -170,9 +168,12 @@ def open_session(
     restored = None
     if checkpoints.latest() is not None:
         restored = checkpoints.restore(abstract_state(cfg, mesh, rl=rl), buffer(cfg), cfg)
+        check_vocabulary(restored.extra, tokenizer.vocabulary, workdir)
         multihost.say(f"resuming {workdir} at step {restored.step}")
         state = restored.state
     else:
+        if cfg.train.init_from:
+            check_source(cfg.train.init_from, cfg.model, tokenizer.vocabulary)
         placed = state_shardings(cfg, mesh, rl=rl)
         state = jax.jit(lambda p: init_state(p, cfg, rl=rl), out_shardings=placed)(fresh_params(cfg, mesh, rl=rl))
     write_config(workdir, cfg)

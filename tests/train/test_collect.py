@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from support import tiny
 
-from lgrpo.train.collect import Groups, Timer, collect, concatenate, empty_buffer, informative, select
+from lgrpo.train.collect import Groups, Timer, collect, concatenate, empty_buffer, informative, rollout_metrics, select
 from lgrpo.types import Finish, PromptBatch, Rollout, Scored
 
 CFG = tiny(algo__dynamic__enabled=True, rollout__group_size=2, rollout__max_new_tokens=3, algo__dynamic__max_rounds=3)
@@ -103,6 +103,17 @@ def test_without_dynamic_sampling_one_generation_is_used_as_it_is():
     groups, buffer, metrics = collect(run.sample, run.grade, run.data(), None, **kw, interrupted=lambda: False)
     assert held(groups) == [0, 1, 2, 3] and buffer is None and groups.born.tolist() == [3] * 4
     assert metrics()["dynamic/informative_frac"] == 0.25 and metrics()["reward/mean"] == pytest.approx(7 / 8)
+
+
+def test_forced_counts_rows_that_are_cut_afterwards():
+    """A chain that was ended by force and whose answer then ran into the limit is both."""
+    record = rollout_of([0, 1])
+    free = np.array(record.loss_mask)
+    free[[0, 2], 1] = False
+    finish = np.array([Finish.FORCED_EXIT, Finish.EOS, Finish.LENGTH, Finish.LENGTH], np.int32)
+    scored = Scored(np.zeros(4, np.float32), np.array([True, True, False, False]))
+    found = rollout_metrics(record.replace(loss_mask=free, finish=finish), scored)
+    assert found["rollout/forced_frac"] == 0.5 and found["rollout/truncated_frac"] == 0.5
 
 
 def test_refills_until_there_are_enough_and_keeps_the_surplus():
