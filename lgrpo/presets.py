@@ -55,7 +55,8 @@ EXACT: Diff = PAPER | {
     "rollout.latent.score_gradient": "plain",
     "rollout.answer.temperature": 1.0,
 }
-"""Unclamped noise on the whole vocabulary, and the density of exactly that; one-sidedness has no meaning here. For new experiments: docs/study.md."""
+"""Unclamped noise on the whole vocabulary, and the density of exactly that; one-sidedness has no meaning here. For new experiments, there with
+NO_FIRST_TOKEN: docs/study.md."""
 
 NO_INVALID_MASKING: Diff = {"algo.invalid": "keep"}
 NO_ONE_SIDED: Diff = {"rollout.latent.one_sided": False, "rollout.latent.score_gradient": "plain"}
