@@ -244,12 +244,16 @@ class Checkpoints:
         """Step with the highest metric among those kept."""
         return best_step(list(self._manager._checkpoints))
 
-    def restore(self, target_state: TrainState, buffer_target: Any, cfg: ExperimentConfig, step: int | None = None) -> Restored:
+    def restore(
+        self, target_state: TrainState, buffer_target: Any, cfg: ExperimentConfig, step: int | None = None, vocabulary: str = ""
+    ) -> Restored:
         """The newest readable checkpoint (or that of `step`), placed as target_state says, whatever mesh wrote it.
 
         target_state: ShapeDtypeStructs with shardings, or arrays. buffer_target: structure of the buffer, its shapes do not matter; None:
-        dict by dotted name. A newer checkpoint that cannot be read is reported on stderr and moved to <workdir>/unreadable, never deleted.
-        Errors: UserError when the config differs where it may not (check_resume), when a tensor differs, when nothing can be read.
+        dict by dotted name. vocabulary: TextTokenizer.vocabulary; empty: not compared. A newer checkpoint that cannot be read is reported on
+        stderr and moved to <workdir>/unreadable, never deleted.
+        Errors: UserError, before any array is read, when the config differs where it may not (check_resume) or the vocabulary; when a tensor
+        differs; when nothing can be read.
         """
         self.wait()
         params, rest = jax.tree.map(_abstract, _split(target_state))
@@ -257,6 +261,8 @@ class Checkpoints:
         def read(at: int) -> Restored:
             meta = _read_meta(self._manager, at)
             check_resume(from_json(meta["config"]), cfg)
+            if vocabulary:
+                _check_vocabulary(meta["extra"], vocabulary, self._folder)
             where = f"{self._folder / str(at)}"
             integrity.verify(self._folder / str(at))
             state = _read_arrays(self._manager, at, "rest", rest, where).replace(
@@ -376,14 +382,19 @@ def saved_step(path: PathLike, *, best: bool = False) -> int:
     return step
 
 
-def saved_extra(path: PathLike) -> dict[str, Any]:
-    """What the newest readable checkpoint keeps besides arrays: counters and seconds spent. Path and errors as load_params."""
+def _of_meta(path: PathLike, pick: Callable[[dict[str, Any]], T]) -> T:
+    """pick(meta) of the newest checkpoint of which it can be had. Path and errors as load_params."""
     manager, folder = _open(path)
     with manager:
-        return _newest_readable(manager, folder, lambda step: _read_meta(manager, step)["extra"])[0]
+        return _newest_readable(manager, folder, lambda step: pick(_read_meta(manager, step)))[0]
 
 
-def check_vocabulary(extra: Mapping[str, Any], vocabulary: str, where: PathLike) -> None:
+def saved_extra(path: PathLike) -> dict[str, Any]:
+    """What the newest readable checkpoint keeps besides arrays: counters and seconds spent. Path and errors as load_params."""
+    return _of_meta(path, lambda meta: meta["extra"])
+
+
+def _check_vocabulary(extra: Mapping[str, Any], vocabulary: str, where: PathLike) -> None:
     """That weights were trained on the ids of `vocabulary` (TextTokenizer.vocabulary). Imports and runs of earlier versions do not say. Errors: UserError."""
     saved = extra.get("vocabulary", vocabulary)
     if saved != vocabulary:
@@ -395,15 +406,11 @@ def check_vocabulary(extra: Mapping[str, Any], vocabulary: str, where: PathLike)
 
 def check_source(path: PathLike, model: ModelConfig, vocabulary: str) -> None:
     """That the newest checkpoint of a workdir is one of this model and this vocabulary. Errors: UserError saying what differs."""
-    manager, folder = _open(path)
-    with manager:
-        meta = _newest_readable(manager, folder, lambda step: _read_meta(manager, step))[0]
-    check_same_model(from_json(meta["config"]).model, model, str(path))
-    check_vocabulary(meta["extra"], vocabulary, path)
+    cfg, extra = _of_meta(path, lambda meta: (from_json(meta["config"]), meta["extra"]))
+    check_same_model(cfg.model, model, str(path))
+    _check_vocabulary(extra, vocabulary, path)
 
 
 def saved_config(path: PathLike) -> ExperimentConfig:
     """Config of the newest readable checkpoint in a workdir or its checkpoints folder. Errors: UserError."""
-    manager, folder = _open(path)
-    with manager:
-        return _newest_readable(manager, folder, lambda step: from_json(_read_meta(manager, step)["config"]))[0]
+    return _of_meta(path, lambda meta: from_json(meta["config"]))

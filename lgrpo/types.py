@@ -57,6 +57,11 @@ class Rollout:
         """Emitted ids, int32 [N, T]: the heaviest component on latent steps."""
         return self.ids[..., 0]
 
+    @property
+    def forced(self) -> Array:
+        """Thinking was ended by max_latent, bool [N]: also where the answer was cut later, which Finish.FORCED_EXIT leaves out."""
+        return (self.mask & ~self.loss_mask).any(-1)
+
 
 @struct.dataclass
 class Scored:

@@ -1,6 +1,7 @@
 """First-token selection with each winner score, with invalid winners allowed, and without selection.
 
-Everything else as in the paper but the density: under the paper's own, no cell of this grid learns on the demo's task (docs/study.md).
+Everything else as in the paper but the density: under the paper's own nothing is learnt on the demo's task, with or without selection
+(docs/study.md).
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid winner_scores --seeds 3 --workdir runs/ablate/winner_scores
 """
 

@@ -7,7 +7,6 @@ manifest.json: what made the labels, and everything that must agree before they 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 import shutil
@@ -17,17 +16,12 @@ import numpy as np
 
 from lgrpo import multihost
 from lgrpo.config import ExperimentConfig
-from lgrpo.data.files import inside
+from lgrpo.data.files import digest, inside
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.errors import UserError
 from lgrpo.overrides import to_json
 
 ARRAYS, MANIFEST = "labels.npz", "manifest.json"
-
-
-def digest(data: bytes) -> str:
-    """Short SHA-256, for identities in messages."""
-    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def tokenizer_digest(tokenizer: TextTokenizer) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 import re
@@ -14,6 +13,7 @@ import tokenizers
 
 from lgrpo.config import DataConfig, ExperimentConfig
 from lgrpo.data.chat import ChatTemplate, load_chat_template
+from lgrpo.data.files import digest
 from lgrpo.data.registry import INSTRUCTION
 from lgrpo.errors import UserError
 
@@ -42,7 +42,7 @@ class TextTokenizer:
     def vocabulary(self) -> str:
         """Identity of the map from tokens to ids, which is what weights are trained on: a checkpoint keeps it."""
         entries = sorted(self.inner.get_vocab(with_added_tokens=True).items())
-        return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
+        return digest(json.dumps(entries).encode())
 
     def encode(self, text: str) -> list[int]:
         return self.inner.encode(text, add_special_tokens=False).ids

@@ -105,8 +105,7 @@ def rows_of(result: Rollout, batch: Batch, how: Pass, first: int, tokenizer: Tex
 
     keep = np.flatnonzero(np.repeat(real, how.chunk)).tolist()
     judged = multihost.divide(judge, keep)
-    lengths, mask = _lengths(result), np.asarray(result.mask)
-    forced = (mask & ~np.asarray(result.loss_mask)).any(-1)  # also those that were cut later, which Finish.FORCED_EXIT leaves out
+    lengths, forced = _lengths(result), result.forced
     return [
         {
             "pass": how.name,

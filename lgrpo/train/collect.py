@@ -121,7 +121,7 @@ def rollout_metrics(rollout: Rollout, scored: Scored) -> dict[str, float]:
         "rollout/latent_share": float(latent_steps.sum() / max(total.sum(), 1)),
         "rollout/invalid_frac": float(1.0 - valid.mean()),
         "rollout/truncated_frac": float((finish == Finish.LENGTH).mean()),
-        "rollout/forced_frac": float((mask & ~np.asarray(rollout.loss_mask)).any(-1).mean()),
+        "rollout/forced_frac": float(rollout.forced.mean()),
         "rollout/nan_frac": float((finish == Finish.NAN).mean()),
     }
     return out | {f"grade/{name}": count / rows for name, count in scored.errors.items()}

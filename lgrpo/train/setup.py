@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from lgrpo import multihost
 from lgrpo.algos.stage1 import STAGES, encoder_from, stage1_specs
-from lgrpo.checkpoint import Checkpoints, Restored, check_source, check_vocabulary, has_encoder, load_params, write_config
+from lgrpo.checkpoint import Checkpoints, Restored, check_source, has_encoder, load_params, write_config
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.prompts import TextTokenizer, describe_think_tokens, load_tokenizer, resolve
 from lgrpo.errors import UserError
@@ -167,8 +167,7 @@ def open_session(
     checkpoints = Checkpoints(workdir, cfg.checkpoint)
     restored = None
     if checkpoints.latest() is not None:
-        restored = checkpoints.restore(abstract_state(cfg, mesh, rl=rl), buffer(cfg), cfg)
-        check_vocabulary(restored.extra, tokenizer.vocabulary, workdir)
+        restored = checkpoints.restore(abstract_state(cfg, mesh, rl=rl), buffer(cfg), cfg, vocabulary=tokenizer.vocabulary)
         multihost.say(f"resuming {workdir} at step {restored.step}")
         state = restored.state
     else:
