@@ -31,7 +31,7 @@ from lgrpo.latent.replay import replay_logps
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.presets import LLAMA_3_2_1B
 from lgrpo.models.spec import abstract_params, init_params
-from lgrpo.train.step import rollout_step
+from lgrpo.train.steps.rl import rollout_step
 
 DECODE_BAR, UPDATE_BAR = 0.6, 0.4
 TINY = ModelConfig(

@@ -24,9 +24,9 @@ from lgrpo.config import (
     RolloutConfig,
     TrainConfig,
 )
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import PAPER
 from lgrpo.models.presets import LLAMA_3_2_1B
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import PAPER
 
 START = "runs/models/llama1b_latent_sft"
 EVAL_ANSWER = AnswerConfig(temperature=0.6, top_p=0.95, top_k=30)  # of the authors' evaluation scripts

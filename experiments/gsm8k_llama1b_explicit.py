@@ -7,8 +7,8 @@ Run: python -m lgrpo train experiments/gsm8k_llama1b_explicit.py --workdir runs/
 
 from experiments import gsm8k_llama1b as base
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import EXPLICIT
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import EXPLICIT
 
 START = "runs/models/llama1b_explicit_sft"
 DIFF = EXPLICIT | {

@@ -7,8 +7,8 @@ Nothing is published about this stage: three epochs at 1e-5 are our choice. Not 
 
 from experiments import gsm8k_llama1b_latent_sft as latent
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.overrides import apply_diff
 from lgrpo.data.registry import DATA_SETS
-from lgrpo.overrides import apply_diff
 
 STEPS = 3 * DATA_SETS["gsm8k_aug"].splits["train"].rows // latent.BATCH
 DIFF = {

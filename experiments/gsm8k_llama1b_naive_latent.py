@@ -5,8 +5,8 @@ Run: python -m lgrpo train experiments/gsm8k_llama1b_naive_latent.py --workdir r
 
 from experiments import gsm8k_llama1b as base
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import NAIVE_LATENT
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import NAIVE_LATENT
 
 DIFF = NAIVE_LATENT | {"name": "gsm8k_llama1b_naive_latent"}
 

@@ -7,8 +7,8 @@ Run: python -m lgrpo train experiments/math_qwen7b_explicit.py --workdir runs/ma
 
 from experiments import math_qwen7b as base
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import EXPLICIT
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import EXPLICIT
 
 START = "runs/models/qwen7b_explicit_sft"
 DIFF = EXPLICIT | {

@@ -10,8 +10,8 @@ each phase of stage 1 at 1e-5 and 50 of stage 2 at 2e-5; lengths are our choice.
 
 from experiments import gsm8k_llama1b_latent_sft as low
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.overrides import apply_diff
 from lgrpo.models.presets import QWEN2_5_MATH_7B
-from lgrpo.overrides import apply_diff
 
 RECORDS = 10_000
 BATCH = 8

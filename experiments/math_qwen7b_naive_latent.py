@@ -5,8 +5,8 @@ Run: python -m lgrpo train experiments/math_qwen7b_naive_latent.py --workdir run
 
 from experiments import math_qwen7b as base
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import NAIVE_LATENT
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import NAIVE_LATENT
 
 DIFF = NAIVE_LATENT | {"name": "math_qwen7b_naive_latent"}
 

@@ -11,8 +11,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from lgrpo.config import MeshConfig
+from lgrpo.config.validate import mesh_sizes
 from lgrpo.errors import UserError
-from lgrpo.validate import mesh_sizes
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")

@@ -13,7 +13,8 @@ from lgrpo.config import ExperimentConfig, LatentConfig, ModelConfig, RolloutCon
 from lgrpo.latent.rollout import rollout
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import init_params
-from lgrpo.train.step import group, init_state, make_train_batch
+from lgrpo.train.steps.rl import group, make_train_batch
+from lgrpo.train.steps.update import init_state
 from lgrpo.types import PromptBatch
 
 GOLDEN = Path(__file__).parent / "golden"

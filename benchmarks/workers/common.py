@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.shapes import Shape, completions, prompt_tokens, random_weights
 from lgrpo.config import DataConfig, ExperimentConfig, LatentConfig, ModelConfig, RolloutConfig, TrainConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import EXACT, EXPLICIT, PAPER
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import EXACT, EXPLICIT, PAPER
 from lgrpo.types import PromptBatch, Rollout
 
 PRESETS = {"exact": EXACT, "paper": PAPER, "explicit": EXPLICIT}

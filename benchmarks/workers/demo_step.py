@@ -17,7 +17,8 @@ from lgrpo.keys import Stream, key_for
 from lgrpo.models.spec import init_params
 from lgrpo.rewards.score import score
 from lgrpo.train.setup import prepare
-from lgrpo.train.step import group, init_state, make_train_batch, rollout_step, train_step
+from lgrpo.train.steps.rl import group, make_train_batch, rollout_step, train_step
+from lgrpo.train.steps.update import init_state
 
 CONFIGS = {"latent": latent_grpo.get_config, "explicit": explicit_grpo.get_config}
 

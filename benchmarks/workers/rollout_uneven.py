@@ -17,7 +17,7 @@ from lgrpo.keys import Stream, key_for
 from lgrpo.latent.refill import refill_rollout
 from lgrpo.sharding import make_mesh, put_batch
 from lgrpo.train.setup import publish
-from lgrpo.train.step import rollout_step
+from lgrpo.train.steps.rl import rollout_step
 
 
 def run(args: dict[str, Any]) -> dict[str, Any]:

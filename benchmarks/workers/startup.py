@@ -25,7 +25,8 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
     from lgrpo.models.spec import init_params
     from lgrpo.rewards.score import score
     from lgrpo.train.setup import prepare
-    from lgrpo.train.step import group, init_state, make_train_batch, rollout_step, train_step
+    from lgrpo.train.steps.rl import group, make_train_batch, rollout_step, train_step
+    from lgrpo.train.steps.update import init_state
 
     mark("imported")
     cfg, tokenizer = prepare(demo_config("latent"), kind="train")

@@ -5,8 +5,8 @@ Run: python -m lgrpo train experiments/ablations/exact.py --workdir runs/ablatio
 
 from experiments.demo import latent_grpo as base
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import EXACT
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import EXACT
 
 DIFF = EXACT | {"name": "exact"}
 

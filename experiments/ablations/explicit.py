@@ -5,8 +5,8 @@ Run: python -m lgrpo train experiments/ablations/explicit.py --workdir runs/abla
 
 from experiments.demo import latent_grpo as base
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import EXPLICIT
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import EXPLICIT
 
 DIFF = EXPLICIT | {"name": "explicit", "rollout.max_new_tokens": 36, "train.init_from": "runs/demo/explicit_sft"}
 

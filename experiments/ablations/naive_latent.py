@@ -5,8 +5,8 @@ Run: python -m lgrpo train experiments/ablations/naive_latent.py --workdir runs/
 
 from experiments.demo import latent_grpo as base
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import NAIVE_LATENT
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import NAIVE_LATENT
 
 DIFF = NAIVE_LATENT | {"name": "naive_latent"}
 

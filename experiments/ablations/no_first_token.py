@@ -5,8 +5,8 @@ Run: python -m lgrpo train experiments/ablations/no_first_token.py --workdir run
 
 from experiments.demo import latent_grpo as base
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import NO_FIRST_TOKEN, PAPER
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import NO_FIRST_TOKEN, PAPER
 
 DIFF = PAPER | NO_FIRST_TOKEN | {"name": "no_first_token"}
 

@@ -5,8 +5,8 @@ Run: python -m lgrpo train experiments/ablations/no_invalid_masking.py --workdir
 
 from experiments.demo import latent_grpo as base
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import NO_INVALID_MASKING, PAPER
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import NO_INVALID_MASKING, PAPER
 
 DIFF = PAPER | NO_INVALID_MASKING | {"name": "no_invalid_masking"}
 

@@ -5,8 +5,8 @@ Run: python -m lgrpo train experiments/ablations/no_one_sided.py --workdir runs/
 
 from experiments.demo import latent_grpo as base
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import NO_ONE_SIDED, PAPER
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import NO_ONE_SIDED, PAPER
 
 DIFF = PAPER | NO_ONE_SIDED | {"name": "no_one_sided"}
 

@@ -5,8 +5,8 @@ Run: python -m lgrpo train experiments/ablations/official.py --workdir runs/abla
 
 from experiments.demo import latent_grpo as base
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import OFFICIAL
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import OFFICIAL
 
 DIFF = OFFICIAL | {"name": "official"}
 

@@ -5,8 +5,8 @@ Run: python -m lgrpo train experiments/ablations/paper.py --workdir runs/ablatio
 
 from experiments.demo import latent_grpo as base
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import PAPER
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import PAPER
 
 DIFF = PAPER | {"name": "paper"}
 

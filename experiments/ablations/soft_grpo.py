@@ -5,8 +5,8 @@ Run: python -m lgrpo train experiments/ablations/soft_grpo.py --workdir runs/abl
 
 from experiments.demo import latent_grpo as base
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import SOFT_GRPO
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import SOFT_GRPO
 
 DIFF = SOFT_GRPO | {"name": "soft_grpo"}
 

@@ -16,16 +16,16 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments.demo import explicit_grpo, explicit_sft, latent_grpo, latent_sft
-from lgrpo.checkpoint import saved_extra
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.overrides import to_json
 from lgrpo.errors import UserError
 from lgrpo.evaluation import evaluate
-from lgrpo.interrupt import EXIT_PREEMPTED
-from lgrpo.metrics import summary_table
-from lgrpo.overrides import to_json
 from lgrpo.report.build import write_report
+from lgrpo.runs.checkpoint import saved_extra
+from lgrpo.runs.interrupt import EXIT_PREEMPTED
+from lgrpo.runs.metrics import summary_table
+from lgrpo.runs.versions import versions
 from lgrpo.train import rl, sft
-from lgrpo.versions import versions
 
 # name -> (module, training loop, stage it starts from)
 STAGES = {

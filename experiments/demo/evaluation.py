@@ -23,7 +23,7 @@ from lgrpo.evaluation.compare import compare
 from lgrpo.evaluation.counterfactual import effect_rows
 from lgrpo.evaluation.shards import write_text
 from lgrpo.evaluation.summary import shown
-from lgrpo.metrics import summary_table
+from lgrpo.runs.metrics import summary_table
 
 OUT = "eval_demo"
 SWEEP = (0.25, 0.5, 1.5)

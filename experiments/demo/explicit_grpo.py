@@ -5,8 +5,8 @@ Run: python -m lgrpo train experiments/demo/explicit_grpo.py --workdir runs/demo
 
 from experiments.demo import latent_grpo
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import EXPLICIT
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import EXPLICIT
 
 
 def get_config() -> ExperimentConfig:

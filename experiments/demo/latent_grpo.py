@@ -6,8 +6,8 @@ Run: python -m lgrpo train experiments/demo/latent_grpo.py --workdir runs/demo/l
 
 from experiments.demo import common
 from lgrpo.config import ExperimentConfig, LatentConfig, OptimConfig, RolloutConfig, TrainConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import EXACT
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import EXACT
 
 
 def get_config() -> ExperimentConfig:

@@ -8,8 +8,8 @@ import dataclasses
 
 from experiments.demo import common
 from lgrpo.config import ExperimentConfig, LatentConfig, RolloutConfig, TrainConfig
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import EXACT
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import EXACT
 
 
 def get_config() -> ExperimentConfig:

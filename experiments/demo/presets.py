@@ -12,8 +12,8 @@ import pathlib
 import sys
 
 from experiments.demo.__main__ import finish_stage, table
-from lgrpo.interrupt import EXIT_PREEMPTED
-from lgrpo.overrides import load_experiment
+from lgrpo.config.overrides import load_experiment
+from lgrpo.runs.interrupt import EXIT_PREEMPTED
 from lgrpo.train import rl
 
 NAMES = ("paper", "gumbel_weighted", "naive_latent", "no_one_sided")

@@ -15,8 +15,8 @@ from lgrpo.config import (
     SftConfig,
     TrainConfig,
 )
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import EXACT
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import EXACT
 
 # name -> (difficulty, longest chain in tokens, compression). An equation `<<3+4=7>>` has 7 tokens, a sentence 9.
 SETTINGS = {

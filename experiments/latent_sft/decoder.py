@@ -6,7 +6,7 @@ Run: python -m lgrpo sft experiments/latent_sft/decoder.py --workdir runs/latent
 
 from experiments.latent_sft import common
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff
+from lgrpo.config.overrides import apply_diff
 
 
 def get_config() -> ExperimentConfig:

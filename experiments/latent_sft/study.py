@@ -25,15 +25,15 @@ from experiments.demo import explicit_sft
 from experiments.demo.__main__ import summarise, write_json
 from experiments.latent_sft import common
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.overrides import apply_diff
 from lgrpo.data.pipeline import sft_stream
 from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.errors import UserError
 from lgrpo.evaluation import evaluate
-from lgrpo.interrupt import EXIT_PREEMPTED
-from lgrpo.metrics import summary_table
-from lgrpo.overrides import apply_diff
+from lgrpo.runs.interrupt import EXIT_PREEMPTED
+from lgrpo.runs.metrics import summary_table
 from lgrpo.train import chain, sft
-from lgrpo.train.step import processed_tokens
+from lgrpo.train.steps.sft import processed_tokens
 
 METHODS = ("explicit", "superposition", "encoder")
 # Shares of the budget that the phases of stage 1 get; the rest is stage 2.

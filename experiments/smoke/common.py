@@ -7,7 +7,7 @@ import dataclasses
 import pathlib
 
 from lgrpo.config import ExperimentConfig, ModelConfig
-from lgrpo.overrides import apply_diff
+from lgrpo.config.overrides import apply_diff
 
 HERE = pathlib.Path(__file__).parent
 SIZES = {"d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "d_ff": 64, "vocab_size": 0}

@@ -20,10 +20,10 @@ import time
 from experiments.demo.__main__ import STAGES, exit_code, finish_stage, stage_config
 from lgrpo.ablate.grid import parse_seeds, parse_set
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.overrides import apply_diff
 from lgrpo.errors import UserError
-from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
-from lgrpo.overrides import apply_diff
 from lgrpo.report.build import write_report
+from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 
 BASE = pathlib.Path(__file__).parents[1] / "demo" / "latent_grpo.py"
 STARTS = ("explicit_sft", "latent_sft")

@@ -3,7 +3,7 @@
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid densities --seeds 3 --workdir runs/ablate/densities
 """
 
-from lgrpo.presets import EXACT, PAPER
+from lgrpo.config.presets import EXACT, PAPER
 
 GRID = {
     "gumbel_mean": PAPER,

@@ -3,7 +3,7 @@
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid exact_stabilizers --seeds 3 --workdir runs/ablate/exact_stabilizers
 """
 
-from lgrpo.presets import EXACT, NO_FIRST_TOKEN, NO_INVALID_MASKING
+from lgrpo.config.presets import EXACT, NO_FIRST_TOKEN, NO_INVALID_MASKING
 
 COMMON = EXACT
 AXES = {

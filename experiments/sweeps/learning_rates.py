@@ -3,7 +3,7 @@
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid learning_rates --seeds 3 --workdir runs/ablate/learning_rates
 """
 
-from lgrpo.presets import EXACT, NAIVE_LATENT, PAPER
+from lgrpo.config.presets import EXACT, NAIVE_LATENT, PAPER
 
 AXES = {
     "method": {

@@ -3,7 +3,7 @@
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid long_runs --seeds 3 --workdir runs/ablate/long_runs
 """
 
-from lgrpo.presets import EXACT, NAIVE_LATENT, PAPER
+from lgrpo.config.presets import EXACT, NAIVE_LATENT, PAPER
 
 GRID = {
     "exact": EXACT,

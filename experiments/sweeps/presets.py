@@ -3,7 +3,7 @@
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid presets --seeds 3 --workdir runs/ablate/presets
 """
 
-from lgrpo.presets import EXACT, EXPLICIT, NAIVE_LATENT, OFFICIAL, PAPER, SOFT_GRPO
+from lgrpo.config.presets import EXACT, EXPLICIT, NAIVE_LATENT, OFFICIAL, PAPER, SOFT_GRPO
 
 GRID = {
     "paper": PAPER,

@@ -6,7 +6,7 @@ peakedness, needs starts of its own: python -m experiments.study --start-set.
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid regime --seeds 3 --workdir runs/ablate/regime
 """
 
-from lgrpo.presets import EXACT, NAIVE_LATENT
+from lgrpo.config.presets import EXACT, NAIVE_LATENT
 
 SETTINGS = {"base": {}}
 SETTINGS |= {f"tau_{value}": {"rollout.latent.tau": value} for value in (0.5, 2.0)}

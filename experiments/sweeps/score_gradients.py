@@ -3,7 +3,7 @@
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid score_gradients --seeds 3 --workdir runs/ablate/score_gradients
 """
 
-from lgrpo.presets import PAPER
+from lgrpo.config.presets import PAPER
 
 COMMON = PAPER
 GRID = {name: {"rollout.latent.score_gradient": name} for name in ("aligned", "bounded", "plain")}

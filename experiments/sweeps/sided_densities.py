@@ -3,7 +3,7 @@
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid sided_densities --seeds 3 --workdir runs/ablate/sided_densities
 """
 
-from lgrpo.presets import EXACT, NO_ONE_SIDED, PAPER
+from lgrpo.config.presets import EXACT, NO_ONE_SIDED, PAPER
 
 GRID = {"two_sided-exact": EXACT}
 COMMON = {path: value for path, value in PAPER.items() if path not in NO_ONE_SIDED and path != "rollout.latent.density"}

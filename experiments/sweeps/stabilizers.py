@@ -3,7 +3,7 @@
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid stabilizers --seeds 3 --workdir runs/ablate/stabilizers
 """
 
-from lgrpo.presets import NO_FIRST_TOKEN, NO_INVALID_MASKING, NO_ONE_SIDED, PAPER
+from lgrpo.config.presets import NO_FIRST_TOKEN, NO_INVALID_MASKING, NO_ONE_SIDED, PAPER
 
 COMMON = {path: value for path, value in PAPER.items() if path not in NO_FIRST_TOKEN | NO_INVALID_MASKING | NO_ONE_SIDED}
 

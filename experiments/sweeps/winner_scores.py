@@ -5,7 +5,7 @@ Everything else as in the paper but the density: under the paper's own nothing i
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid winner_scores --seeds 3 --workdir runs/ablate/winner_scores
 """
 
-from lgrpo.presets import NO_FIRST_TOKEN, PAPER
+from lgrpo.config.presets import NO_FIRST_TOKEN, PAPER
 
 COMMON = PAPER | {"rollout.latent.density": "gumbel_weighted"}
 GRID = {name: {"algo.winner_score": name} for name in ("response_mean", "latent_mean", "answer_mean")}

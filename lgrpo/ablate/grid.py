@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.overrides import apply_diff, load_experiment, run_file, to_json
+from lgrpo.config.validate import validate
 from lgrpo.errors import UserError
-from lgrpo.overrides import apply_diff, load_experiment, run_file, to_json
-from lgrpo.validate import validate
 
 FOLDER = Path("experiments") / "sweeps"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

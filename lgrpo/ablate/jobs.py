@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo.ablate.grid import Job
+from lgrpo.config.overrides import to_json
 from lgrpo.errors import UserError
 from lgrpo.evaluation.shards import write_text
-from lgrpo.overrides import to_json
 
 STEPS = ("train", "eval")
 DONE, TIMES, SETTINGS, EXPERIMENT = "done.json", "times.json", "cell.json", "experiment.py"
@@ -26,7 +26,7 @@ Run: python -m lgrpo train {file} --workdir {folder}
 import json
 from pathlib import Path
 
-from lgrpo.overrides import from_json
+from lgrpo.config.overrides import from_json
 
 
 def get_config():

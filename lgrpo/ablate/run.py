@@ -16,7 +16,7 @@ from pathlib import Path
 from lgrpo.ablate import jobs as on_disk
 from lgrpo.ablate.grid import Job
 from lgrpo.errors import UserError
-from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
+from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 
 _POLL_S = 0.1
 _LOCK_S = 10.0  # killed runs need a moment to go

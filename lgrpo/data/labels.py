@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from lgrpo import multihost
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.overrides import to_json
 from lgrpo.data.files import digest, inside
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.errors import UserError
-from lgrpo.overrides import to_json
+from lgrpo.runs import multihost
 
 ARRAYS, MANIFEST = "labels.npz", "manifest.json"
 

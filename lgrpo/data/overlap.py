@@ -9,7 +9,7 @@ from typing import Any
 from lgrpo.config import DataConfig
 from lgrpo.data.registry import normal_text
 from lgrpo.data.sources import Record, load_records
-from lgrpo.metrics import summary_table
+from lgrpo.runs.metrics import summary_table
 
 
 def problem_hash(problem: str) -> str:

@@ -13,7 +13,7 @@ from lgrpo.errors import UserError
 from lgrpo.evaluation.pass_at_k import bootstrap_weights, mean_interval
 from lgrpo.evaluation.shards import Row, read_rows
 from lgrpo.evaluation.summary import columns, shown
-from lgrpo.metrics import summary_table
+from lgrpo.runs.metrics import summary_table
 
 RESULT = "eval.jsonl"
 

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lgrpo import multihost
-from lgrpo.checkpoint import check_source, load_params
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.overrides import to_json
+from lgrpo.config.validate import require_valid
 from lgrpo.data.pipeline import prompt_batches
 from lgrpo.data.prompts import TextTokenizer, load_tokenizer, resolve
 from lgrpo.data.sources import load_records
@@ -26,14 +26,14 @@ from lgrpo.evaluation.pass_at_k import Interval, bootstrap_weights
 from lgrpo.evaluation.shards import Row, Shards, params_digest, problems_digest, to_lines, write_text
 from lgrpo.evaluation.suite import benchmark_config, suite_names
 from lgrpo.evaluation.summary import metric_rows, shown, summarise
-from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
-from lgrpo.metrics import progress, summary_table
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import abstract_params, param_shardings
-from lgrpo.overrides import to_json
+from lgrpo.runs import multihost
+from lgrpo.runs.checkpoint import check_source, load_params
+from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
+from lgrpo.runs.metrics import progress, summary_table
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh
 from lgrpo.types import Params
-from lgrpo.validate import require_valid
 
 FORMAT = 1
 """Of the rows on disk; to be raised when their fields change, so that an older evaluation is not gone on with."""

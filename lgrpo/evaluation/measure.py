@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lgrpo import multihost
 from lgrpo.config import AnswerConfig, DataConfig, ExperimentConfig, TrainConfig
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.evaluation.shards import Row
@@ -21,6 +20,7 @@ from lgrpo.latent.refill import refill_rollout
 from lgrpo.latent.rollout import rollout
 from lgrpo.rewards.grade import grade_all
 from lgrpo.rewards.score import completion_texts
+from lgrpo.runs import multihost
 from lgrpo.sharding import batch_ways, put_batch
 from lgrpo.types import Finish, Params, PromptBatch, Rollout
 

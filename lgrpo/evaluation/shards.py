@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lgrpo import multihost
 from lgrpo.errors import UserError
+from lgrpo.runs import multihost
 from lgrpo.types import Params
 
 IDENTITY, SHARDS = "identity.json", "shards"

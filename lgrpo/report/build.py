@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.overrides import load_experiment, to_json
 from lgrpo.evaluation.shards import write_text
-from lgrpo.overrides import load_experiment, to_json
 from lgrpo.report import figures, page, plots
 from lgrpo.report.ablation import Ablation, read_ablation
 from lgrpo.report.figures import Styles

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from lgrpo.metrics import METRICS, Metric
 from lgrpo.report import plots
 from lgrpo.report.ablation import Ablation
 from lgrpo.report.histograms import families, histogram
 from lgrpo.report.plots import Figure, Style
 from lgrpo.report.runs import Group, Run
 from lgrpo.report.series import Band, band, constant, metric_names, thin
+from lgrpo.runs.metrics import METRICS, Metric
 
 AREAS = ("reward", "eval", "rollout", "policy", "grad", "sft", "dynamic", "grade", "optim", "time", "perf")
-"""Of lgrpo.metrics, in the order of a report; any other area is a diagnostic."""
+"""Of lgrpo.runs.metrics, in the order of a report; any other area is a diagnostic."""
 _EVAL = {
     "eval/pass@1": Metric("share", "mean over problems", "accuracy, noise-free latents and greedy answers"),
     "eval/pass@1_sampled": Metric("share", "mean over problems and samples", "accuracy under the noise of training"),

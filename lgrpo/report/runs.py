@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo.errors import UserError
-from lgrpo.metrics import FILE, read_metrics
 from lgrpo.report.text import visible
+from lgrpo.runs.metrics import FILE, read_metrics
 
 ABLATION = "ablation.json"
 _SKIP = {"checkpoints", "tensorboard", "shards", "hf"}  # folders of a workdir in which no runs lie

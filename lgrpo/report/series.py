@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lgrpo.metrics import METRICS
 from lgrpo.report.runs import Group, Run
+from lgrpo.runs.metrics import METRICS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from lgrpo.checkpoint import check_source, load_params, saved_step
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.validate import require_valid
 from lgrpo.data.pipeline import prompt_batches
 from lgrpo.data.prompts import TextTokenizer, load_tokenizer, resolve
 from lgrpo.errors import UserError
@@ -26,9 +26,9 @@ from lgrpo.models.spec import abstract_params, param_shardings
 from lgrpo.report import page
 from lgrpo.report.text import visible
 from lgrpo.report.trace import Sample, Step, Trace, trace
+from lgrpo.runs.checkpoint import check_source, load_params, saved_step
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh
 from lgrpo.types import PromptBatch
-from lgrpo.validate import require_valid
 
 _SIDE_BY_SIDE = 170  # columns of a terminal that hold two checkpoints beside each other
 

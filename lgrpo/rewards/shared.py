@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lgrpo import multihost
 from lgrpo.rewards.grade import ERRORS
+from lgrpo.runs import multihost
 from lgrpo.types import Rollout, Scored
 
 Score = Callable[[Rollout, list[str]], Scored]

@@ -9,10 +9,10 @@ import dataclasses
 import pathlib
 from collections.abc import Callable
 
-from lgrpo import multihost
-from lgrpo.checkpoint import saved_config, saved_extra
 from lgrpo.config import ExperimentConfig
 from lgrpo.errors import UserError
+from lgrpo.runs import multihost
+from lgrpo.runs.checkpoint import saved_config, saved_extra
 from lgrpo.train import labels, sft
 
 STAGES = ("encoder", "decoder", "union", "labels", "latent")

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from flax import struct
 
-from lgrpo import multihost
 from lgrpo.config import DynamicSamplingConfig, ExperimentConfig
 from lgrpo.rewards.shared import measured
-from lgrpo.train.step import regroup
+from lgrpo.runs import multihost
+from lgrpo.train.steps.rl import regroup
 from lgrpo.types import Array, Finish, PromptBatch, Rollout, Scored
 
 

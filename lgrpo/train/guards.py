@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from lgrpo import multihost
 from lgrpo.config import AlarmConfig
+from lgrpo.runs import multihost
 from lgrpo.train.health import check_gradients
 from lgrpo.train.setup import Session
 

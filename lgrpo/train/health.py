@@ -11,8 +11,8 @@ from lgrpo.config import ExperimentConfig
 from lgrpo.errors import UserError
 from lgrpo.evaluation.closure import closure_metrics
 from lgrpo.evaluation.evaluate import evaluate
-from lgrpo.interrupt import StopFlag
-from lgrpo.metrics import read_metrics, summary_table
+from lgrpo.runs.interrupt import StopFlag
+from lgrpo.runs.metrics import read_metrics, summary_table
 from lgrpo.train.setup import Session, publish
 from lgrpo.types import Params
 

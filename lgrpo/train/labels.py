@@ -10,23 +10,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from lgrpo import multihost
 from lgrpo.algos.stage1 import compressed, encode, stage1_specs
-from lgrpo.checkpoint import check_source, has_encoder, load_params, saved_step
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.overrides import to_json
 from lgrpo.data import labels
 from lgrpo.data.pipeline import SftStream, sft_stream
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.errors import UserError
-from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
-from lgrpo.metrics import progress
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import spec_abstract, spec_shardings
-from lgrpo.overrides import to_json
+from lgrpo.runs import multihost
+from lgrpo.runs.checkpoint import check_source, has_encoder, load_params, saved_step
+from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
+from lgrpo.runs.metrics import progress
+from lgrpo.runs.versions import versions
 from lgrpo.sharding import make_mesh, put_batch
 from lgrpo.train.setup import prepare
 from lgrpo.types import Array, Params
-from lgrpo.versions import versions
 
 
 @partial(jax.jit, static_argnames=("cfg",))

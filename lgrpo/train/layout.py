@@ -10,14 +10,14 @@ import jax
 from jax.sharding import AbstractMesh, NamedSharding
 
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.validate import mesh_sizes
 from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.errors import UserError
-from lgrpo.metrics import summary_table
 from lgrpo.models.spec import param_shardings, spec_abstract
+from lgrpo.runs.metrics import summary_table
 from lgrpo.sharding import AXES, ROLLOUT_RULES, batch_ways, replicated
 from lgrpo.train.setup import state_shardings, trained_specs
-from lgrpo.train.step import init_state
-from lgrpo.validate import mesh_sizes
+from lgrpo.train.steps.update import init_state
 
 COLUMNS = ("tensor", "shape", "type", "sharding", "bytes per device")
 

@@ -16,19 +16,20 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.validate import require_valid
 from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.errors import UserError
 from lgrpo.latent.refill import lower_chunk
 from lgrpo.latent.rollout import empty_record
-from lgrpo.metrics import summary_table
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import param_shardings
+from lgrpo.runs.metrics import summary_table
 from lgrpo.sharding import ROLLOUT_RULES, batch_sharding, batch_ways, make_mesh, replicated
 from lgrpo.train.layout import layout
 from lgrpo.train.setup import abstract_state
-from lgrpo.train.step import group, rollout_step, sft_step, train_step
+from lgrpo.train.steps.rl import group, rollout_step, train_step
+from lgrpo.train.steps.sft import sft_step
 from lgrpo.types import PromptBatch, TrainBatch
-from lgrpo.validate import require_valid
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,23 +9,23 @@ from typing import Any
 
 import jax
 
-from lgrpo import multihost
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.pipeline import prompt_stream
 from lgrpo.data.prompts import describe_prompt
-from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.keys import Stream, key_for
 from lgrpo.latent.buckets import trim_completions, trim_prompts
 from lgrpo.latent.refill import refill_rollout
-from lgrpo.metrics import progress
 from lgrpo.rewards.score import score
 from lgrpo.rewards.shared import score_own
+from lgrpo.runs import multihost
+from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
+from lgrpo.runs.metrics import progress
 from lgrpo.sharding import batch_ways, put_batch
 from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
 from lgrpo.train.guards import Guards
 from lgrpo.train.health import evaluation_metrics, should_save, summary
 from lgrpo.train.setup import Session, open_session, publish
-from lgrpo.train.step import make_train_batch, rollout_step, train_step, winner_step
+from lgrpo.train.steps.rl import make_train_batch, rollout_step, train_step, winner_step
 from lgrpo.types import Params, PromptBatch, Rollout, Scored, TrainState
 
 SUMMARY = ("reward/mean", "rollout/latent_steps", "rollout/chain_tokens", "rollout/answer_tokens", "rollout/invalid_frac", "time/step_s")

@@ -13,21 +13,21 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from lgrpo import multihost
 from lgrpo.algos.stage1 import STAGES, encoder_from, stage1_specs
-from lgrpo.checkpoint import Checkpoints, Restored, check_source, has_encoder, load_params, write_config
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.validate import require_valid
 from lgrpo.data.prompts import TextTokenizer, describe_think_tokens, load_tokenizer, resolve
 from lgrpo.errors import UserError
 from lgrpo.keys import Stream, key_for
-from lgrpo.metrics import MetricsWriter
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.lora import adapter_specs
 from lgrpo.models.spec import param_shardings, param_specs, spec_abstract, spec_init, spec_shardings
+from lgrpo.runs import multihost
+from lgrpo.runs.checkpoint import Checkpoints, Restored, check_source, has_encoder, load_params, write_config
+from lgrpo.runs.metrics import MetricsWriter
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
-from lgrpo.train.step import init_state
+from lgrpo.train.steps.update import init_state
 from lgrpo.types import Params, TrainState
-from lgrpo.validate import require_valid
 
 
 @dataclasses.dataclass

@@ -12,19 +12,19 @@ from typing import Any
 
 import jax
 
-from lgrpo import multihost
 from lgrpo.algos.stage1 import STAGES
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.pipeline import SftStream, sft_stream
 from lgrpo.data.prompts import describe_prompt
 from lgrpo.errors import UserError
-from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
-from lgrpo.metrics import progress
+from lgrpo.runs import multihost
+from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
+from lgrpo.runs.metrics import progress
 from lgrpo.sharding import put_batch
 from lgrpo.train.guards import Guards
 from lgrpo.train.health import evaluation_metrics, should_evaluate, should_save, summary
 from lgrpo.train.setup import Session, open_session
-from lgrpo.train.step import sft_losses, sft_step, sft_weights
+from lgrpo.train.steps.sft import sft_losses, sft_step, sft_weights
 from lgrpo.types import TrainState
 
 

@@ -16,9 +16,9 @@ from lgrpo.ablate.grid import find_grid, load_grid, parse_seeds, parse_set, plan
 from lgrpo.ablate.jobs import read_times
 from lgrpo.ablate.run import Slot, make_slots, own_cores, run_jobs
 from lgrpo.ablate.table import write_table
+from lgrpo.config.overrides import load_experiment, to_json
 from lgrpo.errors import UserError
 from lgrpo.evaluation.compare import compare
-from lgrpo.overrides import load_experiment, to_json
 from lgrpo.report.ablation import read_ablation
 
 ROOT = Path(__file__).parents[2]

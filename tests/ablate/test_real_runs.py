@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, {lgrpo!r})
 import numpy as np
 from lgrpo.__main__ import main
-from lgrpo.checkpoint import Checkpoints
+from lgrpo.runs.checkpoint import Checkpoints
 from lgrpo.train import rl
 
 honest, save = rl.score, Checkpoints.save

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from support import change, fresh_state, prompts, roll, tiny, train_batch
 
-from lgrpo import metrics as registry
 from lgrpo.algos import diagnostics as d
 from lgrpo.config import AlgoConfig, LatentConfig
 from lgrpo.latent.logprobs import TokenLogps, chunked_logps, token_logps
-from lgrpo.train.step import group, train_step, winner_step
+from lgrpo.runs import metrics as registry
+from lgrpo.train.steps.rl import group, train_step, winner_step
 
 GUMBEL = LatentConfig(k=2)
 

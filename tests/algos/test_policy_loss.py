@@ -9,7 +9,7 @@ import pytest
 from support import change, fresh_state, golden, params, tiny, train_batch
 
 from lgrpo.algos.policy_loss import k3_kl, policy_loss
-from lgrpo.train.step import train_step
+from lgrpo.train.steps.rl import train_step
 
 G = golden("policy_loss")
 CLIP = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0}

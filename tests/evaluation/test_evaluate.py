@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lgrpo import __main__ as cli
+from lgrpo.config.validate import validate
 from lgrpo.errors import UserError
 from lgrpo.evaluation import compare, evaluate, measure
 from lgrpo.evaluation.pass_at_k import bootstrap_weights
@@ -18,7 +19,6 @@ from lgrpo.evaluation.shards import Shards, params_digest, read_rows
 from lgrpo.evaluation.suite import BENCHMARKS, benchmark_config, suite_names
 from lgrpo.evaluation.summary import columns, metric_rows, summarise
 from lgrpo.latent.intervene import Kind
-from lgrpo.validate import validate
 
 PROBLEMS = 11  # as in conftest.py
 

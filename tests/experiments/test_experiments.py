@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.demo import latent_grpo
+from lgrpo.config.overrides import apply_diff, diff, load_experiment
+from lgrpo.config.validate import validate
 from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.keys import Stream, key_for
 from lgrpo.latent.rollout import rollout
 from lgrpo.models.presets import LLAMA_3_2_1B, QWEN2_5_0_5B, QWEN2_5_MATH_7B
 from lgrpo.models.spec import abstract_params
-from lgrpo.overrides import apply_diff, diff, load_experiment
-from lgrpo.train.step import group, init_state, make_train_batch, train_step
+from lgrpo.train.steps.rl import group, make_train_batch, train_step
+from lgrpo.train.steps.update import init_state
 from lgrpo.types import PromptBatch
-from lgrpo.validate import validate
 
 ROOT = pathlib.Path(__file__).parents[2] / "experiments"
 # Modules of released models need files that are not here; tests/experiments/test_paper_settings.py checks them.

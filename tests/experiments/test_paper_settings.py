@@ -13,13 +13,13 @@ import jax
 import numpy as np
 import pytest
 
-from lgrpo.checkpoint import load_params, saved_config
 from lgrpo.config import ExperimentConfig
-from lgrpo.convert import export_hf, import_hf
-from lgrpo.metrics import read_metrics
+from lgrpo.config.overrides import apply_diff, diff, load_experiment
+from lgrpo.config.validate import validate
 from lgrpo.models.spec import abstract_params
-from lgrpo.overrides import apply_diff, diff, load_experiment
-from lgrpo.validate import validate
+from lgrpo.runs.checkpoint import load_params, saved_config
+from lgrpo.runs.convert import export_hf, import_hf
+from lgrpo.runs.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 BASES = ("gsm8k_llama1b", "math_qwen7b")

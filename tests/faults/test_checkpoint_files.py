@@ -6,8 +6,8 @@ import shutil
 import pytest
 from test_checkpoint import CFG, KEEP, make_state, same, save
 
-from lgrpo.checkpoint import Checkpoints, load_params, saved_config
-from lgrpo.integrity import FILE
+from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config
+from lgrpo.runs.integrity import FILE
 
 
 def flip(path):

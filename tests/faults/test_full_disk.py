@@ -9,10 +9,11 @@ import sys
 import pytest
 from test_checkpoint import CFG, make_state, same, save
 
-from lgrpo import __main__, integrity
-from lgrpo.checkpoint import Checkpoints
+from lgrpo import __main__
 from lgrpo.config import CheckpointConfig
 from lgrpo.errors import UserError
+from lgrpo.runs import integrity
+from lgrpo.runs.checkpoint import Checkpoints
 
 ONE = CheckpointConfig(keep=1, keep_best=False)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lgrpo import selftest
+from lgrpo.selftest import kills as selftest
 
 STEP = {"step": 1, "policy/loss": 0.5, "reward/mean": 0.25}
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lgrpo.config import ExperimentConfig
-from lgrpo.overrides import apply_diff, load_experiment
+from lgrpo.config.overrides import apply_diff, load_experiment
 from lgrpo.train.layout import table
 
 ROOT = Path(__file__).parents[2] / "experiments"

@@ -9,7 +9,7 @@ from lgrpo.config import MeshConfig
 from lgrpo.evaluation.measure import Pass, sample
 from lgrpo.latent.buckets import bucket, trim_completions, trim_prompts
 from lgrpo.sharding import make_mesh
-from lgrpo.train.step import train_step
+from lgrpo.train.steps.rl import train_step
 
 CFG = tiny(rollout__group_size=4, rollout__max_new_tokens=8, rollout__latent__max_latent=2, optim__clip_norm=1e9)
 

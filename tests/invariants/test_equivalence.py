@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import change, first_moments, fresh_state, prompts, tiny, train_batch
 
-from lgrpo.train.step import train_step
+from lgrpo.train.steps.rl import train_step
 
 # `exact` because its loss also needs the mass of all tokens outside the mixture.
 BASE = tiny(

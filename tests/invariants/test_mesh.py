@@ -11,7 +11,7 @@ from lgrpo.config import MeshConfig
 from lgrpo.models.spec import param_shardings
 from lgrpo.sharding import make_mesh, put_batch
 from lgrpo.train.setup import publish, state_shardings
-from lgrpo.train.step import group, make_train_batch, rollout_step, train_step
+from lgrpo.train.steps.rl import group, make_train_batch, rollout_step, train_step
 
 CFG = tiny(rollout__group_size=2, rollout__max_new_tokens=5, rollout__latent__max_latent=2, optim__clip_norm=1e9, train__prompts_per_step=8)
 

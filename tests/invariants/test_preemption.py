@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from invariants.test_resume import assert_same, config, final_state, lines
 
-from lgrpo.checkpoint import Checkpoints
 from lgrpo.config import EvaluationConfig
 from lgrpo.evaluation import evaluate, measure
-from lgrpo.interrupt import EXIT_PREEMPTED
+from lgrpo.runs.checkpoint import Checkpoints
+from lgrpo.runs.interrupt import EXIT_PREEMPTED
 from lgrpo.train import rl, sft
 
 EVALUATION = EvaluationConfig(every=2, problems=16, batch=8, samples=2, bootstrap=20)

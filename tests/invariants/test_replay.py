@@ -13,7 +13,7 @@ from lgrpo.latent.refill import refill_rollout
 from lgrpo.latent.replay import replay_logps
 from lgrpo.latent.rollout import rollout
 from lgrpo.models.kv_cache import cache_widths
-from lgrpo.train.step import group, train_step
+from lgrpo.train.steps.rl import group, train_step
 from lgrpo.types import Finish
 
 EXACT = {

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 
-from lgrpo.checkpoint import Checkpoints
 from lgrpo.config import (
     AlgoConfig,
     CheckpointConfig,
@@ -28,8 +27,9 @@ from lgrpo.config import (
     SftConfig,
     TrainConfig,
 )
-from lgrpo.interrupt import EXIT_PREEMPTED
-from lgrpo.metrics import read_metrics
+from lgrpo.runs.checkpoint import Checkpoints
+from lgrpo.runs.interrupt import EXIT_PREEMPTED
+from lgrpo.runs.metrics import read_metrics
 from lgrpo.train import collect, rl, sft
 from lgrpo.train.setup import open_session
 

@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lgrpo.checkpoint import load_params, saved_config
 from lgrpo.config import MeshConfig
-from lgrpo.convert import describe_import, export_hf, fetch, import_hf
 from lgrpo.data.prompts import load_tokenizer
 from lgrpo.errors import UserError
 from lgrpo.models import presets
@@ -23,6 +21,8 @@ from lgrpo.models.decoder import causal_mask, forward, logits_of, prompt_positio
 from lgrpo.models.hf import check_names, hf_shape, hf_tensors, import_params
 from lgrpo.models.hf_io import TensorFiles, pack
 from lgrpo.models.spec import abstract_params, param_shardings
+from lgrpo.runs.checkpoint import load_params, saved_config
+from lgrpo.runs.convert import describe_import, export_hf, fetch, import_hf
 from lgrpo.sharding import make_mesh
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lgrpo.checkpoint import load_params
 from lgrpo.config import AnswerConfig, DataConfig, ExperimentConfig, LatentConfig, RolloutConfig
-from lgrpo.convert import export_hf, import_hf
 from lgrpo.latent.rollout import rollout
 from lgrpo.models.decoder import causal_mask, forward, logits_of, prompt_positions
 from lgrpo.models.spec import abstract_params
+from lgrpo.runs.checkpoint import load_params
+from lgrpo.runs.convert import export_hf, import_hf
 from lgrpo.types import PromptBatch
 
 torch = pytest.importorskip("torch")

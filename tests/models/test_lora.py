@@ -12,7 +12,8 @@ from lgrpo.algos.stage1 import stage1_specs
 from lgrpo.models.lora import MATRICES, adapter_specs, merge
 from lgrpo.models.spec import param_specs, spec_init
 from lgrpo.train.optimizer import trainable
-from lgrpo.train.step import init_state, sft_step
+from lgrpo.train.steps.sft import sft_step
+from lgrpo.train.steps.update import init_state
 
 CFG = tiny(
     sft__stage="explicit",

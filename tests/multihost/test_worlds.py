@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from multihost.worlds import config, run, write_experiment
 
-from lgrpo.checkpoint import Checkpoints, load_params, saved_config
 from lgrpo.config import MeshConfig
 from lgrpo.evaluation import evaluate
-from lgrpo.interrupt import EXIT_PREEMPTED
-from lgrpo.metrics import read_metrics
 from lgrpo.models.spec import abstract_params
+from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config
+from lgrpo.runs.interrupt import EXIT_PREEMPTED
+from lgrpo.runs.metrics import read_metrics
 
 QUIET = ("--evaluation.every", "0", "--checkpoint.every", "1", "--checkpoint.keep", "9")
 

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import numpy as np
 from support import tiny
 
-from lgrpo.checkpoint import write_config
 from lgrpo.config import LoggingConfig
-from lgrpo.metrics import MetricsWriter
+from lgrpo.runs.checkpoint import write_config
+from lgrpo.runs.metrics import MetricsWriter
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "line", "use", "path", "rect"}
 

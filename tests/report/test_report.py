@@ -12,13 +12,13 @@ from pages import Page, evaluation, read_csv, table, write_run
 
 from lgrpo.__main__ import run as command
 from lgrpo.errors import UserError
-from lgrpo.metrics import METRICS, read_metrics
 from lgrpo.report import plots
 from lgrpo.report.ablation import read_ablation
 from lgrpo.report.build import write_report
 from lgrpo.report.runs import find_runs, group_runs
 from lgrpo.report.series import Band, smooth, thin
 from lgrpo.report.text import visible
+from lgrpo.runs.metrics import METRICS, read_metrics
 
 EVIL = '</script><script>alert(1)</script><img src="http://evil.test/x" onerror=alert(2)>&amp;"\'$x$\x1b'
 

@@ -21,7 +21,8 @@ from lgrpo.report import trace_view
 from lgrpo.report.text import visible
 from lgrpo.report.trace import draws_of, trace, winners
 from lgrpo.report.trace_view import Side, print_traces, select_problems, trace_html
-from lgrpo.train.step import group, init_state, make_train_batch
+from lgrpo.train.steps.rl import group, make_train_batch
+from lgrpo.train.steps.update import init_state
 from lgrpo.types import Finish, Scored
 
 TOKENIZER = load_tokenizer(DataConfig())
@@ -280,8 +281,8 @@ def test_problems_are_chosen(cfg):
 
 def test_command(cfg, tmp_path, capsys):
     """Two workdirs with checkpoints, one page."""
-    from lgrpo.checkpoint import Checkpoints
     from lgrpo.models.spec import init_params
+    from lgrpo.runs.checkpoint import Checkpoints
 
     for name, seed in (("a", 0), ("b", 1)):
         state = init_state(init_params(cfg.model, jax.random.key(seed)), cfg, rl=True)

@@ -13,15 +13,16 @@ import jax
 import jax.numpy as jnp
 from support import tiny
 
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import EXACT
 from lgrpo.latent.refill import refill_rollout
 from lgrpo.latent.rollout import empty_record
 from lgrpo.models.spec import spec_init
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import EXACT
 from lgrpo.sharding import make_mesh, put_batch
 from lgrpo.train.memory import predict
 from lgrpo.train.setup import publish, state_shardings, trained_specs
-from lgrpo.train.step import group, init_state, rollout_step, train_step
+from lgrpo.train.steps.rl import group, rollout_step, train_step
+from lgrpo.train.steps.update import init_state
 from lgrpo.types import PromptBatch, TrainBatch
 
 

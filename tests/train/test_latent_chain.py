@@ -14,8 +14,6 @@ import pytest
 from flax import traverse_util
 from support import change
 
-from lgrpo import checkpoint
-from lgrpo.checkpoint import load_params, saved_extra
 from lgrpo.config import (
     CheckpointConfig,
     DataConfig,
@@ -35,9 +33,11 @@ from lgrpo.data import word_problems
 from lgrpo.data.pipeline import sft_stream
 from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.errors import UserError
-from lgrpo.interrupt import EXIT_PREEMPTED
-from lgrpo.metrics import read_metrics
 from lgrpo.models.spec import abstract_params
+from lgrpo.runs import checkpoint
+from lgrpo.runs.checkpoint import load_params, saved_extra
+from lgrpo.runs.interrupt import EXIT_PREEMPTED
+from lgrpo.runs.metrics import read_metrics
 from lgrpo.train import chain, sft
 from lgrpo.train import labels as label_pass
 

@@ -14,7 +14,7 @@ from lgrpo.models.spec import spec_init
 from lgrpo.sharding import make_mesh
 from lgrpo.train.layout import layout, table
 from lgrpo.train.setup import state_shardings, trained_specs
-from lgrpo.train.step import init_state
+from lgrpo.train.steps.update import init_state
 
 
 @pytest.mark.parametrize("name", make_sharding.CASES)

@@ -12,9 +12,9 @@ import pytest
 from support import change, tiny
 
 from lgrpo.__main__ import main
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import EXACT
 from lgrpo.errors import UserError
-from lgrpo.overrides import apply_diff
-from lgrpo.presets import EXACT
 from lgrpo.train.layout import layout
 from lgrpo.train.memory import memory_table, predict, target_devices
 

@@ -12,7 +12,9 @@ from support import END, VOCAB, change, first_moments, fresh_state, params, prom
 from lgrpo.algos.policy_loss import k3_kl
 from lgrpo.latent.replay import replay_logps
 from lgrpo.train.optimizer import learning_rate
-from lgrpo.train.step import init_state, sft_step, train_step
+from lgrpo.train.steps.rl import train_step
+from lgrpo.train.steps.sft import sft_step
+from lgrpo.train.steps.update import init_state
 
 CFG = tiny(model__n_layers=1, rollout__max_new_tokens=6, rollout__latent__max_latent=2, optim__lr=1e-2, optim__clip_norm=1e9)
 

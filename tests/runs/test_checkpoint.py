@@ -10,10 +10,10 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lgrpo.checkpoint import Checkpoints, load_params, saved_config, write_config
 from lgrpo.config import CheckpointConfig, ExperimentConfig
+from lgrpo.config.overrides import apply_diff
 from lgrpo.errors import UserError
-from lgrpo.overrides import apply_diff
+from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config, write_config
 from lgrpo.types import PromptBatch, TrainState
 
 CFG = ExperimentConfig()
@@ -228,7 +228,7 @@ def test_running_out_of_memory_is_no_damage(run, monkeypatch, tmp_path):
     save(ckpt, 3)
     save(ckpt, 6)
     ckpt.wait()
-    monkeypatch.setattr("lgrpo.checkpoint._read_arrays", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("RESOURCE_EXHAUSTED")))
+    monkeypatch.setattr("lgrpo.runs.checkpoint._read_arrays", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("RESOURCE_EXHAUSTED")))
     with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
         ckpt.restore(make_state(), None, CFG)
     assert not (tmp_path / "unreadable").exists()

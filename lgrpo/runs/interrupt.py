@@ -9,7 +9,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from lgrpo import multihost
+from lgrpo.runs import multihost
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: saved, run the same command again to continue
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -11,10 +11,10 @@ import pytest
 
 from lgrpo import __main__ as cli
 from lgrpo.config import ModelConfig, RopeScaling
+from lgrpo.config.overrides import check_same_model
 from lgrpo.errors import UserError
-from lgrpo.overrides import check_same_model
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def main(monkeypatch, capsys, *argv):
@@ -44,8 +44,8 @@ def test_mistakes_are_one_line(monkeypatch, capsys, tmp_path, argv, says):
 
 
 def test_options_reach_the_conversion(monkeypatch, capsys):
-    from lgrpo import convert
     from lgrpo.config import ExperimentConfig, MeshConfig
+    from lgrpo.runs import convert
 
     seen = {}
     monkeypatch.setattr(convert, "import_hf", lambda *a, **k: seen.update(k, args=a) or ExperimentConfig())

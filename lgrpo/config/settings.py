@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from lgrpo.model_config import ModelConfig, RopeScaling  # noqa: F401  re-exported: all settings are imported from here
+from lgrpo.config.model import ModelConfig, RopeScaling  # noqa: F401  re-exported: all settings are imported from here
 
 Density = Literal["gumbel_mean", "gumbel_weighted", "exact"]
 ScoreGradient = Literal["plain", "bounded", "aligned"]

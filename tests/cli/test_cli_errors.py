@@ -12,7 +12,7 @@ import pytest
 from lgrpo import __main__ as cli
 from lgrpo.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXPERIMENT = """from lgrpo.config import *
 def get_config():
     return ExperimentConfig(name="small", rollout=RolloutConfig(group_size=4))
@@ -131,7 +131,7 @@ def test_as_a_process(tmp_path, experiment):
 def test_compiled_programs_are_kept_where_the_config_says(tmp_path, environment):
     """Unless JAX_COMPILATION_CACHE_DIR says otherwise."""
     program = (
-        "import sys, jax; from lgrpo.__main__ import _cache_compilations; _cache_compilations(sys.argv[1]);"
+        "import sys, jax; from lgrpo.cli.common import cache_compilations; cache_compilations(sys.argv[1]);"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0); jax.jit(lambda x: x * 3)(1.0)"
     )
     env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | {"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}

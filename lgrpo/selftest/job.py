@@ -1,6 +1,6 @@
 """The job that selftest kills: a tiny run of the real RL loop that says on stderr what it is about to do.
 
-python -m lgrpo.selftest_job WORKDIR --data-dir DIR [--steps N] [--seed S] [--fsdp N] [--tensor N]. Once finished it writes WORKDIR/final.json, a
+python -m lgrpo.selftest.job WORKDIR --data-dir DIR [--steps N] [--seed S] [--fsdp N] [--tensor N]. Once finished it writes WORKDIR/final.json, a
 hash of every array of the final state and of the buffer, and the position in the data.
 """
 
@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from lgrpo.checkpoint import Checkpoints
 from lgrpo.config import (
     AlgoConfig,
     CheckpointConfig,
@@ -33,6 +32,7 @@ from lgrpo.config import (
     RolloutConfig,
     TrainConfig,
 )
+from lgrpo.runs.checkpoint import Checkpoints
 from lgrpo.train import collect, health, rl
 from lgrpo.train.setup import open_session
 

@@ -1,4 +1,4 @@
-"""The command `ablate`: its options, and the order of things."""
+"""The command `ablate`: works on an experiment, but its runs are processes of their own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from lgrpo.ablate.jobs import STEPS, command, read_times
 from lgrpo.ablate.run import make_slots, own_cores, run_jobs
 from lgrpo.ablate.table import write_table
 from lgrpo.errors import UserError
+
+WHAT = "a grid of settings times seeds and one table: python -m lgrpo ablate EXPERIMENT --grid stabilizers --seeds 3 --workdir DIR"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,11 @@
 """Kills a tiny run again and again, and compares it with one that nobody killed: python -m lgrpo selftest resume|soak.
 
-The parent starts lgrpo.selftest_job, waits until it announces a phase chosen at random, waits a random moment longer, sends SIGKILL and starts
+The parent starts lgrpo.selftest.job, waits until it announces a phase chosen at random, waits a random moment longer, sends SIGKILL and starts
 it again. Equal means: every line of metrics.jsonl (without time/ and perf/) and every bit of the final state, the buffer and the data position.
 """
 
 from __future__ import annotations
 
-import argparse
 import collections
 import dataclasses
 import json
@@ -24,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo.errors import UserError
-from lgrpo.metrics import FILE, read_metrics
+from lgrpo.runs.metrics import FILE, read_metrics
 
 PHASES = ("rollout", "refill", "update", "save", "evaluation", "restore")
 _MOST = {"rollout": 5, "refill": 2, "update": 5, "save": 3, "evaluation": 2, "restore": 1}
 """A kill comes at the latest at this announcement of its phase since the start of the process."""
 _LAST_UPDATE = 6
 """A process that comes so far without reaching its kill is killed at whatever it announces next."""
-FINAL, MARK = "final.json", "selftest:"  # as in selftest_job, which imports JAX
+FINAL, MARK = "final.json", "selftest:"  # as in selftest.job, which imports JAX
 PATIENCE = 900.0
 """Seconds until a job that neither announces anything nor ends counts as hanging."""
 
@@ -46,7 +45,7 @@ class Job:
 
     def start(self, workdir: Path) -> subprocess.Popen[str]:
         env = {"JAX_COMPILATION_CACHE_DIR": str(self.cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"} | dict(os.environ)
-        command = [sys.executable, "-m", "lgrpo.selftest_job", str(workdir), *self.options]
+        command = [sys.executable, "-m", "lgrpo.selftest.job", str(workdir), *self.options]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", env=env | self.env)
 
 
@@ -220,7 +219,7 @@ def _finish(tally: Tally, folder: Path, temporary: bool) -> int:
 
 
 def resume(*, kills: int, workdir: Path | None, seed: int, options: Sequence[str] = ()) -> int:
-    """The resume test. options: further ones of selftest_job. Returns 0 when all agreed, else 1."""
+    """The resume test. options: further ones of selftest.job. Returns 0 when all agreed, else 1."""
     folder, job, temporary = _prepare(workdir, options)
     expect = unbroken(job, folder / "whole")
     print(f"unbroken run: {len(expect)} steps", flush=True)
@@ -262,25 +261,3 @@ def soak(*, minutes: float, processes: int, workdir: Path | None, seed: int, opt
         print(f"memory of a job when killed, start and end: {first:.0f} MiB, {last:.0f} MiB")
     print(f"memory of this process, start and end: {before / 1024:.0f} MiB, {after / 1024:.0f} MiB")
     return _finish(tally, folder, temporary)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Of the command line."""
-    parser.add_argument("test", choices=("resume", "soak"), help="resume: a number of kills; soak: as many as fit into some minutes")
-    parser.add_argument("--kills", type=int, default=20, help="resume: how often to kill")
-    parser.add_argument("--minutes", type=float, default=30.0, help="soak: how long to go on")
-    parser.add_argument("--processes", type=int, default=2, help="soak: runs side by side")
-    parser.add_argument("--workdir", type=Path, help="new folder for the runs; default: a temporary one, which stays when something failed")
-    parser.add_argument("--steps", type=int, default=12, help="length of a run")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the moments")
-    parser.add_argument("--fsdp", type=int, default=1, help="devices over which weights are sharded")
-    parser.add_argument("--tensor", type=int, default=1, help="devices over which heads and vocabulary are sharded")
-
-
-def run(options: argparse.Namespace) -> int:
-    """Exit code: 0 when nothing differed, else 1. Errors: UserError when the runs cannot be made at all."""
-    job = ("--steps", str(options.steps), "--fsdp", str(options.fsdp), "--tensor", str(options.tensor))
-    common: dict[str, Any] = {"workdir": options.workdir, "seed": options.seed, "options": job}
-    if options.test == "resume":
-        return resume(kills=options.kills, **common)
-    return soak(minutes=options.minutes, processes=options.processes, **common)

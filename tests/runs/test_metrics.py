@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from lgrpo import metrics
 from lgrpo.config import LoggingConfig
-from lgrpo.metrics import MetricsWriter, read_metrics, summary_table
+from lgrpo.runs import metrics
+from lgrpo.runs.metrics import MetricsWriter, read_metrics, summary_table
 
 PLAIN = LoggingConfig(tensorboard=False)
 

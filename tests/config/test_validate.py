@@ -4,12 +4,11 @@ import re
 
 import pytest
 
-from lgrpo import presets
-from lgrpo.config import ExperimentConfig, MeshConfig, RopeScaling
+from lgrpo.config import ExperimentConfig, MeshConfig, RopeScaling, presets
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.validate import mesh_sizes, require_valid, validate
 from lgrpo.errors import UserError
 from lgrpo.models import presets as model_presets
-from lgrpo.overrides import apply_diff
-from lgrpo.validate import mesh_sizes, require_valid, validate
 
 BASE = ExperimentConfig()
 EXACT = {"rollout.latent.density": "exact", "rollout.latent.clamp": None, "rollout.latent.one_sided": False, "rollout.latent.top_p": 1.0}

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
+from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 
 LOOP = """
 import sys, time
-from lgrpo.interrupt import EXIT_PREEMPTED, StopFlag
+from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 with StopFlag() as stop:
     print("ready", flush=True)
     for _ in range(600):
@@ -37,7 +37,7 @@ def test_the_first_signal_asks_and_handlers_are_put_back(number, capsys):
 
 DEAF = """
 import hashlib
-from lgrpo.interrupt import StopFlag
+from lgrpo.runs.interrupt import StopFlag
 with StopFlag():
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes, without a look at Python's signal handlers

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from lgrpo.config import ExperimentConfig, ModelConfig, RopeScaling
+from lgrpo.config.overrides import ADDED, apply_diff, check_resume, diff, field_paths, from_json, load_experiment, parse_overrides, to_json
 from lgrpo.errors import UserError
-from lgrpo.overrides import ADDED, apply_diff, check_resume, diff, field_paths, from_json, load_experiment, parse_overrides, to_json
 
 BASE = ExperimentConfig()
 SCALED = ExperimentConfig(model=ModelConfig(rope_scaling=RopeScaling(factor=8.0)))
@@ -223,7 +223,7 @@ def test_an_ablation_imports_its_base_wherever_the_command_runs(tmp_path, monkey
     )
     (tmp_path / "experiments" / "__init__.py").touch()
     (folder / "a.py").write_text(
-        "from experiments import base\nfrom lgrpo.overrides import apply_diff\nDIFF = {'algo.first_token': False}\n"
+        "from experiments import base\nfrom lgrpo.config.overrides import apply_diff\nDIFF = {'algo.first_token': False}\n"
         "def get_config():\n    return apply_diff(base.get_config(), DIFF)\n"
     )
     for name in [n for n in sys.modules if n.partition(".")[0] == "experiments"]:

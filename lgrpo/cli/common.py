@@ -1,0 +1,48 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lgrpo.errors import UserError
+
+Remake = Callable[[str], Any]
+"""The experiment's config with the command line's options applied, for a stage of Latent-SFT."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that reports mistakes as we do."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def add_workdir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", type=Path, help="folder for checkpoints, metrics and results")
+
+
+def start(options: argparse.Namespace, cfg: Any) -> None:
+    """Before a command that computes: its workdir is given, processes find each other, compiled programs are kept. Errors: UserError."""
+    if options.workdir is None:
+        raise UserError(f"--workdir is missing; give the folder for the results, e.g. --workdir /tmp/{cfg.name}")
+    from lgrpo.runs import multihost
+
+    multihost.initialize()
+    cache_compilations(cfg.train.compilation_cache)
+
+
+def cache_compilations(folder: str) -> None:
+    """Only for the command line: a library does not write to the user's home."""
+    if folder and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    choices = ("keep", "float32", "bfloat16")
+    parser.add_argument("--dtype", choices=choices, default="keep", help="type of the weights; keep: as they are")

@@ -1,0 +1,3 @@
+"""All settings, how they are given, and what ties them together. Settings are imported from here."""
+
+from lgrpo.config.settings import *  # noqa: F403

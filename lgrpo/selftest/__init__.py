@@ -1,0 +1,1 @@
+"""python -m lgrpo selftest: checks that a user runs on their own machine and mesh."""

@@ -1,0 +1,136 @@
+"""Rollout and policy update."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lgrpo.algos.advantages import rollout_advantages
+from lgrpo.algos.diagnostics import FIRST_UPDATE, group_diagnostics, update_diagnostics
+from lgrpo.algos.policy_loss import k3_kl, policy_loss
+from lgrpo.config import ExperimentConfig
+from lgrpo.latent.replay import replay, replay_logps
+from lgrpo.latent.rollout import rollout
+from lgrpo.train.optimizer import cut_frozen, learning_rate
+from lgrpo.train.steps.update import Metrics, accumulate, apply_update, micro_count, slices_of, total_updates
+from lgrpo.types import Array, Max, Mean, Params, PromptBatch, Rollout, TrainBatch, TrainState, masked_max, masked_mean
+
+rollout_step = jax.jit(rollout, static_argnames=("cfg",))
+
+
+def group(rollout: Rollout, group_size: int) -> Rollout:
+    """Leaves [N, ...] -> [B, G, ...], on the host or on devices."""
+    return jax.tree.map(lambda x: x.reshape(-1, group_size, *x.shape[1:]), rollout)
+
+
+_group = jax.jit(group, static_argnames=("group_size",))
+
+
+def regroup(rollout: Rollout, group_size: int) -> Rollout:
+    """group outside jit: one program on devices in place of one per leaf."""
+    return (group if isinstance(rollout.mask, np.ndarray) else _group)(rollout, group_size)
+
+
+@partial(jax.jit, static_argnames=("cfg",))
+def make_train_batch(prompts: PromptBatch, grouped: Rollout, rewards: Array, valid: Array, *, cfg: ExperimentConfig) -> TrainBatch:
+    """Advantages and masks. grouped leaves [B,G,...], rewards float32 [B,G], valid bool [B,G]."""
+    advantages = rollout_advantages(grouped, rewards, valid, cfg.algo)
+    counted = grouped.loss_mask if cfg.algo.invalid != "exclude" else grouped.loss_mask & valid[..., None]
+    return TrainBatch(prompts, grouped, advantages, counted)
+
+
+winner_step = jax.jit(group_diagnostics, static_argnames=("cfg",))
+
+
+def _policy_terms(
+    params: Params, batch: TrainBatch, old_logps: Array, reference: Params | None, cfg: ExperimentConfig
+) -> tuple[Mean, Metrics]:
+    """Summed policy loss (with KL) of a slice and its diagnostics."""
+    algo, mask = cfg.algo, batch.loss_mask
+    gradient = batch.advantages if cfg.rollout.latent.score_gradient != "plain" else None
+    settings = {"advantages": gradient, "share_prefix": cfg.train.share_prefix, "survey": cfg.train.diagnostics == "full"}
+    logps, tokens = replay(params, batch.prompts, batch.rollout, cfg=cfg, **settings)
+    flat = [x.reshape(-1, x.shape[-1]) for x in (logps, old_logps, batch.advantages, mask)]
+    clip = {"clip_low": algo.clip_low, "clip_high": algo.clip_high, "dual_clip": algo.dual_clip, "negative_weight": algo.negative_weight}
+    loss, metrics = policy_loss(*flat, **clip)
+    if cfg.train.diagnostics != "off":
+
+        def loss_of(logps: jax.Array) -> jax.Array:
+            return policy_loss(logps.reshape(flat[0].shape), *flat[1:], **clip)[0].total
+
+        metrics |= update_diagnostics(batch.rollout, batch.advantages, mask, logps, tokens, loss_of, cfg.rollout)
+    metrics["policy/replay_gap"] = masked_max(jnp.abs(logps - batch.rollout.logps), mask)
+    metrics["policy/logp"] = masked_mean(logps, mask)
+    metrics["policy/loss"] = loss
+    if reference is not None:
+        theirs = jax.lax.stop_gradient(replay_logps(reference, batch.prompts, batch.rollout, cfg=cfg, share_prefix=cfg.train.share_prefix))
+        # The score gradient is a device of the policy loss; the KL keeps the plain one.
+        plain = (
+            logps if gradient is None else replay_logps(params, batch.prompts, batch.rollout, cfg=cfg, share_prefix=cfg.train.share_prefix)
+        )
+        kl = k3_kl(plain, theirs, mask)
+        metrics["policy/kl_k3"] = kl
+        loss = Mean(loss.total + algo.kl_coef * kl.total, loss.count)
+    return loss, metrics
+
+
+def _old_logps(params: Params, batch: TrainBatch, cfg: ExperimentConfig, slices: int) -> jax.Array:
+    """Behaviour log-probs [B,G,T], recorded by the sampler or recomputed slice by slice."""
+    if cfg.algo.old_logps == "rollout":
+        return batch.rollout.logps
+
+    def one(part: TrainBatch) -> jax.Array:
+        return replay_logps(params, part.prompts, part.rollout, cfg=cfg, share_prefix=cfg.train.share_prefix)
+
+    return jax.lax.map(one, slices_of(batch, slices)).reshape(batch.advantages.shape)
+
+
+def _update(state: TrainState, batch: tuple[TrainBatch, Array], cfg: ExperimentConfig, total: int) -> tuple[TrainState, Metrics]:
+    """One optimizer update on [B / updates, ...]."""
+    slices = micro_count(batch[1].shape[0], cfg.train.microbatch)
+    per_slice = cfg.algo.loss_mean == "microbatch"
+
+    def objective(params: Params, part: tuple[TrainBatch, Array]) -> tuple[jax.Array, tuple[Mean, Metrics]]:
+        loss, metrics = _policy_terms(cut_frozen(params, cfg.optim, cfg.sft.stage), *part, state.reference, cfg)
+        if per_slice:
+            loss = Mean(loss.value(), jnp.ones(()))
+        return loss.total, (loss, metrics)
+
+    def loss_and_grad(part: tuple[TrainBatch, Array]) -> tuple[Any, Any]:
+        (_, aux), grads = jax.value_and_grad(objective, has_aux=True)(state.params, part)
+        return aux, grads
+
+    (loss, metrics), grads = accumulate(loss_and_grad, batch, slices)
+    grads = jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1).astype(g.dtype), grads)
+    state, more = apply_update(state, grads, cfg, total)
+    return state, metrics | more
+
+
+@partial(jax.jit, static_argnames=("cfg",), donate_argnames=("state",))
+def train_step(state: TrainState, batch: TrainBatch, *, cfg: ExperimentConfig) -> tuple[TrainState, dict[str, jax.Array]]:
+    """All updates of one RL step. batch leaves [B, ...] are cut into cfg.train.updates_per_step parts, each into micro-batches.
+
+    Returns the new state and scalar metrics (means over the updates, maxima where the metric is one). `policy/replay_gap` is that of the first
+    update, before any weight has moved.
+    """
+    updates, total = cfg.train.updates_per_step, total_updates(cfg, rl=True)
+    slices = micro_count(batch.advantages.shape[0], cfg.train.microbatch)
+    parts = slices_of((batch, _old_logps(state.params, batch, cfg, slices)), updates)
+    state, metrics = jax.lax.scan(lambda s, part: _update(s, part, cfg, total), state, parts)
+    gap = metrics["policy/replay_gap"].largest[0]
+    metrics |= {name: jax.tree.map(lambda x: x[:1], metrics[name]) for name in FIRST_UPDATE if name in metrics}
+    out = {name: _reduce(m) for name, m in metrics.items()} | {"policy/replay_gap": jnp.where(gap > -jnp.inf, gap, 0.0)}
+    state = state.replace(step=state.step + 1)
+    rate = learning_rate(cfg.optim, total)(jnp.maximum(state.step * updates - state.skipped - 1, 0))
+    return state, out | {"optim/lr": jnp.asarray(rate), "grad/skipped": state.skipped, "grad/nonfinite": state.nonfinite}
+
+
+def _reduce(metric: Mean | Max) -> jax.Array:
+    """Combines the leading update axis."""
+    if isinstance(metric, Max):
+        return Max(metric.largest.max()).value()
+    return type(metric)(metric.total.sum(), metric.count.sum()).value()

@@ -1,0 +1,116 @@
+"""Supervised update: explicit chains, Latent-SFT and its stage 1."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lgrpo.algos.latent_sft import LatentLabels, SftTargets, chain_as_thoughts, noisy_labels, sft_loss, sft_targets, superposition_labels
+from lgrpo.algos.stage1 import STAGES, label_count, stage1_terms
+from lgrpo.config import ExperimentConfig
+from lgrpo.keys import Stream, key_for
+from lgrpo.latent.logprobs import chunked_logps
+from lgrpo.latent.replay import completion_hidden
+from lgrpo.models.decoder import compute_params
+from lgrpo.models.lora import merge
+from lgrpo.train.optimizer import cut_frozen, learning_rate
+from lgrpo.train.steps.update import accumulate, apply_update, micro_count, total_updates
+from lgrpo.types import Array, Mean, Params, PromptBatch, TrainState
+
+
+def _labels(batch: dict[str, Array], cfg: ExperimentConfig) -> LatentLabels:
+    """Clean latent labels of a supervised batch: closed-form, or those that the data stream read from the label set."""
+    c = cfg.sft
+    if c.labels == "superposition":
+        spec = {"k": cfg.rollout.latent.k, "compression": c.compression, "kind": c.superposition}
+        return superposition_labels(batch["chain_tokens"], batch["chain_mask"], **spec)
+    return LatentLabels(jnp.asarray(batch["label_ids"]), jnp.asarray(batch["label_probs"]), jnp.asarray(batch["label_mask"]))
+
+
+def _sft_batch(batch: dict[str, Array], keys: Array | None, cfg: ExperimentConfig) -> tuple[PromptBatch, SftTargets]:
+    """Inputs and targets of a supervised batch as made by data.pipeline.sft_stream, leaves [N, ...]; keys [N] draw the label noise (None: none)."""
+    c, latent = cfg.sft, cfg.sft.stage == "latent"
+    thoughts = _labels(batch, cfg) if latent else chain_as_thoughts(batch["chain_tokens"], batch["chain_mask"])
+    if latent and c.label_noise > 0 and keys is not None:
+        noise = {"scale": c.label_noise, "clamp": c.label_clamp, "think_end_id": cfg.data.think_end_id, "tau": cfg.rollout.latent.tau}
+        thoughts = noisy_labels(thoughts, keys, redraws=c.label_redraws, **noise)
+    targets = sft_targets(thoughts, batch["answer_tokens"], batch["answer_mask"], think_end_id=cfg.data.think_end_id, latent=latent)
+    return PromptBatch(batch["prompt_tokens"], batch["prompt_mask"], batch["uid"]), targets
+
+
+def sft_weights(params: Params, cfg: ExperimentConfig, key: Array | None = None) -> Params:
+    """What the forward pass of supervised training runs on: `params`, adapters merged. key: draws their dropout (None: none)."""
+    lora = cfg.sft.lora
+    if not lora.rank:
+        return params
+    return merge(params["base"], params["adapters"], lora.alpha / lora.rank, dropout=lora.dropout if key is not None else 0.0, key=key)
+
+
+def _sft_terms(weights: Params, inputs: Any, cfg: ExperimentConfig) -> tuple[Mean, Mean]:
+    """(cross-entropy, KL) of a slice, as sums and counts. inputs: (prompts, targets), or the batch itself in stage 1, which has no KL."""
+    if cfg.sft.stage in STAGES:
+        return stage1_terms(weights, inputs, cfg), Mean(jnp.zeros(()), jnp.zeros(()))
+    prompts, targets = inputs
+    params = compute_params(weights, cfg.model)
+    hidden = completion_hidden(params, cfg, prompts, targets.ids[:, None], targets.weights[:, None])
+    logps = chunked_logps(params, hidden, targets.ids, jnp.ones(targets.mask.shape, jnp.float32), chunk=cfg.train.logprob_chunk).chosen
+    return sft_loss(targets, logps, kl_weight=cfg.sft.kl_weight)
+
+
+def _sft_inputs(batch: dict[str, Array], keys: Array | None, cfg: ExperimentConfig) -> tuple[Any, jax.Array, jax.Array]:
+    """What _sft_terms takes, and the numbers of token and latent steps in the loss of the whole batch."""
+    if cfg.sft.stage in STAGES:
+        return batch, label_count(batch, cfg), jnp.zeros((), jnp.int32)
+    prompts, targets = _sft_batch(batch, keys, cfg)
+    latents = (targets.mask & targets.is_latent).sum()
+    return (prompts, targets), targets.mask.sum() - latents, latents
+
+
+@partial(jax.jit, static_argnames=("cfg",))
+def sft_losses(params: Params, batch: dict[str, Array], *, cfg: ExperimentConfig) -> tuple[Mean, Mean]:
+    """(cross-entropy, KL times kl_weight) of a batch on clean labels and without dropout: for validation. params: as in the state."""
+    return _sft_terms(sft_weights(params, cfg), _sft_inputs(batch, None, cfg)[0], cfg)
+
+
+@partial(jax.jit, static_argnames=("cfg",), donate_argnames=("state",))
+def sft_step(state: TrainState, batch: dict[str, Array], *, cfg: ExperimentConfig) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One supervised update: token mean of the cross-entropy plus, in the latent stage, the mean KL over latent steps. Noise is redrawn every step."""
+    total = total_updates(cfg, rl=False)
+    key = key_for(cfg.seed, state.step, Stream.LABEL_NOISE)
+    dropout = key_for(cfg.seed, state.step, Stream.DROPOUT) if cfg.sft.lora.rank and cfg.sft.lora.dropout else None
+    inputs, tokens, latents = _sft_inputs(batch, jax.vmap(lambda u: jax.random.fold_in(key, u))(jnp.asarray(batch["uid"])), cfg)
+
+    # The two terms have counts of their own. These depend on the batch alone, so each micro-batch divides by those of the whole batch.
+    def objective(params: Params, part: Any) -> tuple[jax.Array, tuple[Mean, Mean]]:
+        params = cut_frozen(params, cfg.optim, cfg.sft.stage)
+        ce, kl = _sft_terms(sft_weights(params, cfg, dropout), part, cfg)
+        return ce.total / jnp.maximum(tokens, 1) + kl.total / jnp.maximum(latents, 1), (ce, kl)
+
+    def loss_and_grad(part: Any) -> tuple[Any, Any]:
+        (_, terms), grads = jax.value_and_grad(objective, has_aux=True)(state.params, part)
+        return list(terms), grads
+
+    (ce, kl), grads = accumulate(loss_and_grad, inputs, micro_count(batch["uid"].shape[0], cfg.train.microbatch))
+    state, metrics = apply_update(state, grads, cfg, total)
+    state = state.replace(step=state.step + 1)
+    rate = learning_rate(cfg.optim, total)(jnp.maximum(state.step - state.skipped - 1, 0))
+    out = {"sft/ce": ce.value(), "sft/kl": kl.value(), "sft/loss": ce.value() + kl.value(), "grad/norm": metrics["grad/norm"].value()}
+    out["sft/tokens"] = processed_tokens(batch, cfg).astype(jnp.float32)
+    return state, out | {"optim/lr": jnp.asarray(rate), "grad/skipped": state.skipped, "grad/nonfinite": state.nonfinite}
+
+
+def processed_tokens(batch: dict[str, Array], cfg: ExperimentConfig) -> jax.Array:
+    """Positions that the update's forward passes run over, prompts included and padding not: the measure of equal training."""
+    c = cfg.sft.compression
+    prompt, chain, answer = (batch[f"{name}_mask"].sum() for name in ("prompt", "chain", "answer"))
+    rows = batch["uid"].shape[0]
+    latents = (-(-batch["chain_mask"].sum(-1) // c)).sum()
+    if cfg.sft.stage == "explicit":
+        return prompt + chain + answer + rows
+    if cfg.sft.stage == "latent":
+        return prompt + latents + answer + rows
+    first = jnp.minimum(batch["chain_mask"].sum(-1), c).sum()
+    return (prompt + chain + latents + rows) + (prompt + latents + chain - first + answer + rows)

@@ -1,0 +1,75 @@
+"""What every kind of step does with gradients: losses come as (sum, count); gradients of sums are added over micro-batches and divided once,
+by the count of the whole optimizer batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lgrpo.config import ExperimentConfig
+from lgrpo.train.optimizer import make_optimizer, trainable
+from lgrpo.types import Max, Mean, Params, TrainState
+
+Metrics = dict[str, Mean | Max]
+
+
+def total_updates(cfg: ExperimentConfig, *, rl: bool) -> int:
+    """Optimizer updates of the whole run."""
+    return cfg.train.num_steps * (cfg.train.updates_per_step if rl else 1)
+
+
+def init_state(params: Params, cfg: ExperimentConfig, *, rl: bool) -> TrainState:
+    """Fresh optimizer state around `params`; keeps a copy of them when the KL needs a reference."""
+    optimizer = make_optimizer(cfg.optim, params, total_updates(cfg, rl=rl), cfg.sft.stage)
+    reference = jax.tree.map(jnp.copy, params) if rl and cfg.algo.kl_coef > 0 else None
+    # One array each: a donated buffer may not appear twice.
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), reference
+    )
+
+
+def slices_of(tree: Any, count: int) -> Any:
+    """[B, ...] -> [count, B / count, ...]."""
+    return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), tree)
+
+
+def accumulate(loss_and_grad: Callable[[Any], tuple[Any, Any]], batch: Any, slices: int) -> tuple[Any, Any]:
+    """Sums loss_and_grad over `slices` equal parts of the batch."""
+    if slices == 1:
+        return loss_and_grad(batch)
+    parts = slices_of(batch, slices)
+    first = jax.tree.map(lambda x: x[0], parts)
+    add = partial(jax.tree.map, lambda a, b: a + b, is_leaf=lambda x: isinstance(x, Mean | Max))
+
+    def body(total: Any, part: Any) -> tuple[Any, None]:
+        return add(total, loss_and_grad(part)), None
+
+    return jax.lax.scan(body, loss_and_grad(first), jax.tree.map(lambda x: x[1:], parts))[0]
+
+
+def apply_update(state: TrainState, grads: Params, cfg: ExperimentConfig, total: int) -> tuple[TrainState, Metrics]:
+    """One optimizer update; a non-finite gradient leaves everything but the counters as it was."""
+    optimizer = make_optimizer(cfg.optim, state.params, total, cfg.sft.stage)
+    moving = trainable(state.params, cfg.optim, cfg.sft.stage)
+    norm = optax.global_norm(jax.tree.map(lambda g, t: g if t else jnp.zeros((), g.dtype), grads, moving))
+    finite = jnp.isfinite(norm)
+    safe = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), grads)
+    updates, opt_state = optimizer.update(safe, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    keep = partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
+    state = state.replace(
+        params=keep(params, state.params),
+        opt_state=keep(opt_state, state.opt_state),
+        nonfinite=jnp.where(finite, 0, state.nonfinite + 1),
+        skipped=state.skipped + jnp.where(finite, 0, 1),
+    )
+    return state, {"grad/norm": Max(jnp.where(finite, norm, -jnp.inf))}
+
+
+def micro_count(size: int, microbatch: int) -> int:
+    return size // microbatch if microbatch else 1
