@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Literal
 
-from lgrpo.config import AnswerConfig, ExperimentConfig, MeshConfig
+from lgrpo.config import ExperimentConfig, MeshConfig, RolloutConfig
 from lgrpo.errors import UserError
 
 Kind = Literal["train", "sft", "eval"]
@@ -148,6 +148,8 @@ def _latent(cfg: ExperimentConfig, kind: Kind) -> Iterator[str]:
         yield "rollout.latent.one_sided=True: rollout.latent.clamp=None has no low end to shift by; give a clamp or set one_sided to False"
     if c.max_latent and c.min_latent > c.max_latent:
         yield f"rollout.latent.min_latent={c.min_latent}: above rollout.latent.max_latent={c.max_latent}; use at most {c.max_latent}"
+    if c.min_latent and c.k == cfg.model.vocab_size:
+        yield f"rollout.latent.k={c.k}: the whole vocabulary, but rollout.latent.min_latent forbids the end of thinking; use at most {c.k - 1}"
     for name in ("min_latent", "max_latent"):
         if (value := getattr(c, name)) >= length:
             yield f"rollout.latent.{name}={value}: leaves no room in rollout.max_new_tokens={length} for an answer; use less than {length}"
@@ -161,28 +163,36 @@ def _latent(cfg: ExperimentConfig, kind: Kind) -> Iterator[str]:
             "one_sided": False,
             "top_p": 1.0,
             "order": "perturb_then_topk",
+            "end_rule": "sampled",
             "score_gradient": "plain",
             "density_scale": "noise",
         }
         for name, want in wanted.items():
             if (value := getattr(c, name)) != want:
                 yield (
-                    f"rollout.latent.{name}={value!r}: density=exact holds only for unclamped, unshifted noise on the full vocabulary; "
+                    f"rollout.latent.{name}={value!r}: density=exact holds only where unclamped, unshifted noise on the full vocabulary decides all; "
                     f"set --rollout.latent.{name.replace('_', '-')} {want}"
                 )
 
 
-def _answer(answer: AnswerConfig, kind: Kind) -> Iterator[str]:
-    """The sampler must have the density that the loss scores, softmax(z / T)."""
+def _answer(rollout: RolloutConfig, kind: Kind) -> Iterator[str]:
+    """The sampler must have the density that the loss scores, softmax(z / T). What is biased by design: docs/deviations.md."""
     if kind != "train":
         return
-    why = "the loss scores the whole softmax(z / T)"
+    answer, why = rollout.answer, "the loss scores the whole softmax(z / T)"
     if answer.top_p < 1:
         yield f"rollout.answer.top_p={answer.top_p}: {why}; use 1.0 here, and evaluation.answer.top_p to truncate in evaluation"
     if answer.top_k > 0:
         yield f"rollout.answer.top_k={answer.top_k}: {why}; use 0 here, and evaluation.answer.top_k to truncate in evaluation"
     if answer.sampler == "greedy":
         yield "rollout.answer.sampler=greedy: it has no density to train on; use sample here, and evaluation.answer.sampler in evaluation"
+    if answer.sampler == "gumbel_top1" and rollout.mode == "explicit":
+        yield f"rollout.answer.sampler=gumbel_top1: {why}, and rollout.mode=explicit has no latent noise to share; use sample"
+    if answer.sampler == "gumbel_top1" and rollout.latent.density == "exact" and answer.temperature != rollout.latent.noise_scale:
+        yield (
+            f"rollout.answer.sampler=gumbel_top1: under density=exact it draws at the noise scale {rollout.latent.noise_scale}, but {why} at "
+            f"rollout.answer.temperature={answer.temperature}; use sample"
+        )
 
 
 def _algo(cfg: ExperimentConfig) -> Iterator[str]:
@@ -260,7 +270,7 @@ def validate(cfg: ExperimentConfig, *, device_count: int, kind: Kind) -> list[st
 
     Rules about the vocabulary and the end tokens are checked as far as they are resolved (vocab_size > 0, ids >= 0).
     """
-    problems = [*_ranges(cfg), *_model(cfg), *_tokens(cfg), *_latent(cfg, kind), *_answer(cfg.rollout.answer, kind)]
+    problems = [*_ranges(cfg), *_model(cfg), *_tokens(cfg), *_latent(cfg, kind), *_answer(cfg.rollout, kind)]
     if kind == "train":
         problems += _algo(cfg)
     if kind == "sft":

@@ -6,10 +6,12 @@ blocks per row. On CPU this is what separates a sampling step from the matrix pr
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-_TINY_MASS = 1e-25  # below this share of the largest probability, float32 masses have lost the tail
+_LEAST_WAIT = 2.0**-24  # half of the spacing of float32 uniforms: what an exponential of "0" stands for
 
 
 def block_size(vocab: int, wanted: int = 1) -> int:
@@ -29,23 +31,37 @@ def to_blocks(x: jax.Array, wanted: int = 1) -> jax.Array:
 
 
 def block_masses(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(highest logit [..., 1], sums of exp(logit - highest) per block [..., V / b]) of logits [..., V]: two passes that write nothing of size V."""
-    highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    return highest, jnp.exp(to_blocks(logits) - highest[..., None]).sum(-1)
+    """(highest logit h [..., 1], log of the mass of each block, relative to exp(h) [..., V / b]) of logits [..., V].
+
+    Each block is summed in its own maximum, so that no block underflows beside another. Two passes that write nothing of size V.
+    """
+    blocks = to_blocks(logits)
+    tops = jax.lax.stop_gradient(blocks.max(-1))
+    highest = tops.max(-1, keepdims=True)
+    tops = jnp.maximum(tops, jnp.finfo(logits.dtype).min)  # -inf - -inf is NaN
+    sums = jnp.exp(blocks - tops[..., None]).sum(-1)
+    some = sums > 0  # none where every token of the block is forbidden
+    return highest, jnp.where(some, (tops - highest) + jnp.log(jnp.where(some, sums, 1.0)), -jnp.inf)
 
 
-def rest_mass(logits: jax.Array, highest: jax.Array, sums: jax.Array, ids: jax.Array) -> jax.Array:
-    """Mass [...] of all tokens but `ids` [..., K], in the units of `sums`: added up without them, since a difference would cancel."""
+def rest_mass(logits: jax.Array, highest: jax.Array, masses: jax.Array, ids: jax.Array) -> jax.Array:
+    """Log of the mass [...] of all tokens but `ids` [..., K], in the units of block_masses (its results: highest, masses).
+
+    Added up without them, since a difference would cancel, and in its own maximum, since it may be far below the smallest float. Never below
+    the lowest finite number, which says that nothing is left.
+    """
     blocks = to_blocks(logits)
     size = blocks.shape[-1]
     block = ids // size
-    inside = jnp.exp(jnp.take_along_axis(blocks, block[..., None], axis=-2) - highest[..., None])
+    inside = jnp.take_along_axis(blocks, block[..., None], axis=-2) - highest[..., None]
     entries = block[..., None] * size + jnp.arange(size)
     chosen = (entries[..., None] == ids[..., None, None, :]).any(-1)
-    left = jnp.where(chosen, 0.0, inside).sum(-1)
-    first = ~(jnp.tril(block[..., None] == block[..., None, :], -1).any(-1))  # a block that holds several ids counts once
-    touched = (jnp.arange(sums.shape[-1])[:, None] == block[..., None, :]).any(-1)
-    return jnp.where(touched, 0.0, sums).sum(-1) + jnp.where(first, left, 0.0).sum(-1)
+    again = jnp.tril(block[..., None] == block[..., None, :], -1).any(-1)  # a block that holds several ids counts once
+    left = jnp.where(chosen | again[..., None], -jnp.inf, inside)
+    touched = (jnp.arange(masses.shape[-1])[:, None] == block[..., None, :]).any(-1)
+    nothing = jnp.full(highest.shape, jnp.finfo(logits.dtype).min)
+    parts = [jnp.where(touched, -jnp.inf, masses), left.reshape(*left.shape[:-2], -1), nothing]
+    return jax.nn.logsumexp(jnp.concatenate(parts, axis=-1), axis=-1)
 
 
 def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -72,24 +88,39 @@ def _locate(mass: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.where(reached.any(axis=-1), jnp.argmax(reached, axis=-1), last)
 
 
-def _pick(
-    blocks: jax.Array, highest: jax.Array, sums: jax.Array, uniform: jax.Array, taken: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One draw per row in proportion to exp(logit). blocks [N,nb,b] of logits, highest and sums of block_masses, uniform [N] in [0,1);
+class _Drawn(NamedTuple):
+    """One draw per row."""
+
+    ids: jax.Array  # int [N]
+    block: jax.Array  # int [N]; that of the drawn entry
+    left: jax.Array  # float32 [N]; log of that block's mass without it
+    total: jax.Array  # float32 [N]; log of the mass that was drawn from
+
+
+def _pick(blocks: jax.Array, highest: jax.Array, masses: jax.Array, uniform: jax.Array, taken: jax.Array) -> _Drawn:
+    """One draw per row in proportion to exp(logit). blocks [N,nb,b] of logits, highest and masses as of block_masses, uniform [N] in [0,1);
     taken int [N,K]: ids that were drawn before and have no mass, -1 for none.
 
-    Returns ids [N], the block of each [N], and that block's mass without the drawn entry [N].
+    Blocks are compared in the largest mass that is left, tokens in that of their block: whatever was drawn before, nothing underflows. Where every
+    token that is left is forbidden, the lowest ids follow.
     """
     size = blocks.shape[-1]
-    target = uniform * sums.sum(-1)
-    block = _locate(sums, target)
-    before = jnp.where(jnp.arange(sums.shape[-1]) < block[:, None], sums, 0.0).sum(-1)
-    inside = jnp.exp(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0] - highest)
+    top = masses.max(-1)
+    some = top > -jnp.inf
+    share = jnp.exp(masses - jnp.where(some, top, 0.0)[:, None])
+    target = uniform * share.sum(-1)
+    block = _locate(share, target)
+    before = jnp.where(jnp.arange(share.shape[-1]) < block[:, None], share, 0.0).sum(-1)
+    own = jnp.take_along_axis(masses, block[:, None], axis=-1)
+    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0] - highest
     ids = block[:, None] * size + jnp.arange(size)
-    inside = jnp.where((ids[..., None] == taken[:, None]).any(-1), 0.0, inside)
-    at = _locate(inside, target - before)
-    left = jnp.where(jnp.arange(size) == at[:, None], 0.0, inside).sum(-1)
-    return jnp.take_along_axis(ids, at[:, None], axis=-1)[:, 0], block, left
+    inside = jnp.where((ids[..., None] == taken[:, None]).any(-1), -jnp.inf, inside)
+    part = jnp.exp(inside - jnp.where(some[:, None], own, 0.0))
+    at = _locate(part, (target - before) / jnp.where(some, jnp.exp(own[:, 0] - top), 1.0))
+    left = jax.nn.logsumexp(jnp.where(jnp.arange(size) == at[:, None], -jnp.inf, inside), axis=-1)
+    lowest = jnp.argmin((jnp.arange(taken.shape[-1] + 1)[:, None] == taken[:, None]).any(-1), axis=-1)
+    drawn = jnp.where(some, jnp.take_along_axis(ids, at[:, None], axis=-1)[:, 0], lowest)
+    return _Drawn(drawn, block, left, top + jnp.log(jnp.where(some, share.sum(-1), 1.0)))
 
 
 def _uniforms(keys: jax.Array, count: int) -> jax.Array:
@@ -99,40 +130,33 @@ def _uniforms(keys: jax.Array, count: int) -> jax.Array:
 
 def categorical(logits: jax.Array, keys: jax.Array) -> jax.Array:
     """One id per row from softmax(logits), by one uniform number a row instead of V. logits float32 [N,V] (-inf: impossible), keys [N] -> int32 [N]."""
-    highest, sums = block_masses(logits)
     nothing = jnp.full((logits.shape[0], 1), -1, jnp.int32)
-    return _pick(to_blocks(logits), highest, sums, _uniforms(keys, 1)[:, 0], nothing)[0].astype(jnp.int32)
+    return _pick(to_blocks(logits), *block_masses(logits), _uniforms(keys, 1)[:, 0], nothing).ids.astype(jnp.int32)
 
 
 def gumbel_top_k(
     logits: jax.Array, keys: jax.Array, k: int, masses: tuple[jax.Array, jax.Array] | None = None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array]:
     """The k largest of logits + standard Gumbel noise, in law, from 2k random numbers a row instead of V.
 
     Top-down sampling: the largest scores are k draws without replacement from exp(logits) with a Poisson clock. With Z_j the mass that remains after
-    j draws and E_j ~ Exp(1), t_1 = E_1 / Z_0, t_(j+1) = t_j + E_(j+1) / Z_j, and the scores are -log t_j.
-    logits float32 [N,V], keys [N], masses: block_masses(logits) where it is at hand -> (scores float32 [N,k], best first; ids int32 [N,k];
-    reliable bool [N]). Not reliable are rows whose remaining mass left the range of float32, as when k tokens carry all of it: draw those with full
-    noise.
+    j draws and E_j ~ Exp(1), t_1 = E_1 / Z_0, t_(j+1) = t_j + E_(j+1) / Z_j, and the scores are -log t_j. Masses and times are kept as logarithms,
+    so this holds for any logits, also where k - 1 tokens carry all but 1e-40 of the mass.
+    logits float32 [N,V], keys [N], masses: block_masses(logits) where it is at hand -> (scores float32 [N,k], best first; ids int32 [N,k]).
     """
     rows = logits.shape[0]
     blocks = to_blocks(logits)
     highest, masses = block_masses(logits) if masses is None else masses
     random = _uniforms(keys, 2 * k)
-    waits = -jnp.log1p(-random[:, k:])
+    waits = jnp.log(jnp.maximum(-jnp.log1p(-random[:, k:]), _LEAST_WAIT))
     at_row = jnp.arange(rows)
 
     def draw(j: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        sums, ids, times, clock, reliable = carry
-        remaining = sums.sum(-1)
-        clock = clock + waits[:, j] / jnp.maximum(remaining, _TINY_MASS)
-        drawn, block, left = _pick(blocks, highest, sums, random[:, j], ids)
-        sums = sums.at[at_row, block].set(left)
-        return sums, ids.at[:, j].set(drawn), times.at[:, j].set(clock), clock, reliable & (remaining > _TINY_MASS)
+        masses, ids, times, clock = carry
+        drawn = _pick(blocks, highest, masses, random[:, j], ids)
+        clock = jnp.logaddexp(clock, waits[:, j] - drawn.total)
+        return masses.at[at_row, drawn.block].set(drawn.left), ids.at[:, j].set(drawn.ids), times.at[:, j].set(clock), clock
 
-    nothing = jnp.full((rows, k), -1, jnp.int32)
-    start = (masses, nothing, jnp.zeros((rows, k), jnp.float32), jnp.zeros((rows,), jnp.float32), jnp.ones((rows,), bool))
-    _, ids, times, _, reliable = jax.lax.fori_loop(0, k, draw, start)
-    # An exponential of exactly 0 (once in 2^24 draws) would give an infinite score.
-    scores = -jnp.log(jnp.maximum(times, jnp.finfo(jnp.float32).tiny)) + highest
-    return scores, ids, reliable
+    start = (masses, jnp.full((rows, k), -1, jnp.int32), jnp.zeros((rows, k), jnp.float32), jnp.full((rows,), -jnp.inf, jnp.float32))
+    _, ids, times, _ = jax.lax.fori_loop(0, k, draw, start)
+    return highest - times, ids

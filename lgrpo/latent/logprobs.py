@@ -17,6 +17,7 @@ from lgrpo.models.decoder import project, unembedding
 from lgrpo.types import Params
 
 BANNED = -1e30  # finite, so that 0 * logit and logit - logit stay finite
+_NOTHING = -1e20  # a mass below the exponential of this holds banned tokens only, whatever the temperature
 
 
 def ban(logits: jax.Array, token: int, banned: jax.Array) -> jax.Array:
@@ -33,21 +34,34 @@ class TokenLogps(NamedTuple):
     end: jax.Array | None = None  # float32 [...]; log-prob of the end of thinking; without gradient
 
 
-def _with_total(scaled: jax.Array, ids: jax.Array, with_rest: bool) -> tuple[TokenLogps, jax.Array]:
-    """token_logps of logits that are divided by their temperature, and their logsumexp [...]."""
-    highest, sums = block_masses(scaled)
-    total = highest[..., 0] + jnp.log(sums.sum(-1))
-    chosen = jnp.take_along_axis(scaled, ids, axis=-1) - total[..., None]
+class _Norm(NamedTuple):
+    """The normalisation of logits, in two parts: near probability 1 their sum would round away what a log-prob is made of."""
+
+    highest: jax.Array  # float32 [...]; the largest logit
+    above: jax.Array  # float32 [...]; logsumexp minus it
+
+    def logp(self, scaled: jax.Array) -> jax.Array:
+        """Log-probs of logits [..., n]."""
+        return (scaled - self.highest[..., None]) - self.above[..., None]
+
+
+def _normalized(scaled: jax.Array, ids: jax.Array, with_rest: bool) -> tuple[TokenLogps, _Norm]:
+    """token_logps of logits that are divided by their temperature, and their normalisation."""
+    highest, masses = block_masses(scaled)
+    norm = _Norm(highest[..., 0], jax.nn.logsumexp(masses, axis=-1))
+    chosen = norm.logp(jnp.take_along_axis(scaled, ids, axis=-1))
     if not with_rest:
-        return TokenLogps(chosen, None), total
-    rest = rest_mass(scaled, highest, sums, ids)
-    some = rest > 0  # K = V leaves nothing outside the mixture; a floor instead would count where the chosen ones are that small too
-    return TokenLogps(chosen, jnp.where(some, highest[..., 0] + jnp.log(jnp.where(some, rest, 1.0)) - total, BANNED)), total
+        return TokenLogps(chosen, None), norm
+    rest = rest_mass(scaled, highest, masses, ids)
+    return TokenLogps(chosen, jnp.where(rest > _NOTHING, rest - norm.above, BANNED)), norm
 
 
 def token_logps(logits: jax.Array, ids: jax.Array, temperature: jax.Array, *, with_rest: bool = False) -> TokenLogps:
-    """log softmax(logits / temperature) at ids. logits float32 [..., V], ids [..., K], temperature [...]."""
-    return _with_total(logits / temperature[..., None], ids, with_rest)[0]
+    """log softmax(logits / temperature) at ids. logits float32 [..., V], ids [..., K], temperature [...].
+
+    rest: summed up without the ids, in its own maximum; BANNED where nothing possible is outside them.
+    """
+    return _normalized(logits / temperature[..., None], ids, with_rest)[0]
 
 
 class _Positions(NamedTuple):
@@ -60,12 +74,11 @@ class _Positions(NamedTuple):
 
 
 class _Saved(NamedTuple):
-    """What the backward pass needs of a slice besides its positions. The means are there when the table is frozen."""
+    """What the backward pass needs of a slice besides its positions."""
 
-    out: TokenLogps
-    total: jax.Array  # float32 [M]
-    mean: jax.Array | None  # float32 [M, D]; expected row of the table under the model
-    rest_mean: jax.Array | None  # float32 [M, D]; the same under the model outside `ids`, None without rest
+    out: TokenLogps  # with the rest, whether or not it is asked for
+    norm: _Norm  # [M]
+    outside: jax.Array | None  # float32 [M, D]; expected row of the table under the model outside `ids`, for a frozen table
 
 
 class _Plan(NamedTuple):
@@ -88,51 +101,56 @@ def _put(x: jax.Array, ids: jax.Array, values: jax.Array | float) -> jax.Array:
     return x.at[jnp.arange(x.shape[0])[:, None], ids].set(values)
 
 
-def _outside(scaled: jax.Array, saved: _Saved) -> jax.Array:
-    """Probabilities [M,V] among the tokens outside `ids`; at ids they mean nothing."""
-    return jnp.exp(jnp.minimum(scaled - (saved.total + saved.out.rest)[:, None], 0.0))
+def _outside(scaled: jax.Array, saved: _Saved, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Probabilities [M,V] among the tokens outside `ids`, 0 at ids."""
+    probs = jnp.exp(jnp.minimum(saved.norm.logp(scaled) - saved.out.rest[:, None], 0.0))
+    return _put(probs, ids, 0.0).astype(dtype)
 
 
-def _forward_slice(plan: _Plan, table: jax.Array, at: _Positions, *, means: bool) -> _Saved:
-    """Log-probs of a slice; with `means`, also what replaces its logits in the backward pass of a frozen table."""
+def _forward_slice(plan: _Plan, table: jax.Array, at: _Positions, *, backward: bool, frozen: bool) -> _Saved:
+    """Log-probs of a slice; for a backward pass with their rest, and with what replaces its logits there when the table is frozen."""
     scaled = _logits(plan, table, at)
-    out, total = _with_total(scaled, at.ids, plan.with_rest)
+    out, norm = _normalized(scaled, at.ids, plan.with_rest or backward)
     if plan.survey:
-        out = out._replace(kth=top_k(scaled, at.ids.shape[-1])[0][:, -1] - total, end=scaled[:, plan.banned_id] - total)
-    saved = _Saved(out, total, None, None)
-    if not means:
-        return saved
-    if not plan.with_rest:
-        probs = jnp.exp(scaled - total[:, None])
-        return saved._replace(mean=project(probs.astype(table.dtype), table.T))
-    rest_mean = project(_put(_outside(scaled, saved), at.ids, 0.0).astype(table.dtype), table.T)
-    repeated = jnp.tril(at.ids[:, :, None] == at.ids[:, None, :], -1).any(-1)
-    inside = mix_rows(table.T, at.ids, jnp.where(repeated, 0.0, jnp.exp(out.chosen)))
-    return saved._replace(mean=inside + jnp.exp(out.rest)[:, None] * rest_mean, rest_mean=rest_mean)
+        kth, end = top_k(scaled, at.ids.shape[-1])[0][:, -1:], scaled[:, plan.banned_id, None]
+        out = out._replace(kth=norm.logp(kth)[:, 0], end=norm.logp(end)[:, 0])
+    saved = _Saved(out, norm, None)
+    return saved._replace(outside=project(_outside(scaled, saved, at.ids, table.dtype), table.T)) if frozen else saved
+
+
+def _shown(plan: _Plan, out: TokenLogps) -> TokenLogps:
+    """What the caller gets."""
+    return out if plan.with_rest else out._replace(rest=None)
+
+
+def _moves(plan: _Plan, at: _Positions, saved: _Saved, cotangent: TokenLogps) -> tuple[jax.Array, jax.Array]:
+    """Gradient in the logits of `ids` [M,K] (for equal ids the first has all of it, the others 0) and in those of all others together [M,1].
+
+    With P the probabilities of the distinct ids and of the rest, and C the cotangents of their log-probs, that of i is C_i - P_i sum_j C_j. Written
+    as sum_j (C_i P_j - P_i C_j) it never takes 1 - P_i as a difference, and P near 1 costs no digits.
+    """
+    same = at.ids[:, :, None] == at.ids[:, None, :]
+    first = ~jnp.tril(same, -1).any(-1)
+    own = jnp.where(first, jnp.where(same, cotangent.chosen[:, None, :], 0.0).sum(-1), 0.0)
+    rest = cotangent.rest if plan.with_rest else jnp.zeros(own.shape[:1])
+    rest = jnp.where(saved.out.rest > BANNED, rest, 0.0)  # where nothing is outside `ids`, there is no mass to move
+    pull = jnp.concatenate([own, rest[:, None]], axis=-1) / at.temperature[:, None]
+    probs = jnp.concatenate([jnp.where(first, jnp.exp(saved.out.chosen), 0.0), jnp.exp(saved.out.rest)[:, None]], axis=-1)
+    moves = (pull[:, :, None] * probs[:, None, :] - probs[:, :, None] * pull[:, None, :]).sum(-1)
+    chosen = moves[:, :-1]
+    if at.banned is not None:
+        chosen = jnp.where(at.banned[:, None] & (at.ids == plan.banned_id), 0.0, chosen)
+    return chosen, moves[:, -1:]
 
 
 def _backward_slice(plan: _Plan, table: jax.Array, at: _Positions, saved: _Saved, cotangent: TokenLogps) -> tuple[jax.Array, ...]:
-    """(gradient of hidden [M,D], gradient of the table [D,V] float32); the first alone when the table is frozen.
-
-    With p = softmax(z) and q its part outside `ids`, renormalised: d chosen_k = e_k - p, d rest = q - p (on tokens outside) - p (on ids).
-    """
-    scale = at.temperature[:, None]
-    chosen = cotangent.chosen / scale
-    rest = jnp.zeros_like(scale)
-    if plan.with_rest:  # where nothing is outside `ids`, there is no mass to move
-        rest = jnp.where(saved.out.rest > BANNED, cotangent.rest, 0.0)[:, None] / scale
-    pull = chosen.sum(-1, keepdims=True) + rest
-    if saved.mean is not None:
-        grad = mix_rows(table.T, at.ids, chosen) - pull * saved.mean
-        grad = grad if saved.rest_mean is None else grad + rest * saved.rest_mean
-        return (grad.astype(at.hidden.dtype),)
-    scaled = _logits(plan, table, at)
-    grad = -pull * jnp.exp(scaled - saved.total[:, None])
-    if plan.with_rest:
-        grad = grad + rest * _outside(scaled, saved)
+    """(gradient of hidden [M,D], gradient of the table [D,V] float32); the first alone when the table is frozen."""
+    chosen, others = _moves(plan, at, saved, cotangent)
+    if saved.outside is not None:
+        return ((mix_rows(table.T, at.ids, chosen) + others * saved.outside).astype(at.hidden.dtype),)
     same = at.ids[:, :, None] == at.ids[:, None, :]
-    own = jnp.where(same, chosen[:, None, :], 0.0).sum(-1)
-    grad = _put(grad, at.ids, own - pull * jnp.exp(saved.out.chosen))
+    grad = others * _outside(_logits(plan, table, at), saved, at.ids, jnp.float32)
+    grad = _put(grad, at.ids, jnp.where(same, chosen[:, None, :], 0.0).sum(-1))
     if at.banned is not None:
         grad = grad.at[:, plan.banned_id].set(jnp.where(at.banned, 0.0, grad[:, plan.banned_id]))
     grad = grad.astype(table.dtype)
@@ -145,22 +163,23 @@ def _sliced(plan: _Plan, table: jax.Array, slices: _Positions) -> TokenLogps:
 
     The gradient is written by hand for three reasons: logits are formed once more instead of being kept or differentiated op by op; the gradient
     of K gathers is K numbers written into one array and not an array of its own; and a frozen table, as in RL, needs no second pass over the
-    vocabulary, because all that its gradient takes from the logits are one or two expected rows of the table.
+    vocabulary, because all that its gradient takes from the logits is one expected row of the table.
     """
-    return jax.lax.map(lambda at: _forward_slice(plan, table, at, means=False).out, slices)
+    return jax.lax.map(lambda at: _forward_slice(plan, table, at, backward=False, frozen=False).out, slices)
 
 
 def _sliced_forward(plan: _Plan, table: Any, slices: Any) -> tuple[TokenLogps, tuple[Any, ...]]:
     frozen = not table.perturbed
     table, slices = table.value, jax.tree.map(lambda x: x.value, slices)
-    saved = jax.lax.map(lambda at: _forward_slice(plan, table, at, means=frozen), slices)
-    return saved.out, (table, slices, saved)
+    saved = jax.lax.map(lambda at: _forward_slice(plan, table, at, backward=True, frozen=frozen), slices)
+    return _shown(plan, saved.out), (table, slices, saved)
 
 
 def _sliced_backward(plan: _Plan, residuals: tuple[Any, ...], cotangent: TokenLogps) -> tuple[Any, ...]:
     table, slices, saved = residuals
-    like = jax.tree.map(lambda x, value: jnp.zeros(value.shape) if _is_zero(x) else x, cotangent, saved.out, is_leaf=_is_zero)
-    if saved.mean is not None:
+    out = _shown(plan, saved.out)
+    like = jax.tree.map(lambda x, value: jnp.zeros(value.shape) if _is_zero(x) else x, cotangent, out, is_leaf=_is_zero)
+    if saved.outside is not None:
         hidden = jax.lax.map(lambda xs: _backward_slice(plan, table, *xs)[0], (slices, saved, like))
         return None, _Positions(hidden, None, None, None)
 

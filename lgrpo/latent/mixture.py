@@ -139,18 +139,18 @@ def _choose_candidates(logits: jax.Array, lse: jax.Array, keys: jax.Array, law: 
     return scores, jnp.take_along_axis(ids, at, axis=-1), covered, ids, raw
 
 
-def _choose_top_down(logits: jax.Array, keys: jax.Array, law: _Law) -> tuple[jax.Array, ...]:
-    """Scores, ids [N,K], which rows are reliable [N], and the logsumexp [N,1] of the logits, which at noise scale 1 comes with the draw."""
+def _choose_top_down(logits: jax.Array, keys: jax.Array, law: _Law) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Scores, ids [N,K] and the logsumexp [N,1] of the logits, which at noise scale 1 comes with the draw."""
     safe = jnp.where(law.scale > 0, law.scale, 1.0)
     scaled = logits / safe
-    highest, sums = block_masses(scaled)
-    scores, ids, sure = gumbel_top_k(scaled, keys, law.k, (highest, sums))
+    highest, masses = block_masses(scaled)
+    scores, ids = gumbel_top_k(scaled, keys, law.k, (highest, masses))
     lse = jax.lax.cond(
         (safe == 1.0).all(),
-        lambda: highest + jnp.log(sums.sum(-1, keepdims=True)),
+        lambda: highest + jax.nn.logsumexp(masses, axis=-1, keepdims=True),
         lambda: jax.nn.logsumexp(logits, axis=-1, keepdims=True),
     )
-    return scores * safe - lse, ids, sure, lse
+    return scores * safe - lse, ids, lse
 
 
 def _choose_noisy(logits: jax.Array, keys: jax.Array, law: _Law) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -162,18 +162,16 @@ def _choose_noisy(logits: jax.Array, keys: jax.Array, law: _Law) -> tuple[jax.Ar
     rows, vocab = logits.shape
     count = max(_CANDIDATES, 64 * law.k)
     if law.plain:
-        scores, ids, sure, lse = _choose_top_down(logits, keys, law)
-        seen = None
-    else:
-        lse = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-        if vocab <= 4 * count:
-            return *_choose_full(logits - lse, gumbel(keys, vocab), law), lse
-        scores, ids, sure, *seen = _choose_candidates(logits, lse, keys, law, count)
+        return _choose_top_down(logits, keys, law)
+    lse = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    if vocab <= 4 * count:
+        return *_choose_full(logits - lse, gumbel(keys, vocab), law), lse
+    scores, ids, sure, candidates, drawn = _choose_candidates(logits, lse, keys, law, count)
 
     def with_full_noise() -> tuple[jax.Array, jax.Array]:
         raw = gumbel(jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys), vocab)
-        if seen is not None:  # the rows got here because of the noise they drew: drawing it again would bias them
-            raw = raw.at[jnp.arange(rows)[:, None], seen[0]].set(seen[1])
+        # The rows got here because of the noise they drew: drawing it again would bias them.
+        raw = raw.at[jnp.arange(rows)[:, None], candidates].set(drawn)
         full_scores, full_ids = _choose_full(logits - lse, raw, law)
         return jnp.where(sure[:, None], scores, full_scores), jnp.where(sure[:, None], ids, full_ids)
 

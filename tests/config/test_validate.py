@@ -12,6 +12,7 @@ from lgrpo.models import presets as model_presets
 
 BASE = ExperimentConfig()
 EXACT = {"rollout.latent.density": "exact", "rollout.latent.clamp": None, "rollout.latent.one_sided": False, "rollout.latent.top_p": 1.0}
+EXACT |= {"rollout.latent.end_rule": "sampled"}
 
 
 def problems(changes, devices=1, kind="train"):
@@ -44,6 +45,9 @@ def test_large_models_fit_a_pod(model):
         ({"model.head_dim": 15}, "model.head_dim=15"),
         ({"model.vocab_size": 7}, "rollout.latent.k=10"),
         ({"rollout.latent.k": 0}, "rollout.latent.k=0"),
+        ({"model.vocab_size": 10, "rollout.latent.min_latent": 1}, "rollout.latent.k=10"),
+        ({"rollout.mode": "explicit", "rollout.answer.sampler": "gumbel_top1"}, "rollout.answer.sampler=gumbel_top1"),
+        (EXACT | {"rollout.answer.sampler": "gumbel_top1", "rollout.answer.temperature": 0.6}, "rollout.answer.sampler=gumbel_top1"),
         ({"model.tie_embeddings": True, "optim.freeze_embed": True}, "optim.freeze_embed=True"),
         ({"model.rope_scaling": RopeScaling(low_freq_factor=5.0)}, "model.rope_scaling"),
         ({"data.think_end_id": 70, "model.vocab_size": 64}, "data.think_end_id=70"),
@@ -101,6 +105,7 @@ def test_each_violation_is_the_only_complaint(changes, field):
         ("one_sided", True),
         ("top_p", 0.95),
         ("order", "topk_then_perturb"),
+        ("end_rule", "argmax"),
         ("score_gradient", "bounded"),
         ("density_scale", "unit"),
     ],
@@ -114,7 +119,7 @@ def test_exact_density_says_what_it_needs(name, value):
 
 
 def test_exact_complaints_come_all_at_once():
-    assert sum("density=exact" in p for p in problems({"rollout.latent.density": "exact"})) == 3
+    assert sum("density=exact" in p for p in problems({"rollout.latent.density": "exact"})) == 4
 
 
 @pytest.mark.parametrize(
@@ -125,6 +130,7 @@ def test_exact_complaints_come_all_at_once():
         ({"rollout.latent.noise_scale": 0.0}, "sft"),
         ({"rollout.group_size": 1}, "sft"),
         ({"rollout.answer.sampler": "gumbel_top1"}, "train"),
+        (EXACT | {"rollout.answer.sampler": "gumbel_top1", "rollout.answer.temperature": 1.0}, "train"),
         ({"evaluation.answer.top_p": 0.9, "evaluation.answer.top_k": 5, "evaluation.answer.sampler": "greedy"}, "train"),
         ({"rollout.mode": "explicit", "rollout.latent.noise_scale": 0.0, "rollout.latent.clamp": None}, "train"),
         ({"train.prompts_per_step": 7}, "eval"),

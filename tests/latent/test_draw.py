@@ -1,5 +1,6 @@
 """Fast selection must be exact, fast sampling must have the law of brute force, and no full-vocabulary sort may hide in the compiled step."""
 
+import functools
 import re
 
 import jax
@@ -36,8 +37,8 @@ def test_masses_do_not_cancel(vocab):
     logits = (rng.normal(size=(8, vocab)) * 8).astype(np.float32)
     logits[0, 0] = 60.0
     ids = np.argsort(-logits, axis=-1)[:, :4]
-    highest, sums = block_masses(logits)
-    got = np.log(rest_mass(logits, highest, sums, ids)) + highest[:, 0]
+    highest, masses = block_masses(logits)
+    got = rest_mass(logits, highest, masses, ids) + highest[:, 0]
     others = logits.astype(np.float64)
     np.put_along_axis(others, ids, -np.inf, axis=-1)
     np.testing.assert_allclose(got, np.log(np.exp(others).sum(-1)), rtol=1e-5, atol=1e-5)
@@ -112,18 +113,36 @@ def test_top_down_equals_brute_force(name, k):
     np.testing.assert_allclose(weights.mean(0), weights_b.mean(0), atol=5 * spread.max() / np.sqrt(DRAWS) + 1e-6)
 
 
-def test_rows_that_lose_their_mass_are_drawn_with_full_noise():
+def test_a_row_that_keeps_no_mass_is_drawn_all_the_same():
     """One token carries everything float32 can hold; the rest must still come in the right order of probability."""
     logits = np.array([200.0, 1.0, 0.0, -1.0])
-    assert not many(lambda x, keys: gumbel_top_k(x, keys, 2)[2], logits, 0, 16).any()
-    ids = many(
-        lambda x, keys: sample_latent(x, keys, k=2, think_end_id=0, clamp=None, one_sided=False, top_p=1.0, end_rule="sampled").ids,
-        logits,
-        1,
-    )
+    scores, ids = many(functools.partial(gumbel_top_k, k=2), logits, 1)
     assert (ids[:, 0] == 0).all()
     rest = np.exp([1.0, 0.0, -1.0])
     assert chi_square(np.bincount(ids[:, 1], minlength=4)[1:], rest / rest.sum()) > 1e-3
+    # The largest of what is left is a Gumbel at the log of its mass.
+    assert stats.kstest(scores[:, 1] - np.log(rest.sum()), "gumbel_r").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("gap", [57.0, 86.0, 87.5, 300.0])
+def test_the_law_holds_where_the_remaining_mass_is_tiny(gap):
+    """Ordered sets against draws without replacement in float64. What is left after the second draw depends on that draw: a rule that redraws rows
+    by what is left (as there was, at 1e-25) conditions on it, and gave the likelier second token 0.44 for 0.65."""
+    logits = np.array([0.0, -gap, -gap - 0.6, -gap - 40.0])
+    scores, ids = many(functools.partial(gumbel_top_k, k=3), logits, 3)
+    assert np.isfinite(scores).all() and (np.diff(scores) <= 0).all()
+    assert (ids[:, 0] == 0).all() and (ids != 3).all()
+    likelier = 1 / (1 + np.exp(-0.6))
+    assert stats.binomtest(int((ids[:, 1] == 1).sum()), DRAWS, likelier).pvalue > 1e-3
+    assert stats.kstest(scores[:, 1] + gap - np.log1p(np.exp(-0.6)), "gumbel_r").pvalue > 1e-3
+
+
+def test_forbidden_tokens_come_last_and_once():
+    logits = np.full(9, -np.inf)
+    logits[[5, 7]] = [0.0, 2.0]
+    scores, ids = many(functools.partial(gumbel_top_k, k=5), logits, 0, 64)
+    assert (np.sort(ids[:, :2], axis=1) == [5, 7]).all() and (ids[:, 2:] == [0, 1, 2]).all()
+    assert np.isfinite(scores[:, :2]).all() and (scores[:, 2:] == -np.inf).all()
 
 
 def test_top_down_under_a_sharded_vocabulary():
@@ -131,8 +150,8 @@ def test_top_down_under_a_sharded_vocabulary():
     placed = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "tensor"))
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(16, 1024)), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 16)
-    scores, ids, _ = gumbel_top_k(logits, keys, 5)
-    sharded_scores, sharded_ids, _ = jax.jit(gumbel_top_k, static_argnames="k")(jax.device_put(logits, placed), keys, 5)
+    scores, ids = gumbel_top_k(logits, keys, 5)
+    sharded_scores, sharded_ids = jax.jit(gumbel_top_k, static_argnames="k")(jax.device_put(logits, placed), keys, 5)
     np.testing.assert_array_equal(ids, sharded_ids)
     np.testing.assert_allclose(scores, sharded_scores, rtol=1e-5)
 
@@ -163,15 +182,48 @@ def test_candidates_have_the_law_of_full_noise(spread, monkeypatch):
         assert stats.ks_2samp(scores[:, j], scores_b[:, j]).pvalue > 1e-4
 
 
-def test_candidates_keep_the_noise_they_drew():
-    """Where a row is not certified, its candidates keep their noise: drawing again would make the fallback depend on the first draw."""
-    keys = jax.random.split(jax.random.key(0), 64)
-    logits = jax.random.normal(jax.random.key(1), (64, 3000))
-    law = mixture._Law(4, jnp.full((64, 1), 0.95), True, jnp.ones((64, 1)), True, (-1.5, 3.0), 0.0, False)
+CANDIDATE_CASES = {
+    "paper": {},
+    "nucleus alone": {"clamp": None, "one_sided": False},
+    "clamp alone": {"nucleus": False},
+    "two-sided, scaled": {"one_sided": False, "scale": 0.4},
+    "delta": {"delta": 0.7, "scale": 2.0},
+    "small nucleus": {"top_p": 0.2},
+    "top-k only": {"only_top_k": True, "clamp": None, "one_sided": False},
+}
+
+
+@pytest.mark.parametrize("name", CANDIDATE_CASES)
+def test_a_certified_choice_does_not_depend_on_the_noise_elsewhere(name):
+    """Candidates keep the noise they drew; whatever noise the other tokens get, high or low, the definition then chooses the same. Peaked rows, whose
+    nucleus is one token, need the K likeliest all the same."""
+    more = {"top_p": 0.95, "nucleus": True, "scale": 1.0, "one_sided": True, "clamp": (-1.5, 3.0), "delta": 0.0, "only_top_k": False}
+    more |= CANDIDATE_CASES[name]
+    rows, vocab, count = 64, 3000, 256
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(rows, vocab)) * np.repeat([0.1, 1.0, 3.0, 8.0], rows // 4)[:, None]
+    logits[-4:, 11] = 200.0
+    logits = jnp.asarray(logits, jnp.float32)
+    column = {n: jnp.full((rows, 1), more.pop(n)) for n in ("top_p", "scale")}
+    law = mixture._Law(k=4, **column, **more)
     lse = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    few, many_ = (mixture._choose_candidates(logits, lse, keys, law, count) for count in (32, 512))
-    assert 0 < int(few[2].sum()) < 64, "the case must hold both kinds of rows"
-    assert bool(many_[2].all())
+    choose = jax.jit(lambda z, n, keys: mixture._choose_candidates(z, n, keys, law, count))
+    scores, ids, sure, candidates, raw = choose(logits, lse, jax.random.split(jax.random.key(0), rows))
+    assert sure[-4:].all() or not more["nucleus"]
+    assert sure.sum() >= rows // 4
+    for elsewhere in (-50.0, 50.0):
+        noise = jnp.full((rows, vocab), elsewhere).at[jnp.arange(rows)[:, None], candidates].set(raw)
+        full_scores, full_ids = mixture._choose_full(logits - lse, noise, law)
+        np.testing.assert_array_equal(np.asarray(ids)[sure], np.asarray(full_ids)[sure])
+        np.testing.assert_allclose(np.asarray(scores)[sure], np.asarray(full_scores)[sure], rtol=1e-5, atol=1e-5)
+        assert np.isfinite(np.asarray(scores)[sure]).all()
+
+
+def test_the_k_likeliest_stay_possible_outside_the_nucleus_of_a_large_vocabulary():
+    logits = jnp.zeros((16, 3000)).at[:, 4].set(30.0).at[:, 7].set(5.0).at[:, 9].set(4.0)
+    choice = sample_latent(logits, jax.random.key(0), k=3, think_end_id=-1)
+    np.testing.assert_array_equal(np.sort(choice.ids, axis=1), np.tile([4, 7, 9], (16, 1)))
+    assert np.isfinite(choice.scores).all()
 
 
 VOCAB = 32000

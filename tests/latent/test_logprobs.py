@@ -106,3 +106,20 @@ def test_bfloat16_stays_within_its_rounding():
         for x, y in zip(got if isinstance(which, tuple) else [got], wanted, strict=False):
             assert x.dtype == jnp.bfloat16
             assert float(jnp.abs(x.astype(jnp.float32) - y).max()) < 0.03 * float(jnp.abs(y).max())
+
+
+def test_the_survey_has_values_and_no_gradient():
+    """kth: the K-th largest log-prob; end: that of the banned id. With K = 1 a token's own log-prob is never below kth by rounding."""
+    hidden, table, *fixed, _ = case()
+    fixed[2] = jnp.zeros_like(fixed[2])
+    logps = jax.nn.log_softmax(logits_of({"unembed": table}, hidden) / fixed[1][..., None], axis=-1)
+
+    def found(hidden, ids):
+        return chunked_logps({"unembed": table}, hidden, ids, fixed[1], chunk=6, banned_id=BANNED_ID, survey=True)
+
+    out = found(hidden, fixed[0])
+    np.testing.assert_allclose(out.kth, np.sort(logps, axis=-1)[..., -K], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(out.end, logps[..., BANNED_ID], rtol=1e-5, atol=1e-5)
+    assert not jax.grad(lambda h: (found(h, fixed[0]).kth + found(h, fixed[0]).end).sum())(hidden).any()
+    best = found(hidden, jnp.argmax(logps, axis=-1)[..., None])
+    np.testing.assert_array_equal(best.chosen[..., 0], best.kth)

@@ -45,9 +45,21 @@ def test_golden(case, advantages):
     np.testing.assert_allclose(grad, G.get(f"{name}_f64", G[name]), **TOLERANCE)
 
 
-def test_scores_are_constants():
-    grad = jax.grad(lambda s: score_logp(s, -jnp.ones(3), density="gumbel_mean"))(jnp.array([0.5, 0.2, 0.1]))
-    assert not grad.any()
+@pytest.mark.parametrize("density", ["gumbel_mean", "gumbel_weighted", "exact"])
+@pytest.mark.parametrize("score_gradient", ["plain", "aligned"])
+def test_what_was_recorded_is_constant(density, score_gradient):
+    """Scores, weights and advantages come from the rollout: only the policy's log-probs have a gradient."""
+    if density == "exact" and score_gradient != "plain":
+        return
+
+    def logp(scores, weights, advantages, logps):
+        more = {"density": density, "score_gradient": score_gradient, "advantages": advantages, "weights": weights}
+        return score_logp(scores, logps, rest_logp=jnp.asarray(-1.0), **more)
+
+    recorded = jnp.array([0.5, -2.2, -3.1]), jnp.array([0.6, 0.3, 0.1]), jnp.asarray(-1.0)
+    grads = jax.grad(logp, (0, 1, 2, 3))(*recorded, jnp.array([-1.0, -1.5, -2.0]))
+    assert not any(g.any() for g in grads[:3])
+    assert grads[3].all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])

@@ -1,0 +1,256 @@
+"""The numbers of the method against float64 NumPy: gradients of every log-prob path in bfloat16, masses far below the smallest float, and the mean of
+the score. Breaks when something is right in exact arithmetic only."""
+
+import argparse
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import latent as oracle
+from support import change, params, roll, tiny
+
+from lgrpo.cli import selftest
+from lgrpo.config.validate import validate
+from lgrpo.latent.logprobs import BANNED, chunked_logps, latent_logp, token_logps
+from lgrpo.latent.replay import replay_logps
+from lgrpo.selftest import numerics
+from lgrpo.selftest.numerics import chosen_at
+from lgrpo.train.steps.rl import group
+from lgrpo.types import PromptBatch
+
+PROBS = (0.5, 0.9, 0.97, 0.99, 0.995, 0.999, 0.9999)
+BANNED_ID, WIDTH = 3, 64
+
+
+@functools.cache
+def peaked(vocab):
+    """(table bfloat16 [D,V], the same in float64, hidden bfloat16 [1,M,D], token int [M]). At position m its token has probability PROBS[m], at
+    temperature 0.7 and without the likeliest other token, which is banned there."""
+    rng = np.random.default_rng(vocab)
+    table = jnp.asarray(rng.normal(size=(WIDTH, vocab)) / 8, jnp.bfloat16)
+    token = rng.permutation(np.arange(10, vocab))[: len(PROBS)]
+    table = table.at[:, BANNED_ID].set((table[:, token].mean(axis=1) * 2).astype(jnp.bfloat16))
+    return table, np.asarray(table, np.float64), chosen_at(table, token, PROBS, temperature=0.7, banned_id=BANNED_ID)[None], token
+
+
+def logit_moves(logits, ids, pull, rest_pull):
+    """d(sum of pull * chosen + rest_pull * rest) / d logits in float64. logits [M,V] (tempered, banned), ids [M,K] distinct."""
+    probs = np.exp(oracle.log_softmax(logits))
+    outside = probs.copy()
+    np.put_along_axis(outside, ids, 0.0, axis=-1)
+    mass = outside.sum(-1, keepdims=True)
+    out = -probs * (pull.sum(-1, keepdims=True) + rest_pull[:, None]) + rest_pull[:, None] * outside / np.where(mass > 0, mass, 1.0)
+    np.put_along_axis(out, ids, np.take_along_axis(out, ids, -1) + pull, axis=-1)
+    return out
+
+
+@pytest.mark.parametrize("vocab", [3000, 128256])
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("with_rest", [False, True])
+def test_gradients_in_bfloat16_keep_two_digits(vocab, frozen, with_rest):
+    """At most 1 % of the gradient's length at every position, for the chosen token alone and in a mixture with two unlikely ones."""
+    table, wide, hidden, token = peaked(vocab)
+    count = len(PROBS)
+    temperature, banned = np.full((1, count), 0.7, np.float32), np.ones((1, count), bool)
+    alone, mixture = token[:, None], np.stack([token, token * 0 + 5, token * 0 + 8], 1)
+    for ids in (alone, mixture) if vocab < 10_000 else (mixture,):
+        pull = np.where(np.arange(ids.shape[1]) == 0, 1.0, np.zeros((count, 1)))
+        rest_pull = np.full(count, 1e-3 if with_rest else 0.0)
+
+        def loss(h, t, ids=ids, pull=pull, rest_pull=rest_pull):
+            settings = {"chunk": 4, "banned_id": BANNED_ID, "banned": banned, "with_rest": with_rest}
+            out = chunked_logps({"unembed": t}, h, ids[None], temperature, **settings)
+            return (out.chosen * pull).sum() + ((out.rest * rest_pull).sum() if with_rest else 0.0)
+
+        got = jax.jit(jax.grad(loss, 0 if frozen else (0, 1)))(hidden, table)
+        z = np.asarray(hidden[0], np.float64) @ wide
+        z[:, BANNED_ID] = -np.inf
+        moves = logit_moves(z / 0.7, ids, pull, rest_pull) / 0.7
+        near(got if frozen else got[0], moves @ wide.T, 0.01)
+        if not frozen:
+            want = np.asarray(hidden[0], np.float64).T @ moves
+            near(np.asarray(got[1][:, token], np.float64).T, want[:, token].T, 0.01)
+            assert not np.asarray(got[1][:, BANNED_ID], np.float32).any()
+
+
+def near(got, want, share):
+    """Each row of `got` within `share` of the length of that of `want`."""
+    got, want = (np.asarray(x, np.float64).reshape(-1, want.shape[-1]) for x in (got, want))
+    error = np.linalg.norm(got - want, axis=-1) / np.linalg.norm(want, axis=-1)
+    assert (error < share).all(), error.tolist()
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_banned_token_has_no_gradient_even_among_the_ids(frozen):
+    """Its logit is a constant there: no derivative in its log-prob reaches the hidden state or its column of the table."""
+    table, wide, hidden, token = peaked(3000)
+    ids = np.stack([token, token * 0 + BANNED_ID], 1)[None]
+
+    def loss(h, t):
+        out = chunked_logps(
+            {"unembed": t}, h, ids, jnp.ones(ids.shape[:2]), chunk=4, banned_id=BANNED_ID, banned=jnp.ones(ids.shape[:2], bool)
+        )
+        return out.chosen[..., 1].sum()
+
+    got = jax.grad(loss, 0 if frozen else (0, 1))(hidden, table)
+    z = np.asarray(hidden[0], np.float64) @ wide
+    z[:, BANNED_ID] = -np.inf
+    want = -np.exp(oracle.log_softmax(z)) @ wide.T
+    near(got if frozen else got[0], want, 0.01)
+    if not frozen:
+        assert not np.asarray(got[1][:, BANNED_ID], np.float32).any() and np.asarray(got[1][:, token], np.float32).any()
+
+
+def test_selftest_numerics_passes_here_and_sees_a_wrong_gradient(monkeypatch, capsys):
+    parser = argparse.ArgumentParser()
+    selftest.add_options(parser)
+    options = parser.parse_args(["numerics", "--dtype", "bfloat16", "--vocab", "3000"])
+    assert selftest.run(options) == 0
+    assert "bfloat16" in (out := capsys.readouterr().out) and out.splitlines()[-1].startswith("ok")
+
+    def off(params, hidden, *args, **settings):  # values as they are, gradients 2 % too long
+        return chunked_logps(params, 1.02 * hidden - jax.lax.stop_gradient(0.02 * hidden), *args, **settings)
+
+    monkeypatch.setattr(numerics, "chunked_logps", off)
+    assert selftest.run(options) == 1
+    assert "FAILED" in (out := capsys.readouterr().out) and "too large" in out
+
+
+# -- masses below the smallest float ------------------------------------------------------------------------------------------------------
+
+
+FAR = [(0.5, 40.0), (0.2, 15.0), (0.1, 8.0), (0.5, 46.0), (0.1, 9.5), (0.05, 30.0)]
+"""Noise scale, and the gap between the first token and all others: 75 to 600 nats in the units of the density. float32 ends at 87."""
+
+
+def far_rows(scale, gap, rows=8, vocab=300, k=3):
+    rng = np.random.default_rng(round(gap))
+    logits = rng.normal(0, scale, (rows, vocab))
+    logits[:, 4] = logits.max(1) + gap
+    logits = logits.astype(np.float32)
+    scores = oracle.log_softmax(logits) + scale * rng.gumbel(size=logits.shape)
+    ids = np.argsort(-scores, axis=1)[:, :k]
+    return logits, ids, np.take_along_axis(scores, ids, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("scale", "gap"), FAR)
+def test_the_exact_density_sees_masses_below_the_smallest_float(scale, gap):
+    logits, ids, scores = far_rows(scale, gap)
+    cfg = EXACT_LATENT
+    identity = jnp.eye(logits.shape[1], dtype=jnp.float32)
+    full = jnp.full(len(ids), scale, jnp.float32)
+
+    def by_definition(z):
+        return latent_logp(cfg, scores, token_logps(z, ids, full, with_rest=True), jnp.zeros(ids.shape), full)
+
+    def by_chunks(z):
+        tokens = chunked_logps({"unembed": identity}, z[:, None], ids[:, None], full[:, None], chunk=4, with_rest=True)
+        return latent_logp(cfg, scores[:, None], tokens, jnp.zeros(ids[:, None].shape), full[:, None])[:, 0]
+
+    want = [oracle.exact(z, i, u, scale) for z, i, u in zip(logits, ids, scores, strict=True)]
+    rest = logits.astype(np.float64) / scale
+    np.put_along_axis(rest, ids, -np.inf, axis=-1)
+    for path in (by_definition, by_chunks):
+        np.testing.assert_allclose(jax.jit(path)(logits), want, rtol=1e-5, atol=1e-6 * gap / scale)  # scores and logits are that large
+        grad = np.asarray(jax.jit(jax.grad(lambda z, path=path: path(z).sum()))(logits))
+        for row, column in itertools.product(range(3), [4, *ids[0, 1:], int(np.argmax(rest[0])), 17]):
+            step = np.eye(logits.shape[1])[column] * 1e-4 * scale
+            high, low = (oracle.exact(logits[row] + sign * step, ids[row], scores[row], scale) for sign in (1.0, -1.0))
+            assert grad[row, column] * scale == pytest.approx((high - low) / 2e-4, abs=2e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 5.0])
+def test_a_rest_of_banned_tokens_is_no_rest(temperature):
+    logits = jnp.zeros((1, 5)).at[:, 2].set(BANNED)
+    tokens = token_logps(logits, jnp.asarray([[0, 1, 3, 4]]), jnp.full(1, temperature), with_rest=True)
+    assert tokens.rest == BANNED
+    np.testing.assert_allclose(tokens.chosen, -np.log(4), rtol=1e-6)
+
+
+# -- the mean of the score ------------------------------------------------------------------------------------------------------------------
+
+EXACT = {
+    "rollout__latent__density": "exact",
+    "rollout__latent__clamp": None,
+    "rollout__latent__one_sided": False,
+    "rollout__latent__top_p": 1.0,
+    "rollout__latent__end_rule": "sampled",
+}
+EXACT_LATENT = change(tiny(), **EXACT).rollout.latent
+SMALL = {"model__vocab_size": 8, "model__d_model": 8, "model__n_layers": 1, "model__d_ff": 8, "model__n_heads": 2, "model__n_kv_heads": 2}
+SMALL |= {"rollout__group_size": 1024, "rollout__max_new_tokens": 4, "rollout__latent__k": 3, "rollout__latent__max_latent": 2}
+CHOICES = {
+    "rollout__mode": ("latent", "explicit"),
+    "rollout__latent__density": ("exact",),
+    "rollout__latent__clamp": (None, (-1.5, 3.0)),
+    "rollout__latent__one_sided": (False, True),
+    "rollout__latent__top_p": (1.0, 0.6),
+    "rollout__latent__order": ("perturb_then_topk", "topk_then_perturb"),
+    "rollout__latent__end_rule": ("sampled", "argmax"),
+    "rollout__latent__density_scale": ("noise", "unit"),
+    "rollout__latent__score_gradient": ("plain", "aligned"),
+    "rollout__latent__noise_scale": (0.6,),
+    "rollout__latent__min_latent": (1,),
+    "rollout__answer__sampler": ("sample", "gumbel_top1", "greedy"),
+    "rollout__answer__temperature": (0.6,),
+}
+READ_BY_EXPLICIT = ("rollout__mode", "rollout__answer__sampler", "rollout__answer__temperature")
+
+
+def admitted():
+    """Every combination of CHOICES that claims to be unbiased (the exact density, explicit chains) and that validation admits."""
+    found = {}
+    for values in itertools.product(*CHOICES.values()):
+        fields = dict(zip(CHOICES, values, strict=True))
+        if not validate(tiny(**SMALL | fields), device_count=1, kind="train"):
+            explicit = fields["rollout__mode"] == "explicit"
+            key = tuple(
+                v for n, v in fields.items() if n in READ_BY_EXPLICIT or not explicit
+            )  # what explicit chains do not read is one case
+            found[key] = fields
+    return list(found.values())
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def total_logp(weights, batch, grouped, cfg):
+    """Log-prob of every completion, [N], without what the policy did not choose."""
+    return jnp.where(grouped.loss_mask, replay_logps(weights, batch, grouped, cfg=cfg), 0.0).sum(-1).reshape(-1)
+
+
+def mean_score(cfg):
+    """(mean, standard error) of the score, over 1024 completions of one prompt, in the direction in which it is largest over 1024 others."""
+    weights = params(cfg.model)
+    batch = PromptBatch(np.full((1, 5), 4, np.int32), np.ones((1, 5), bool), np.zeros(1, np.int32))
+    records = [group(roll(cfg, batch, seed=seed), cfg.rollout.group_size) for seed in (1, 2)]
+    assert records[1].thought.any() and (records[1].is_latent.any() or cfg.rollout.mode == "explicit")
+    along = jax.grad(lambda w: total_logp(w, batch, records[0], cfg=cfg).mean())(weights)
+    size = sum(float((x**2).sum()) for x in jax.tree.leaves(along)) ** 0.5
+    high, low = (
+        total_logp(jax.tree.map(lambda w, d, s=s: w + s * d / size, weights, along), batch, records[1], cfg=cfg) for s in (0.01, -0.01)
+    )
+    scores = (np.asarray(high, np.float64) - np.asarray(low, np.float64)) / 0.02
+    return scores.mean(), scores.std() / len(scores) ** 0.5
+
+
+def test_every_admitted_combination_is_known():
+    """What claims to be unbiased: exact at one end rule, two ways to draw answers where they agree, and explicit chains."""
+    cases = [(f["rollout__mode"], f["rollout__latent__end_rule"], f["rollout__answer__sampler"]) for f in admitted()]
+    assert [case for case in cases if case[0] == "latent"] == [("latent", "sampled", "sample"), ("latent", "sampled", "gumbel_top1")]
+    assert [case[2] for case in cases if case[0] == "explicit"] == ["sample"]
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_the_mean_score_is_zero_under_what_claims_to_be_unbiased(case):
+    mean, error = mean_score(tiny(**SMALL | admitted()[case]))
+    assert abs(mean) < 4 * error
+
+
+def test_a_deterministic_end_biases_the_score():
+    """The combination that validation refuses, so that the test above is known to have the power to see it."""
+    cfg = tiny(**SMALL | EXACT | {"rollout__latent__end_rule": "argmax", "rollout__latent__max_latent": 0})
+    assert validate(cfg, device_count=1, kind="train")
+    mean, error = mean_score(cfg)
+    assert abs(mean) > 8 * error
