@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lgrpo.config import ExperimentConfig, ModelConfig
+from lgrpo.config.bounds import Bound
 from lgrpo.errors import UserError
 
 # A run may be continued with other values here; any other change would make it another experiment.
@@ -168,13 +169,19 @@ def apply_diff(cfg: ExperimentConfig, changes: Mapping[str, Any]) -> ExperimentC
     return cfg
 
 
-def _leaves(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves_with_bounds(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any, list[Bound]]]:
+    """(dotted path, value, bounds beside the field) of every leaf."""
+    hints = typing.get_type_hints(type(cfg), include_extras=True)
     for name in _hints(type(cfg)):
         value = getattr(cfg, name)
         if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves_with_bounds(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, value
+            yield prefix + name, value, [b for b in getattr(hints[name], "__metadata__", ()) if isinstance(b, Bound)]
+
+
+def _leaves(cfg: Any) -> Iterator[tuple[str, Any]]:
+    return ((path, value) for path, value, _ in leaves_with_bounds(cfg))
 
 
 def diff(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
