@@ -242,16 +242,26 @@ def check_same_model(saved: ModelConfig, wanted: ModelConfig, where: str) -> Non
         raise UserError(f"{where} holds another model ({'; '.join(changed)}); use its settings")
 
 
+_folders: set[Path] = set()  # folders of experiments that were loaded in this process
+
+
 @contextlib.contextmanager
 def _importable(path: Path) -> Iterator[None]:
-    """Let an experiment import its siblings as `experiments.<name>` wherever the command runs."""
+    """Let an experiment import its neighbours by name, and as `experiments.<name>` wherever the command runs."""
     root = next((str(p.parent) for p in path.parents if p.name == "experiments"), str(Path.cwd()))
-    sys.path.insert(0, root)
+    here = str(path.parent)
+    for neighbour in path.parent.glob("*.py"):
+        known = getattr(sys.modules.get(neighbour.stem), "__file__", None)
+        if known and Path(known).is_file() and Path(known) != neighbour and Path(known).parent in _folders:
+            del sys.modules[neighbour.stem]  # the module of that name beside another experiment
+    _folders.add(path.parent)
+    sys.path[:0] = [root, here]
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(root)
+        for entry in (root, here):
+            with contextlib.suppress(ValueError):
+                sys.path.remove(entry)
 
 
 def run_file(file: Path) -> types.ModuleType:

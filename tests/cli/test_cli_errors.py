@@ -41,7 +41,7 @@ def main(monkeypatch, capsys, *argv):
     [
         (
             ["trian", "X"],
-            "trian: no such command; use one of train, sft, eval, trace, check, overlap, ablate, report, compare, selftest, import-hf, export-hf",
+            "trian: no such command; use one of train, sft, eval, trace, check, overlap, ablate, report, compare, selftest, import-hf, export-hf, init",
         ),
         (["train"], "no experiment given"),
         (["train", "--algo.clip-low", "0.1"], "no experiment given"),
