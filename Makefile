@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 comma := ,
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
-.PHONY: demo demo-seeds eval-demo sft-study study test soak parity lint format bench bench-gpu clean
+.PHONY: demo demo-seeds eval-demo sft-study study test test-wheel test-versions soak parity lint format docs lock bench bench-gpu clean
 
 demo: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo --workdir runs/demo
@@ -19,6 +19,29 @@ eval-demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(CACHE) $(PY) -m pytest -n 2
+
+# The built wheel, used as a stranger would: .ci/wheel
+test-wheel:
+	PYTHON=$(PYTHON) bash .ci/wheel
+
+# The tests on the lowest versions that requirements.txt allows, or on the newest (RESOLUTION=highest)
+RESOLUTION ?= lowest-direct
+test-versions:
+	$(PYTHON) -m venv .venv-versions
+	echo '*' > .venv-versions/.gitignore
+	.venv-versions/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-versions/bin/uv pip install --quiet --python .venv-versions/bin/python --upgrade --resolution $(RESOLUTION) -r requirements-dev.txt
+	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax-$(RESOLUTION) .venv-versions/bin/python -m pytest -n 2
+
+# requirements.lock: one working set of versions. Install it with: pip install -r requirements.lock
+lock: $(VENV)/.dev
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-emit-index-url \
+		--custom-compile-command "make lock" requirements-dev.txt -o requirements.lock
+
+# The site of docs/, into runs/site
+docs: $(VENV)/.docs
+	$(VENV)/bin/mkdocs build --quiet --strict --site-dir runs/site
 
 # Two runs side by side, killed at random moments and compared with one that is not: SOAK_MINUTES=3 for a short one
 SOAK_MINUTES ?= 30
@@ -82,10 +105,15 @@ $(VENV)/.dev: requirements.txt requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@ $(VENV)/.run
 
+$(VENV)/.docs: requirements.txt requirements-docs.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@ $(VENV)/.run
+
 $(VENV)/.parity: requirements.txt requirements-dev.txt requirements-parity.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-parity.txt
 	touch $@ $(VENV)/.dev $(VENV)/.run
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) $(TUNIX_VENV) .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(TUNIX_VENV) .venv-versions dist build .cache .pytest_cache .ruff_cache

@@ -134,3 +134,32 @@ def test_files_and_functions_stay_small():
 
 def test_the_root_holds_only_what_every_room_uses():
     assert len([path for path in (ROOT / "lgrpo").iterdir() if path.is_file()]) <= ROOM_FILES
+
+
+def circles(root=ROOT):
+    """Groups of modules that reach each other through imports, those inside functions included."""
+    files = {".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): p for p in (root / "lgrpo").rglob("*.py")}
+    graph = {}
+    for module, path in files.items():
+        found = set()
+        for _, name in imports(path, root):
+            pieces = name.split(".")
+            hit = next((".".join(pieces[:n]) for n in range(len(pieces), 1, -1) if ".".join(pieces[:n]) in files), None)
+            if hit and hit != module:
+                found.add(hit)
+        graph[module] = found
+
+    def reach(start):
+        seen, todo = set(), [start]
+        while todo:
+            for after in graph[todo.pop()] - seen:
+                seen.add(after)
+                todo.append(after)
+        return seen
+
+    reached = {module: reach(module) for module in graph}
+    return sorted(module for module in graph if module in reached[module])
+
+
+def test_no_module_imports_itself_through_others():
+    assert circles() == []

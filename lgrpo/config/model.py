@@ -1,9 +1,11 @@
-"""Settings of the decoder: the `model` part of lgrpo/config.py, which is where to import them from."""
+"""Settings of the decoder: the `model` part of the settings; import them from lgrpo.config."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Literal
+
+from lgrpo.config.bounds import Count, Natural, NonNegative, Positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,25 +28,25 @@ class ModelConfig:
 
     family: Literal["llama", "qwen2"] = "llama"
     """qwen2 adds biases to the query, key and value projections."""
-    vocab_size: int = 0
+    vocab_size: Natural = 0
     """Rows of the embedding table. 0: taken from the tokenizer, once, before anything is built."""
-    d_model: int = 64
+    d_model: Count = 64
     """Width D."""
-    n_layers: int = 2
+    n_layers: Count = 2
     """Number of decoder blocks L."""
-    n_heads: int = 4
+    n_heads: Count = 4
     """Query heads H."""
-    n_kv_heads: int = 2
+    n_kv_heads: Count = 2
     """Key/value heads Kv; divides n_heads."""
-    head_dim: int = 16
+    head_dim: Count = 16
     """Width of a head, Dh."""
-    d_ff: int = 192
+    d_ff: Count = 192
     """Width F of the gated feed-forward layer."""
-    rope_theta: float = 10000.0
+    rope_theta: Positive = 10000.0
     """Base of the rotary frequencies."""
     rope_scaling: RopeScaling | None = None
     """Llama-3 scaling, or None."""
-    rms_eps: float = 1e-5
+    rms_eps: Positive = 1e-5
     """Epsilon of the RMS norms."""
     tie_embeddings: bool = False
     """Use the embedding table as output projection."""
@@ -57,5 +59,5 @@ class ModelConfig:
     attention: Literal["auto", "plain", "cudnn", "splash"] = "auto"
     """Attention of training and prefill. auto: for rows of 1024 positions or more splash on TPU and cudnn on GPU in bfloat16, else plain,
     which holds all scores of a layer."""
-    init_scale: float = 1.0
+    init_scale: NonNegative = 1.0
     """Multiplies the standard deviation of the random initial weights."""

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lgrpo.config import ExperimentConfig, ModelConfig
+from lgrpo.config.bounds import Bound
 from lgrpo.errors import UserError
 
 # A run may be continued with other values here; any other change would make it another experiment.
@@ -168,13 +169,19 @@ def apply_diff(cfg: ExperimentConfig, changes: Mapping[str, Any]) -> ExperimentC
     return cfg
 
 
-def _leaves(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves_with_bounds(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any, list[Bound]]]:
+    """(dotted path, value, bounds beside the field) of every leaf."""
+    hints = typing.get_type_hints(type(cfg), include_extras=True)
     for name in _hints(type(cfg)):
         value = getattr(cfg, name)
         if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves_with_bounds(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, value
+            yield prefix + name, value, [b for b in getattr(hints[name], "__metadata__", ()) if isinstance(b, Bound)]
+
+
+def _leaves(cfg: Any) -> Iterator[tuple[str, Any]]:
+    return ((path, value) for path, value, _ in leaves_with_bounds(cfg))
 
 
 def diff(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
@@ -235,16 +242,26 @@ def check_same_model(saved: ModelConfig, wanted: ModelConfig, where: str) -> Non
         raise UserError(f"{where} holds another model ({'; '.join(changed)}); use its settings")
 
 
+_folders: set[Path] = set()  # folders of experiments that were loaded in this process
+
+
 @contextlib.contextmanager
 def _importable(path: Path) -> Iterator[None]:
-    """Let an experiment import its siblings as `experiments.<name>` wherever the command runs."""
+    """Let an experiment import its neighbours by name, and as `experiments.<name>` wherever the command runs."""
     root = next((str(p.parent) for p in path.parents if p.name == "experiments"), str(Path.cwd()))
-    sys.path.insert(0, root)
+    here = str(path.parent)
+    for neighbour in path.parent.glob("*.py"):
+        known = getattr(sys.modules.get(neighbour.stem), "__file__", None)
+        if known and Path(known).is_file() and Path(known) != neighbour and Path(known).parent in _folders:
+            del sys.modules[neighbour.stem]  # the module of that name beside another experiment
+    _folders.add(path.parent)
+    sys.path[:0] = [root, here]
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(root)
+        for entry in (root, here):
+            with contextlib.suppress(ValueError):
+                sys.path.remove(entry)
 
 
 def run_file(file: Path) -> types.ModuleType:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from lgrpo.config.bounds import BelowOne, Count, Mass, Natural, NonNegative, Positive
 from lgrpo.config.model import ModelConfig, RopeScaling  # noqa: F401  re-exported: all settings are imported from here
 
 Density = Literal["gumbel_mean", "gumbel_weighted", "exact"]
@@ -22,19 +23,19 @@ Benchmark = Literal["gsm8k", "gsm8k_aug", "gsm_hard", "svamp", "multiarith", "ma
 class LatentConfig:
     """How a latent step is sampled and scored (DESIGN section 5)."""
 
-    k: int = 10
+    k: Count = 10
     """Number K of tokens in a mixture."""
-    tau: float = 1.0
+    tau: Positive = 1.0
     """Temperature of the mixture weights, softmax(scores / tau)."""
-    noise_scale: float = 1.0
+    noise_scale: NonNegative = 1.0
     """Scale s of the Gumbel noise."""
     one_sided: bool = True
     """Shift the clamped noise so that no recorded score lies below its log-prob (stabilizer 2)."""
-    delta: float = 0.0
+    delta: NonNegative = 0.0
     """Extra shift of one-sided noise, delta >= 0."""
     clamp: tuple[float, float] | None = (-1.5, 3.0)
     """Range of the Gumbel noise before shift and scale; None: unclamped."""
-    top_p: float = 0.95
+    top_p: Mass = 0.95
     """Mass of the nucleus that may enter a mixture (the K most likely tokens always may)."""
     order: Literal["perturb_then_topk", "topk_then_perturb"] = "perturb_then_topk"
     """Noise on the whole support before the K best are taken, or only on the K most likely (Soft-GRPO)."""
@@ -46,9 +47,9 @@ class LatentConfig:
     """noise: the density of noise of scale s; unit: scale 1 whatever s is (official code)."""
     score_gradient: ScoreGradient = "plain"
     """Gradient for components whose score fell below its log-prob where the advantage is not positive."""
-    min_latent: int = 0
+    min_latent: Natural = 0
     """The end of thinking is impossible in the first min_latent steps, in sampling and in scoring."""
-    max_latent: int = 0
+    max_latent: Natural = 0
     """After this many latent steps thinking is ended by force (that step is masked from the loss). 0: no limit."""
 
 
@@ -58,11 +59,11 @@ class AnswerConfig:
 
     sampler: Literal["sample", "greedy", "gumbel_top1"] = "sample"
     """sample: softmax(z / temperature); greedy: argmax; gumbel_top1: the best clamped-Gumbel score (what the official code does)."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Temperature T, in sampling and in the loss."""
-    top_p: float = 1.0
+    top_p: Mass = 1.0
     """Nucleus mass; below 1 only in evaluation, since the loss scores the untruncated distribution."""
-    top_k: int = 0
+    top_k: Natural = 0
     """Keep the k most likely tokens; 0: all. Evaluation only, as top_p."""
 
 
@@ -72,17 +73,17 @@ class RolloutConfig:
 
     mode: Literal["latent", "explicit"] = "latent"
     """Think in mixtures, or in ordinary tokens."""
-    group_size: int = 8
+    group_size: Count = 8
     """Completions G per prompt."""
-    max_new_tokens: int = 32
+    max_new_tokens: Count = 32
     """Longest completion T, latent steps and answer tokens together."""
     decode: Literal["loop", "refill"] = "loop"
     """loop: all rows of the batch until the last has finished; refill: `lanes` rows of each group, a finished one makes room for the next."""
-    lanes: int = 2
+    lanes: Count = 2
     """Rows of a group that decode=refill computes at once."""
-    chunk: int = 32
+    chunk: Count = 32
     """Decode steps of decode=refill between two looks of the host, which then drops finished groups."""
-    cache_parts: int = 4
+    cache_parts: Count = 4
     """Equal parts, of at least 32 columns, that the cache of decode=loop is made in. A step reads those begun so far; each is a loop of its own."""
     kv_dtype: Literal["compute", "bfloat16"] = "compute"
     """Type of the key/value cache: that of the computation, or bfloat16 (half the memory; log-probs then differ from the learner's)."""
@@ -96,9 +97,9 @@ class DynamicSamplingConfig:
 
     enabled: bool = False
     """Filter groups and refill from further prompts."""
-    max_rounds: int = 8
+    max_rounds: Count = 8
     """Generations per step at most; then train on what is there, warn and count."""
-    max_age: int = 2
+    max_age: Natural = 2
     """Surplus groups wait at most this many steps for their turn."""
 
 
@@ -116,19 +117,19 @@ class AlgoConfig:
     """Only finished samples can win; False is the official code under invalid=zero."""
     lone_survivor: Literal["zero", "reward"] = "zero"
     """Advantage of the only valid sample of a group under invalid=exclude; reward is the official quirk."""
-    clip_low: float = 0.2
+    clip_low: BelowOne = 0.2
     """Ratios below 1 - clip_low are clipped."""
-    clip_high: float = 0.2
+    clip_high: NonNegative = 0.2
     """Ratios above 1 + clip_high are clipped."""
     dual_clip: float = 3.0
     """Bound on the loss of negative advantages, in multiples of |A|."""
-    negative_weight: float = 1.0
+    negative_weight: NonNegative = 1.0
     """Weight on the loss of negative advantages."""
     loss_mean: Literal["batch", "microbatch"] = "batch"
     """Token mean over the whole optimizer batch, or per micro-batch (official code)."""
     old_logps: Literal["rollout", "replay"] = "rollout"
     """Behaviour log-probs as recorded by the sampler, or recomputed by the learner before its first update."""
-    kl_coef: float = 0.0
+    kl_coef: NonNegative = 0.0
     """Weight of the k3 KL to the frozen start; 0: no reference model is kept."""
     dynamic: DynamicSamplingConfig = DynamicSamplingConfig()
 
@@ -137,11 +138,11 @@ class AlgoConfig:
 class LoraConfig:
     """Low-rank adapters on every matrix of the blocks, for supervised training. Whatever reads the checkpoint gets the merged weights."""
 
-    rank: int = 0
+    rank: Natural = 0
     """Rank r; 0: full fine-tuning."""
-    alpha: float = 128.0
+    alpha: Positive = 128.0
     """Adapters are scaled by alpha / rank."""
-    dropout: float = 0.0
+    dropout: BelowOne = 0.0
     """Share of an adapter's input features left out, drawn anew for each matrix, layer and update (for all tokens together)."""
 
 
@@ -159,32 +160,32 @@ class SftConfig:
     """Where latent labels come from: mixtures of the chunk's tokens, or a label set written by `--stage labels`."""
     label_path: str = ""
     """Folder of the label set, for labels=encoder."""
-    compression: int = 4
+    compression: Count = 4
     """Chain tokens c per latent."""
     superposition: Literal["uniform", "binomial", "ramp"] = "uniform"
     """Weights of the c tokens inside a superposition label."""
     projection: Literal["dot", "cosine"] = "dot"
     """How the encoder's hidden state is compared with the embedding table."""
-    projection_temperature: float = 1.0
+    projection_temperature: Positive = 1.0
     """Temperature of the softmax over the K best scores."""
-    label_noise: float = 0.0
+    label_noise: NonNegative = 0.0
     """Scale of the Gumbel noise on the log label weights, redrawn every batch; 0: none."""
     label_clamp: tuple[float, float] | None = (-1.5, 3.0)
     """Range of the scaled label noise; None: unclamped."""
-    label_redraws: int = 100
+    label_redraws: Natural = 100
     """Noise that puts the end of thinking on top is drawn again up to this many times; then the label stays clean."""
-    kl_weight: float = 1.0
+    kl_weight: NonNegative = 1.0
     """Weight of the KL from labels to the model's next-token distribution."""
     lora: LoraConfig = LoraConfig()
-    heldout: int = 0
+    heldout: Natural = 0
     """Records of data.eval_split (they need chains) for the held-out loss at each evaluation, in whole batches; 0: none."""
-    patience: int = 0
+    patience: Natural = 0
     """Stop after this many evaluations without a better one (pass@1 of the sampled pass; in stage 1 the held-out loss). 0: never."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Sequences per update."""
-    max_chain: int = 48
+    max_chain: Count = 48
     """Longest explicit chain in tokens; longer records are dropped and counted."""
-    max_answer: int = 8
+    max_answer: Count = 8
     """Longest answer in tokens, end of sequence included."""
 
 
@@ -208,9 +209,9 @@ class DataConfig:
     """Split to train on; NAME/SPLIT for that of another registered data set."""
     eval_split: str = "test"
     """Split to evaluate on; NAME/SPLIT for that of another registered data set, such as svamp/test."""
-    max_prompt: int = 64
+    max_prompt: Count = 64
     """Longest prompt P in tokens; prompts are padded to it on the left."""
-    prompt_bucket: int = 0
+    prompt_bucket: Natural = 0
     """RL pads a batch to the next multiple of this that holds its prompts (one compilation per width); 0: always to max_prompt."""
     overlong: Literal["error", "drop"] = "drop"
     """What to do with prompts longer than max_prompt: stop, or leave them out and count them."""
@@ -227,9 +228,9 @@ class DataConfig:
     grader: Grader = "auto"
     """auto: multiple choice where the gold answer is a letter A-D, else math; numeric: numbers and equal text; math: also LaTeX, by math-verify in
     worker processes; choice; official: the authors' comparison of strings."""
-    grader_seconds: float = 5.0
+    grader_seconds: Positive = 5.0
     """Time limit of one LaTeX comparison; beyond it the answer counts as `timeout`."""
-    grader_workers: int = 2
+    grader_workers: Count = 2
     """Processes that compare LaTeX. None is started before an answer needs one."""
 
 
@@ -237,27 +238,27 @@ class DataConfig:
 class OptimConfig:
     """AdamW."""
 
-    lr: float = 1e-6
+    lr: Positive = 1e-6
     """Peak learning rate."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Course of the learning rate after the warm-up."""
-    warmup: int = 0
+    warmup: Natural = 0
     """Updates over which the learning rate rises linearly."""
-    b1: float = 0.9
+    b1: BelowOne = 0.9
     """Decay of the first moment."""
-    b2: float = 0.999
+    b2: BelowOne = 0.999
     """Decay of the second moment."""
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     """Added to the root of the second moment."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """Decoupled weight decay, on matrices only."""
-    clip_norm: float = 1.0
+    clip_norm: Positive = 1.0
     """Global gradient norm is clipped to this."""
     freeze_embed: bool = False
     """Keep the embedding table as it is."""
     freeze_unembed: bool = False
     """Keep the output projection as it is (with tied embeddings both switches must agree)."""
-    max_nonfinite: int = 5
+    max_nonfinite: Count = 5
     """Stop after this many skipped non-finite updates in a row."""
 
 
@@ -277,17 +278,17 @@ class MeshConfig:
 class TrainConfig:
     """The training loop."""
 
-    num_steps: int = 100
+    num_steps: Count = 100
     """RL steps, or updates of supervised training."""
-    prompts_per_step: int = 64
+    prompts_per_step: Count = 64
     """Prompts B per RL step."""
-    updates_per_step: int = 1
+    updates_per_step: Count = 1
     """Optimizer updates per RL step; divides prompts_per_step."""
-    microbatch: int = 0
+    microbatch: Natural = 0
     """Prompts (RL) or sequences (SFT) per gradient accumulation slice; 0: the whole update."""
-    logprob_chunk: int = 2048
+    logprob_chunk: Count = 2048
     """Positions whose vocabulary logits exist at once; the [N, T, V] tensor never does."""
-    completion_bucket: int = 0
+    completion_bucket: Natural = 0
     """The learner works on the next multiple of this that holds the batch's completions (same loss); 0: always on max_new_tokens."""
     share_prefix: bool = True
     """Compute each prompt once per group in the learner; False tiles it (same numbers, for checks and benchmarks)."""
@@ -297,7 +298,7 @@ class TrainConfig:
     """Take the best evaluated checkpoint of init_from instead of the newest."""
     compilation_cache: str = "~/.cache/lgrpo/xla"
     """Folder where the command line keeps compiled programs between runs; JAX_COMPILATION_CACHE_DIR goes before it; empty: none."""
-    log_every: int = 1
+    log_every: Count = 1
     """Steps between two lines of metrics."""
     diagnostics: Literal["off", "cheap", "full"] = "full"
     """RL: the diag/ metrics (docs/diagnostics.md). cheap: those from the recorded rollout and the replayed log-probs; full: also those that look at
@@ -308,9 +309,9 @@ class TrainConfig:
 class CheckpointConfig:
     """Orbax checkpoints."""
 
-    every: int = 50
+    every: Natural = 50
     """Steps between checkpoints; the last step is always kept. 0: only the last."""
-    keep: int = 2
+    keep: Count = 2
     """Newest checkpoints to keep."""
     keep_best: bool = True
     """Also keep the checkpoint with the best evaluation."""
@@ -322,15 +323,15 @@ class CheckpointConfig:
 class EvaluationConfig:
     """Evaluation, during training and by `python -m lgrpo eval`."""
 
-    every: int = 0
+    every: Natural = 0
     """Steps between evaluations while training; 0: none."""
-    problems: int = 256
+    problems: Natural = 256
     """Problems of the split to use; 0: all."""
-    samples: int = 4
+    samples: Count = 4
     """Samples per problem in the noisy pass."""
-    sample_chunk: int = 0
+    sample_chunk: Natural = 0
     """Samples of a problem that are computed at once; divides `samples`. 0: all."""
-    batch: int = 64
+    batch: Count = 64
     """Prompts per rollout."""
     noise_scale: float = -1.0
     """Latent noise of the noisy pass; -1: as in training."""
@@ -338,12 +339,12 @@ class EvaluationConfig:
     """Further latent noise scales, each evaluated as the noisy pass is (`python -m lgrpo eval` only)."""
     counterfactual: bool = False
     """Also feed shuffled, reordered, zeroed, repeated, hardened and no latents, noise-free (`python -m lgrpo eval` only)."""
-    closure: int = 0
+    closure: Natural = 0
     """Problems on which each evaluation during RL tests mixture closure (docs/diagnostics.md), latent mode only; 0: none."""
     train_answer: bool = True
     """The noisy pass samples answers as training does; False: by `answer` below. (The noise-free pass is greedy.)"""
     answer: AnswerConfig = AnswerConfig()
-    bootstrap: int = 2000
+    bootstrap: Count = 2000
     """Bootstrap resamples over problems for the intervals."""
 
 
@@ -378,7 +379,7 @@ class ExperimentConfig:
 
     name: str = "unnamed"
     """Name in logs and tables."""
-    seed: int = 0
+    seed: Natural = 0
     """Every random number is a function of seed, step and stream."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

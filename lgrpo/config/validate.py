@@ -8,50 +8,11 @@ from operator import attrgetter
 from typing import Literal
 
 from lgrpo.config import ExperimentConfig, MeshConfig, RolloutConfig
+from lgrpo.config.overrides import leaves_with_bounds
 from lgrpo.errors import UserError
 
 Kind = Literal["train", "sft", "eval"]
 
-_AT_LEAST: dict[int, tuple[str, ...]] = {
-    1: (
-        *("model.d_model", "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.head_dim", "model.d_ff"),
-        *(
-            "rollout.latent.k",
-            "rollout.group_size",
-            "rollout.max_new_tokens",
-            "rollout.lanes",
-            "rollout.cache_parts",
-            "rollout.chunk",
-            "algo.dynamic.max_rounds",
-            "data.max_prompt",
-        ),
-        *("sft.compression", "sft.batch_size", "sft.max_chain", "sft.max_answer", "optim.max_nonfinite", "data.grader_workers"),
-        *("train.num_steps", "train.prompts_per_step", "train.updates_per_step", "train.logprob_chunk", "train.log_every"),
-        *("checkpoint.keep", "evaluation.samples", "evaluation.batch", "evaluation.bootstrap"),
-    ),
-    0: (
-        *(
-            "seed",
-            "model.vocab_size",
-            "model.init_scale",
-            "rollout.latent.noise_scale",
-            "rollout.latent.delta",
-            "rollout.latent.min_latent",
-        ),
-        *("rollout.latent.max_latent", "rollout.answer.top_k", "evaluation.answer.top_k", "algo.dynamic.max_age", "algo.clip_high"),
-        *("algo.negative_weight", "algo.kl_coef", "sft.label_noise", "sft.kl_weight", "optim.warmup", "optim.weight_decay"),
-        *("train.microbatch", "checkpoint.every", "evaluation.every", "evaluation.problems", "evaluation.sample_chunk"),
-        "evaluation.closure",
-        *("sft.label_redraws", "sft.heldout", "sft.patience", "sft.lora.rank"),
-        *("data.prompt_bucket", "train.completion_bucket"),
-    ),
-}
-_POSITIVE = (
-    *("model.rope_theta", "model.rms_eps", "rollout.latent.tau", "rollout.answer.temperature", "evaluation.answer.temperature"),
-    *("optim.lr", "optim.eps", "optim.clip_norm", "data.grader_seconds", "sft.projection_temperature", "sft.lora.alpha"),
-)
-_FRACTION = ("rollout.latent.top_p", "rollout.answer.top_p", "evaluation.answer.top_p")  # (0, 1]
-_BELOW_ONE = ("algo.clip_low", "optim.b1", "optim.b2", "sft.lora.dropout")  # [0, 1)
 _MAX_SEED = 2**32
 
 
@@ -73,19 +34,8 @@ def _nearest_multiples(value: int, unit: int) -> str:
 
 def _ranges(cfg: ExperimentConfig) -> Iterator[str]:
     """Bounds of single settings."""
-    for low, paths in _AT_LEAST.items():
-        for path in paths:
-            if (value := attrgetter(path)(cfg)) < low:
-                yield f"{path}={value}: too small; use a number >= {low}"
-    for path in _POSITIVE:
-        if (value := attrgetter(path)(cfg)) <= 0:
-            yield f"{path}={value}: must be positive; use a number > 0"
-    for path in _FRACTION:
-        if not 0 < (value := attrgetter(path)(cfg)) <= 1:
-            yield f"{path}={value}: not a probability mass; use a number in (0, 1]"
-    for path in _BELOW_ONE:
-        if not 0 <= (value := attrgetter(path)(cfg)) < 1:
-            yield f"{path}={value}: out of range; use a number in [0, 1)"
+    for path, value, bounds in leaves_with_bounds(cfg):
+        yield from (f"{path}={value}: {bound.complaint}" for bound in bounds if not bound.holds(value))
     if cfg.seed >= _MAX_SEED:
         yield f"seed={cfg.seed}: too large; use a number below 2**32"
     if cfg.algo.dual_clip <= 1:

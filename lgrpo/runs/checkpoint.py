@@ -23,14 +23,14 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
-from lgrpo.runs import integrity, multihost
 from lgrpo.config import CheckpointConfig, ExperimentConfig, ModelConfig
+from lgrpo.config.overrides import check_resume, check_same_model, from_json, to_json
 from lgrpo.errors import UserError
 from lgrpo.models.lora import merge
-from lgrpo.config.overrides import check_resume, check_same_model, from_json, to_json
+from lgrpo.runs import integrity, multihost
 from lgrpo.runs.retention import DAMAGE, NewestAndBest, best_step, open_manager
-from lgrpo.types import Params, TrainState
 from lgrpo.runs.versions import versions
+from lgrpo.types import Params, TrainState
 
 T = TypeVar("T")
 PathLike = str | os.PathLike[str]

@@ -19,9 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from lgrpo.runs import multihost
-from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config, write_config
 from lgrpo.config import CheckpointConfig, DataConfig, ExperimentConfig, MeshConfig, ModelConfig
+from lgrpo.config.overrides import apply_diff
 from lgrpo.data.chat import has_template
 from lgrpo.data.prompts import ASSET, TextTokenizer, load_tokenizer, resolve
 from lgrpo.errors import UserError
@@ -29,7 +28,8 @@ from lgrpo.models.hf import check_names, export_tensors, import_params, stored_d
 from lgrpo.models.hf_config import config_from_hf, config_to_hf
 from lgrpo.models.hf_io import TensorFiles, read_json, write_tensors
 from lgrpo.models.spec import abstract_params, count_params, param_shardings
-from lgrpo.config.overrides import apply_diff
+from lgrpo.runs import multihost
+from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config, write_config
 from lgrpo.sharding import make_mesh
 from lgrpo.types import TrainState
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from lgrpo.runs import multihost
 from lgrpo.config import LoggingConfig
+from lgrpo.runs import multihost
 
 FILE = "metrics.jsonl"
 _NUMBER = re.compile(r"-|[+-]?(\d|\.\d|nan|inf)")  # how a cell of a numeric column begins
@@ -115,7 +115,9 @@ def check_names(names: Iterable[str]) -> None:
     """Errors: ValueError listing names that are neither in METRICS nor under one of PREFIXES."""
     unknown = sorted(n for n in names if n not in METRICS and not n.startswith(PREFIXES))
     if unknown:
-        raise ValueError(f"metrics: {', '.join(unknown)} not declared; add each to lgrpo.runs.metrics.METRICS with unit, reducer and meaning")
+        raise ValueError(
+            f"metrics: {', '.join(unknown)} not declared; add each to lgrpo.runs.metrics.METRICS with unit, reducer and meaning"
+        )
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lgrpo import __main__ as cli
+from lgrpo.cli import train as train_command
 from lgrpo.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def main(monkeypatch, capsys, *argv):
     [
         (
             ["trian", "X"],
-            "trian: no such command; use one of train, sft, eval, trace, check, overlap, ablate, report, compare, selftest, import-hf, export-hf",
+            "trian: no such command; use one of train, sft, eval, trace, check, overlap, ablate, report, compare, selftest, import-hf, export-hf, init",
         ),
         (["train"], "no experiment given"),
         (["train", "--algo.clip-low", "0.1"], "no experiment given"),
@@ -107,14 +108,14 @@ def test_help(monkeypatch, capsys, experiment):
 
 
 def test_errors_of_our_own_keep_their_traceback(monkeypatch, experiment):
-    monkeypatch.setattr(cli, "_dispatch", lambda *_: (_ for _ in ()).throw(KeyError("bug")))
+    monkeypatch.setattr(train_command, "run", lambda *_: (_ for _ in ()).throw(KeyError("bug")))
     monkeypatch.setattr(sys, "argv", ["lgrpo", "train", experiment, "--workdir", "w"])
     with pytest.raises(KeyError, match="bug"):
         cli.main()
 
 
 def test_user_errors_from_inside_a_loop_are_one_line(monkeypatch, capsys, experiment):
-    monkeypatch.setattr(cli, "_dispatch", lambda *_: (_ for _ in ()).throw(UserError("data: gone; put it back")))
+    monkeypatch.setattr(train_command, "run", lambda *_: (_ for _ in ()).throw(UserError("data: gone; put it back")))
     code, _, err = main(monkeypatch, capsys, "train", experiment, "--workdir", "w")
     assert (code, err) == (2, "error: data: gone; put it back\n")
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 
 import pytest
 
@@ -235,3 +236,16 @@ def test_an_ablation_imports_its_base_wherever_the_command_runs(tmp_path, monkey
     assert sys.path == before
     for name in [n for n in sys.modules if n.partition(".")[0] == "experiments"]:
         del sys.modules[name]  # so that later tests find the real package
+
+
+def test_experiments_import_their_neighbours_and_not_those_of_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "neighbour.py").write_text(f"NAME = 'from_{name}'\n")
+        (tmp_path / name / "mine.py").write_text(
+            "import neighbour\nfrom lgrpo.config import ExperimentConfig\n\n\ndef get_config():\n    return ExperimentConfig(name=neighbour.NAME)\n"
+        )
+    before = list(sys.path)
+    assert [load_experiment(tmp_path / name / "mine.py").name for name in ("a", "b", "a")] == ["from_a", "from_b", "from_a"]
+    assert sys.path == before

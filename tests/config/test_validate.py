@@ -5,7 +5,7 @@ import re
 import pytest
 
 from lgrpo.config import ExperimentConfig, MeshConfig, RopeScaling, presets
-from lgrpo.config.overrides import apply_diff
+from lgrpo.config.overrides import apply_diff, leaves_with_bounds
 from lgrpo.config.validate import mesh_sizes, require_valid, validate
 from lgrpo.errors import UserError
 from lgrpo.models import presets as model_presets
@@ -206,3 +206,14 @@ def test_require_valid_prints_one_problem_per_line():
         require_valid(apply_diff(BASE, {"optim.lr": 0, "rollout.group_size": 1}), device_count=1, kind="train")
     assert len(str(caught.value).splitlines()) == 3
     require_valid(BASE, device_count=1, kind="train")
+
+
+def test_every_number_has_a_bound_beside_it_or_a_rule_of_its_own():
+    own_rule = {
+        *("data.think_end_id", "data.eos_id", "algo.dual_clip", "evaluation.noise_scale", "mesh.data", "mesh.fsdp", "mesh.tensor"),
+        *("logging.alarms.invalid_above", "logging.alarms.replay_gap_above"),
+        *(f"model.rope_scaling.{name}" for name in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position")),
+    }
+    cfg = apply_diff(ExperimentConfig(name="x"), {"model.rope_scaling.factor": 8.0})
+    bare = {path for path, value, bounds in leaves_with_bounds(cfg) if type(value) in (int, float) and not bounds}
+    assert bare <= own_rule

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 
 import pytest
-from test_checkpoint import CFG, KEEP, make_state, same, save
+from states import CFG, KEEP, make_state, same, save
 
 from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config
 from lgrpo.runs.integrity import FILE

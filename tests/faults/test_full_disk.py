@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from test_checkpoint import CFG, make_state, same, save
+from states import CFG, make_state, same, save
 
 from lgrpo import __main__
 from lgrpo.config import CheckpointConfig

@@ -10,8 +10,8 @@ import requests
 import tensorflow_datasets as tfds
 from etils import epath
 
-from lgrpo.data.benchmarks import read_split
 from lgrpo.data.registry import DATA_SETS, Fields
+from lgrpo.data.rows import read_split
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
