@@ -21,6 +21,8 @@ def find_law(name: str, path: str) -> type[Law]:
     found = find_object(name, f"{path}: law", short="lgrpo.latent.laws")
     if not (isinstance(found, type) and issubclass(found, Law) and dataclasses.is_dataclass(found)):
         raise UserError(f"{path}: {name} is no law; derive a frozen dataclass from lgrpo.latent.law.Law")
+    if found is Law:
+        raise UserError(f"{path}: {name} is the base of all laws; give one that says how a step is drawn")
     return found
 
 

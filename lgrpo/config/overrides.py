@@ -197,7 +197,8 @@ def _leaves(cfg: Any) -> Iterator[tuple[str, Any]]:
 
 
 def diff(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
-    """Dotted path -> (old value, new value) where they differ. A block that only one side has appears as a whole, as a dict."""
+    """Dotted path -> (old value, new value) where they differ. A block that only one side has appears as a whole, as a dict;
+    so do laws of different classes, as they are."""
 
     def walk(a: Any, b: Any, prefix: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
         for name in _hints(type(a)):
@@ -205,10 +206,7 @@ def diff(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, A
             if dataclasses.is_dataclass(x) and type(x) is type(y):
                 yield from walk(x, y, path + ".")
             elif x != y:
-                yield (
-                    path,
-                    tuple(repr(v) if isinstance(v, Law) else dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for v in (x, y)),
-                )
+                yield path, tuple(dataclasses.asdict(v) if dataclasses.is_dataclass(v) and not isinstance(v, Law) else v for v in (x, y))
 
     return dict(walk(old, new, ""))
 
@@ -372,6 +370,8 @@ def parse_overrides(cfg: ExperimentConfig, argv: Sequence[str], prog: str = "lgr
         f" {p} is None; any of " + ", ".join(f"--{p}.{n}".replace("_", "-") for n in _hints(_optional_blocks()[p])) + " turns it on."
         for p in off
     )
+    law = type(cfg.rollout.latent.law).__name__
+    notes += f" --rollout.latent.law NAME takes another law than {law}: a file of lgrpo/latent/laws, module:Class or file.py:Class."
     config = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
     errors = io.StringIO()
     try:
