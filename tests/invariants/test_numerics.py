@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bag import Bag
 from oracles import latent as oracle
 from support import params, roll, tiny
 
@@ -183,6 +184,7 @@ SMALL |= {"rollout__latent__noise_scale": 0.6, "rollout__latent__min_latent": 1,
 LAWS = [
     Exact(),
     Gaussian(sigma=0.8),
+    Bag(temperature=0.8),
     Gumbel(),
     Gumbel(density="sum", one_sided=False, clamp=None, top_p=1.0, end_rule="sampled"),
 ]
@@ -232,15 +234,23 @@ def test_every_admitted_combination_is_known():
     cases = [(f["rollout__mode"], type(f["rollout__latent__law"]).__name__, f["rollout__answer__sampler"]) for f in admitted()]
     assert sorted(set(cases)) == [
         ("explicit", "Gumbel", "sample"),
+        ("latent", "Bag", "sample"),
         ("latent", "Exact", "gumbel_top1"),
         ("latent", "Exact", "sample"),
         ("latent", "Gaussian", "sample"),
     ]
-    assert len(cases) == 7  # at two temperatures, but for gumbel_top1, which needs that of the noise
+    assert len(cases) == 9  # at two temperatures, but for gumbel_top1, which needs that of the noise
 
 
 @pytest.mark.parametrize(
-    "case", [("latent", "Exact", "sample"), ("latent", "Exact", "gumbel_top1"), ("latent", "Gaussian", "sample"), ("explicit",)]
+    "case",
+    [
+        ("latent", "Exact", "sample"),
+        ("latent", "Bag", "sample"),
+        ("latent", "Exact", "gumbel_top1"),
+        ("latent", "Gaussian", "sample"),
+        ("explicit",),
+    ],
 )
 def test_the_mean_score_is_zero_under_what_claims_to_be_unbiased(case):
     fields = next(

@@ -216,7 +216,7 @@ def test_page(traced):
     for _, sample in rows(traces):
         for step in sample.latents:
             for c in step.components:
-                assert {repr(c.weight), repr(c.margin), str(c.rank)} <= values
+                assert {repr(c.weight), str(c.rank)} | ({repr(c.margin)} - {"None"}) <= values
             assert {repr(step.exit_prob), repr(step.advantage)} <= values
     saved = json.loads(page.data)["sides"][0]["traces"]
     assert saved[0]["samples"][0]["steps"][0]["components"][0]["weight"] == traces[0].samples[0].steps[0].components[0].weight
