@@ -42,31 +42,58 @@ def _here_importable() -> Iterator[None]:
 
 
 def object_name(thing: Any) -> str:
-    """`module:Name` of a class or function; `file.py:Name` where its module is a file that was run."""
-    module = thing.__module__
-    return f"{sys.modules[module].__file__ if module.startswith(_PREFIX) else module}:{thing.__qualname__}"
+    """`module:Name` of a class or function; `file.py:Name` where its module is a file that was run, or one beside an experiment."""
+    name = thing.__module__
+    file = Path(getattr(sys.modules[name], "__file__", None) or name)
+    beside = "." not in name and file.suffix == ".py" and str(file.parent) not in (*sys.path, str(Path.cwd()))
+    return f"{file if beside or name.startswith(_PREFIX) else name}:{thing.__qualname__}"
+
+
+def _loaded(file: str) -> types.ModuleType | None:
+    """The module that was made from a file, if any."""
+    return next((module for module in list(sys.modules.values()) if getattr(module, "__file__", None) == file), None)
+
+
+def loaded_object(name: str) -> Any | None:
+    """What object_name called `name`, if that can be had without running anything of the user's: lgrpo's own, or what this process has loaded.
+
+    What comes from a checkpoint is looked up by this only. Errors: AttributeError, ImportError when lgrpo or the loaded module has no such thing.
+    """
+    place, _, inner = name.rpartition(":")
+    if place.startswith("lgrpo."):
+        module = importlib.import_module(place)
+    elif place.endswith(".py"):
+        module = _loaded(place)
+    else:
+        module = sys.modules.get(place)
+    return None if module is None else _inside(module, inner)
+
+
+def _inside(module: types.ModuleType, name: str) -> Any:
+    found = module
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def find_object(name: str, what: str, short: str = "") -> Any:
-    """Inverse of object_name. what: for messages. short: package whose modules may be named alone, each with one class that it defines.
+    """Inverse of object_name, for names that the user gives: runs the file, imports the module. A file that was run already is not run again, so
+    that its classes stay the same.
 
-    A file that was run already is not run again, so that its classes stay the same. Errors: UserError when there is no such thing.
+    what: for messages. short: package whose modules may be named alone, each with one class that it defines. Errors: UserError.
     """
     place, _, inner = name.rpartition(":")
     try:
         with _here_importable():
             if place.endswith(".py"):
                 file = Path(place).expanduser().resolve()
-                known = sys.modules.get(f"{_PREFIX}{file.stem}")
-                module = known if known is not None and known.__file__ == str(file) else run_file(file)
+                module = _loaded(str(file)) or run_file(file)
             elif place:
                 module = importlib.import_module(place)
             else:
                 module = importlib.import_module(f"{short}.{name}")
                 inner = next(n for n, x in vars(module).items() if isinstance(x, type) and x.__module__ == module.__name__)
-        found = module
-        for part in inner.split("."):
-            found = getattr(found, part)
+        found = _inside(module, inner)
     except Exception as error:  # whatever a user's module raises
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         own = f" or a name in {short.replace('.', '/')}" if short else ""

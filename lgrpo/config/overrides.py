@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from lgrpo.bounds import Bound
 from lgrpo.config import ExperimentConfig, ModelConfig
-from lgrpo.config.laws import KIND, find_law, law_name, with_law
+from lgrpo.config.laws import KIND, find_law, law_class, law_to_json, with_law
 from lgrpo.config.objects import run_file
 from lgrpo.errors import UserError
 from lgrpo.latent.law import Law
@@ -114,9 +114,7 @@ def _check_tree(cfg: Any, path: str = "") -> Any:
 def _build(cls: type, data: Mapping[str, Any], path: str) -> Any:
     """A dataclass from a mapping that has exactly its fields; a law's also names its class."""
     if cls is Law:
-        if KIND not in data:
-            raise UserError(f"{path}: {KIND} missing, which says what law it is")
-        cls, data = find_law(data[KIND], path), {n: value for n, value in data.items() if n != KIND}
+        cls, data = law_class(data, path)
     if path == _LATENT:
         data = with_law(data)
     hints = _hints(cls)
@@ -216,15 +214,20 @@ def to_json(cfg: ExperimentConfig) -> dict[str, Any]:
 
     def plain(x: Any) -> Any:
         if dataclasses.is_dataclass(x):
-            kind = {KIND: law_name(x)} if isinstance(x, Law) else {}
-            return kind | {f.name: plain(getattr(x, f.name)) for f in dataclasses.fields(x)}
+            fields = {f.name: plain(getattr(x, f.name)) for f in dataclasses.fields(x)}
+            return law_to_json(x, fields) if isinstance(x, Law) else fields
         return list(x) if isinstance(x, tuple) else x
 
     return plain(cfg)
 
 
-def from_json(data: Mapping[str, Any]) -> ExperimentConfig:
-    """Inverse of to_json. Errors: UserError for unknown or missing fields and for values of the wrong type."""
+def from_json(data: Mapping[str, Any], *, trusted: bool = False) -> ExperimentConfig:
+    """Inverse of to_json. Errors: UserError for unknown or missing fields and for values of the wrong type.
+
+    trusted: the JSON is the user's own, so the file of a law that it names may be run. Else such a law is Foreign unless it is loaded already.
+    """
+    if trusted:
+        find_law(data["rollout"]["latent"]["law"][KIND], _LAW)
     if not isinstance(data, Mapping):
         raise UserError(f"config: expected a JSON object, got {type(data).__name__}")
     return _build(ExperimentConfig, data, "")

@@ -204,6 +204,19 @@ def test_a_law_of_a_user_goes_to_json_and_back_by_its_file(tmp_path):
     assert "Mine(width=2.0) in the checkpoint, Exact() now" in str(refused(cfg, apply_diff(cfg, {"rollout.latent.law": Exact()})))
 
 
+def test_a_law_beside_an_experiment_is_named_by_its_file(tmp_path):
+    """So that it is found from another folder, as an ablation's runs start."""
+    (tmp_path / "neighbour_law.py").write_text(LAW_FILE.split("def get_config")[0])
+    (tmp_path / "x.py").write_text("from neighbour_law import *\ndef get_config():\n    return apply()\n".replace("apply()", APPLY))
+    cfg = load_experiment(tmp_path / "x.py")
+    data = to_json(cfg)
+    assert data["rollout"]["latent"]["law"]["class"] == f"{tmp_path / 'neighbour_law.py'}:Mine"
+    assert from_json(data) == from_json(data, trusted=True) == cfg
+
+
+APPLY = "ExperimentConfig(rollout=RolloutConfig(latent=LatentConfig(law=Mine(width=2.0))))"
+
+
 def refused(old, new):
     with pytest.raises(UserError) as caught:
         check_resume(old, new)
