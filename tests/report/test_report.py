@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     written = {
         "seed0": write_run(root / "seed0" / "base", seed=0, name="base"),
         "seed1": write_run(root / "seed1" / "base", seed=1, name="base", odd=True),
-        "evil": write_run(root / "evil", name=EVIL, steps=5, rollout__latent__one_sided=False),
+        "evil": write_run(root / "evil", name=EVIL, steps=5, rollout__latent__law__one_sided=False),
     }
     sft = {"sft/loss": [3.0, 2.0, 1.0], "grad/norm": [1.0, 2.0, 3.0]}
     (root / "sft").mkdir()
@@ -189,7 +189,7 @@ def test_config_difference_is_shown(page):
     """The changed setting, and neither seed nor name; what is equal only in the full lists."""
     at = page.texts.index("setting")
     diff = [t for t in page.texts[at : page.texts.index("All settings")] if "." in t]
-    assert "rollout.latent.one_sided" in diff
+    assert "rollout.latent.law.one_sided" in diff
 
 
 def test_constant_metrics_are_listed_not_drawn(page):
