@@ -27,7 +27,7 @@ VOCAB = 32_000
 
 
 class Row(NamedTuple):
-    """One position: what was chosen there, the probability of its likeliest token, |gradient - reference| / |reference|."""
+    """One position: what was chosen there, the likeliest token's probability at the temperature that it is scored at, |gradient - reference| / |reference|."""
 
     kind: str
     prob: float
@@ -95,14 +95,17 @@ def check(cfg: ExperimentConfig) -> list[Row]:
     dtype, frozen = jnp.dtype(cfg.model.dtype), cfg.optim.freeze_unembed
     table = (jax.random.normal(jax.random.key(0), (width, vocab)) / width**0.5).astype(dtype)
     likely = np.random.default_rng(0).permutation(np.arange(1, vocab))[: len(PROBS)].astype(np.int32)
-    hidden = chosen_at(table, likely, PROBS)
+    c, mode = cfg.rollout.latent, cfg.rollout.mode
+    scale, answer = jnp.full(len(likely), c.noise_scale or 1.0), jnp.full(len(likely), cfg.rollout.answer.temperature)
+    warm = [answer, c.law.temperatures(c, scale, answer)[0]][: 1 + (mode == "latent")]
+    parts = [chosen_at(table, likely, PROBS, temperature=float(t[0])) for t in warm]
     one = np.zeros((len(likely), cfg.rollout.latent.k), np.float32)
     steps = _Steps(np.where(np.arange(one.shape[1]) == 0, likely[:, None], 0), one, one, np.zeros(len(likely), bool))
-    if cfg.rollout.mode == "latent":
-        keys, scale = jax.random.split(jax.random.key(1), len(likely)), jnp.full(len(likely), cfg.rollout.latent.noise_scale or 1.0)
-        drawn, _ = choose_step({"unembed": table, "embed": table.T}, hidden, keys, jnp.ones(len(likely), bool), jnp.asarray(0), scale, cfg)
+    if mode == "latent":
+        keys, thinking = jax.random.split(jax.random.key(1), len(likely)), jnp.ones(len(likely), bool)
+        drawn, _ = choose_step({"unembed": table, "embed": table.T}, parts[1], keys, thinking, jnp.asarray(1), scale, cfg)
         steps = jax.tree.map(lambda a, b: np.concatenate([a, b]), steps, _Steps(drawn.ids, drawn.scores, drawn.weights, drawn.is_latent))
-        hidden = jnp.concatenate([hidden, hidden])
+    hidden, warm = jnp.concatenate(parts), np.concatenate(warm)[:, None]
 
     def chunked(hidden: jax.Array, table: jax.Array, steps: _Steps, temperature: jax.Array, end: int) -> TokenLogps:
         law = cfg.rollout.latent.law
@@ -110,8 +113,9 @@ def check(cfg: ExperimentConfig) -> list[Row]:
         out = chunked_logps({"unembed": table}, hidden[None], steps.ids[None], temperature[None], **settings)
         return jax.tree.map(lambda x: x[0], out)
 
-    got, want = (_gradients(tokens, hidden, table, steps, cfg, frozen) for tokens in (chunked, _plain))
-    logits = np.asarray(jnp.matmul(hidden.astype(jnp.float32), table.astype(jnp.float32), precision="highest"), np.float64)
+    got = _gradients(chunked, hidden, table, steps, cfg, frozen)
+    want = _gradients(_plain, hidden.astype(jnp.float32), table.astype(jnp.float32), steps, cfg, frozen)
+    logits = np.asarray(jnp.matmul(hidden.astype(jnp.float32), table.astype(jnp.float32), precision="highest"), np.float64) / warm
     probs = 1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1)
     errors = np.linalg.norm(got[0] - want[0], axis=1) / np.linalg.norm(want[0], axis=1)
     kinds = ["latent" if latent else "token" for latent in steps.is_latent]

@@ -114,7 +114,7 @@ def test_parts_of_the_cache(length, parts, widths):
     assert cache_widths(length, parts) == widths
 
 
-@pytest.mark.parametrize("name", ["gumbel_mean", "exact"])
+@pytest.mark.parametrize("name", ["gumbel_mean", "exact", "gaussian"])
 def test_first_update_sees_a_ratio_of_one(name):
     cfg = tiny(**CASES[name])
     _, metrics = train_step(fresh_state(cfg), train_batch(cfg), cfg=cfg)
