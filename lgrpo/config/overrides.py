@@ -35,7 +35,12 @@ RESUME_MAY_CHANGE = (
     *("logging", "checkpoint", "evaluation", "mesh", "sft.packing"),
 )
 _LATENT, _LAW = "rollout.latent", "rollout.latent.law"
-ADDED = {"model.attention": "plain", "rollout.cache_parts": 1, "sft.packing": False}
+ADDED = {
+    "model.attention": "plain",
+    "rollout.cache_parts": 1,
+    "sft.packing": False,
+    "algo.lora": {"rank": 0, "alpha": 128.0, "dropout": 0.0},
+}
 """Fields that checkpoints of earlier versions lack, and the value that says what those versions did. A new field gets a line here."""
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from lgrpo.algos.stage1 import STAGES, encoder_from, stage1_specs
-from lgrpo.config import ExperimentConfig
+from lgrpo.config import ExperimentConfig, LoraConfig, ModelConfig
 from lgrpo.config.validate import require_valid
 from lgrpo.data.prompts import TextTokenizer, describe_think_tokens, load_tokenizer, resolve
 from lgrpo.errors import UserError
@@ -27,7 +28,7 @@ from lgrpo.runs.checkpoint import Checkpoints, Restored, check_source, has_encod
 from lgrpo.runs.compiling import CompileClock
 from lgrpo.runs.metrics import MetricsWriter
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
-from lgrpo.train.steps.update import init_state
+from lgrpo.train.steps.update import init_state, lora_of, merged_weights
 from lgrpo.types import Params, TrainState
 
 
@@ -44,6 +45,7 @@ class Session:
     restored: Restored | None
     writer: MetricsWriter
     clock: CompileClock
+    lora: LoraConfig
     opened: float = dataclasses.field(default_factory=time.perf_counter)
 
     @property
@@ -57,9 +59,10 @@ class Session:
         return self.restored.extra.get("pending") if self.restored else None
 
     def extra(self) -> dict[str, Any]:
-        """What a checkpoint keeps besides arrays: seconds spent on the run so far, over all its restarts, and the vocabulary."""
+        """What a checkpoint keeps besides arrays: seconds spent on the run so far, over all its restarts, the vocabulary and the scale of adapters."""
         before = self.restored.extra["seconds"] if self.restored else 0.0
-        return {"seconds": before + time.perf_counter() - self.opened, "vocabulary": self.tokenizer.vocabulary}
+        extra = {"seconds": before + time.perf_counter() - self.opened, "vocabulary": self.tokenizer.vocabulary}
+        return extra | ({"adapter_scale": self.lora.alpha / self.lora.rank} if self.lora.rank else {})
 
     def close(self) -> None:
         """Waits for pending saves and closes the writers."""
@@ -81,12 +84,9 @@ def prepare(cfg: ExperimentConfig, *, kind: str) -> tuple[ExperimentConfig, Text
 
 def trained_specs(cfg: ExperimentConfig, *, rl: bool) -> dict[str, Any]:
     """Spec tree of everything that is in the state's parameters: the policy; in stage 1 encoder and decoder; with adapters, base and adapters."""
-    specs = param_specs(cfg.model)
-    if rl:
-        return specs
-    if cfg.sft.stage in STAGES:
-        specs = stage1_specs(cfg.model)
-    return {"base": specs, "adapters": adapter_specs(specs, cfg.sft.lora.rank)} if cfg.sft.lora.rank else specs
+    specs = stage1_specs(cfg.model) if not rl and cfg.sft.stage in STAGES else param_specs(cfg.model)
+    rank = lora_of(cfg, rl=rl).rank
+    return {"base": specs, "adapters": adapter_specs(specs, rank)} if rank else specs
 
 
 def state_shardings(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> Any:
@@ -139,10 +139,8 @@ def _stage1_start(cfg: ExperimentConfig, mesh: Mesh) -> Params:
 
 def fresh_params(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> Params:
     """Parameters of a new run, placed, in the structure of trained_specs. Adapters start as no change."""
-    if rl or not (cfg.sft.lora.rank or cfg.sft.stage in STAGES):
-        return _policy_start(cfg, mesh)
-    start = _stage1_start(cfg, mesh) if cfg.sft.stage in STAGES else _policy_start(cfg, mesh)
-    if not cfg.sft.lora.rank:
+    start = _stage1_start(cfg, mesh) if not rl and cfg.sft.stage in STAGES else _policy_start(cfg, mesh)
+    if not lora_of(cfg, rl=rl).rank:
         return start
     specs = trained_specs(cfg, rl=rl)["adapters"]
     key = jax.random.fold_in(key_for(cfg.seed, 0, Stream.INIT), 2)
@@ -150,11 +148,18 @@ def fresh_params(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> Params:
 
 
 def publish(params: Params, cfg: ExperimentConfig, mesh: Mesh) -> Params:
-    """Weights for the rollout: in the compute type, gathered over fsdp, once per RL step. A no-op where nothing changes."""
+    """Weights for the rollout: adapters merged, in the compute type, gathered over fsdp, once per RL step. A no-op where nothing changes."""
     target = param_shardings(cfg.model, mesh, ROLLOUT_RULES)
-    if jnp.dtype(cfg.model.dtype) == jnp.dtype(cfg.model.param_dtype):
+    if "adapters" not in params and jnp.dtype(cfg.model.dtype) == jnp.dtype(cfg.model.param_dtype):
         return jax.device_put(params, target)
-    return jax.jit(lambda p: compute_params(p, cfg.model), out_shardings=target)(params)
+    return _publisher(cfg.model, cfg.algo.lora if "adapters" in params else LoraConfig(), mesh)(params)
+
+
+@functools.cache
+def _publisher(model: ModelConfig, lora: LoraConfig, mesh: Mesh) -> Callable[[Params], Params]:
+    """One program for all steps of a run."""
+    target = param_shardings(model, mesh, ROLLOUT_RULES)
+    return jax.jit(lambda params: compute_params(merged_weights(params, lora), model), out_shardings=target)
 
 
 def open_session(
@@ -183,4 +188,4 @@ def open_session(
     written = restored.step - ("pending" in restored.extra) if restored else 0
     clock = CompileClock()
     writer = MetricsWriter(workdir, cfg.logging, resume_step=written, clock=clock)
-    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer, clock)
+    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer, clock, lora_of(cfg, rl=rl))
