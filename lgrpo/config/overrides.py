@@ -32,10 +32,10 @@ from lgrpo.latent.law import Law
 # A run may be continued with other values here; any other change would make it another experiment.
 RESUME_MAY_CHANGE = (
     *("name", "train.num_steps", "train.log_every", "train.diagnostics", "train.compilation_cache"),
-    *("logging", "checkpoint", "evaluation", "mesh"),
+    *("logging", "checkpoint", "evaluation", "mesh", "sft.packing"),
 )
 _LATENT, _LAW = "rollout.latent", "rollout.latent.law"
-ADDED = {"model.attention": "plain", "rollout.cache_parts": 1}
+ADDED = {"model.attention": "plain", "rollout.cache_parts": 1, "sft.packing": False}
 """Fields that checkpoints of earlier versions lack, and the value that says what those versions did. A new field gets a line here."""
 
 

@@ -168,6 +168,8 @@ class SftConfig:
     """Stop after this many evaluations without a better one (pass@1 of the sampled pass; in stage 1 the held-out loss). 0: never."""
     batch_size: Count = 128
     """Sequences per update."""
+    packing: bool = True
+    """Several records in one row in place of padding, outside stage 1: the same losses and gradients, up to rounding."""
     max_chain: Count = 48
     """Longest explicit chain in tokens; longer records are dropped and counted."""
     max_answer: Count = 8
@@ -270,7 +272,7 @@ class TrainConfig:
     updates_per_step: Count = 1
     """Optimizer updates per RL step; divides prompts_per_step."""
     microbatch: Natural = 0
-    """Prompts (RL) or sequences (SFT) per gradient accumulation slice; 0: the whole update."""
+    """Prompts (RL) or sequences (SFT) per gradient accumulation slice; 0: the whole update. Packed rows fill as many positions as these would."""
     logprob_chunk: Count = 2048
     """Positions whose vocabulary logits exist at once; the [N, T, V] tensor never does."""
     completion_bucket: Natural = 0

@@ -164,10 +164,11 @@ def test_evaluation_numbers(page):
 def test_timing_is_the_median_without_the_first_step(page, folder):
     _, written = folder
     rows = {row[0]: [x[0] for x in row[1:]] for row in table(page, "timing")}
-    for at, metric in enumerate(("time/rollout_s", "time/train_s", "time/grade_s")):
+    for at, metric in enumerate(("time/rollout_s", "time/train_s", "time/grade_s", "time/data_s")):
         wanted = np.median([x for seed in ("seed0", "seed1") for x in written[seed][metric][1:]])
         assert math.isclose(rows["base"][at], wanted)
-    assert math.isclose(rows["base"][3], rows["base"][4] - sum(rows["base"][:3]))
+    assert math.isclose(rows["base"][4], rows["base"][5] - sum(rows["base"][:4]))
+    assert math.isclose(rows["base"][6], np.median([sum(written[seed]["time/compile_s"]) for seed in ("seed0", "seed1")]))
 
 
 def test_texts_of_runs_stay_texts(page, report):

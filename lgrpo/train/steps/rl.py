@@ -105,7 +105,7 @@ def _update(state: TrainState, batch: tuple[TrainBatch, Array], cfg: ExperimentC
         (_, aux), grads = jax.value_and_grad(objective, has_aux=True)(state.params, part)
         return aux, grads
 
-    (loss, metrics), grads = accumulate(loss_and_grad, batch, slices)
+    (loss, metrics), grads = accumulate(loss_and_grad, slices_of(batch, slices))
     grads = jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1).astype(g.dtype), grads)
     state, more = apply_update(state, grads, cfg, total)
     return state, metrics | more
