@@ -87,9 +87,9 @@ def winner_scores(rollout: Rollout, valid: Array, cfg: AlgoConfig) -> jax.Array:
     A sample without such positions, and an invalid one unless cfg allows it, cannot win (-inf).
     """
     where = {
-        "response_mean": rollout.mask,
-        "latent_mean": rollout.mask & rollout.is_latent,
-        "answer_mean": rollout.mask & ~rollout.is_latent,
+        "response_mean": rollout.loss_mask,
+        "latent_mean": rollout.loss_mask & rollout.is_latent,
+        "answer_mean": rollout.loss_mask & ~rollout.is_latent,
     }[cfg.winner_score]
     count = where.sum(-1)
     mean = jnp.where(where, rollout.logps, 0.0).sum(-1) / jnp.maximum(count, 1)

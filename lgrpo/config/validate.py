@@ -13,6 +13,8 @@ from lgrpo.errors import UserError
 Kind = Literal["train", "sft", "eval"]
 
 _MAX_SEED = 2**32
+# AdamW moves a weight by about the rate. Weights of size 0.02 to 0.1 in bfloat16 have a spacing of 1e-4 to 5e-4, and half of it rounds away.
+_SMALLEST_BFLOAT16_RATE = 1e-4
 
 
 def mesh_sizes(mesh: MeshConfig, device_count: int) -> tuple[int, int, int] | None:
@@ -130,6 +132,16 @@ def _algo(cfg: ExperimentConfig) -> Iterator[str]:
         yield "algo.lone_survivor=reward: no sample is alone under algo.invalid=keep; set lone_survivor to zero, or invalid to exclude"
     if a.lora.dropout:
         yield f"algo.lora.dropout={a.lora.dropout}: the rollout samples without it, so that ratios would not start at 1; use 0"
+    if a.old_logps == "replay" and a.dynamic.enabled and a.dynamic.max_age:
+        yield (
+            f"algo.old_logps=replay: groups may wait {a.dynamic.max_age} steps (algo.dynamic.max_age) and would then be taken for samples of the "
+            "newest policy; use old_logps=rollout, or max_age=0"
+        )
+    if cfg.model.param_dtype == "bfloat16" and not a.lora.rank and cfg.optim.lr < _SMALLEST_BFLOAT16_RATE:
+        yield (
+            f"model.param_dtype=bfloat16: steps of optim.lr={cfg.optim.lr:g} are lost in weights with 8 bits of mantissa; use float32 "
+            f"(model.dtype may stay bfloat16), algo.lora.rank, or a rate >= {_SMALLEST_BFLOAT16_RATE:g}"
+        )
     if cfg.rollout.mode == "explicit" and a.first_token and a.winner_score == "latent_mean":
         yield "algo.winner_score=latent_mean: rollout.mode=explicit has no latent steps; use response_mean or answer_mean"
 

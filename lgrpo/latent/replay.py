@@ -12,7 +12,7 @@ from lgrpo.latent.law import Step
 from lgrpo.latent.logprobs import TokenLogps, chunked_logps, mixed_inputs, step_temperature
 from lgrpo.latent.mixture import embed_mixture
 from lgrpo.models.decoder import compute_params, forward_group
-from lgrpo.types import Params, PromptBatch, Rollout
+from lgrpo.types import Finish, Params, PromptBatch, Rollout
 
 
 def completion_hidden(
@@ -49,6 +49,22 @@ def completion_hidden(
     return jnp.concatenate([first, hidden], axis=2).reshape(batch * group, length, -1)
 
 
+def without_broken(rollout: Rollout) -> tuple[Rollout, jax.Array]:
+    """rollout without what rows hold that broke, or that recorded a number which is not finite; and bool [B,G]: the rows that are left.
+
+    A masked weight of 0 is not enough: 0 * NaN is NaN, and the inputs of a broken row would spread through attention, forward and backward. Leaves
+    [B,G,...]; of a broken row only `finish` stays.
+    """
+    mask = rollout.mask
+    steps = (rollout.logps, rollout.scores, rollout.weights)
+    finite = [jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 3)), jnp.isfinite(x), True) for x in steps]
+    whole = rollout.finish != Finish.NAN
+    for x in finite:
+        whole &= x.all(axis=tuple(range(2, x.ndim)))
+    kept = jax.tree.map(lambda x: jnp.where(whole.reshape(whole.shape + (1,) * (x.ndim - 2)), x, jnp.zeros_like(x)), rollout)
+    return kept.replace(finish=rollout.finish), whole
+
+
 def latent_terms(is_latent: jax.Array, step: Step, tokens: TokenLogps) -> tuple[Step, TokenLogps]:
     """Both with harmless numbers where a step is not latent, so that no unused log-prob overflows in the backward pass. is_latent [*b]."""
     pick = is_latent[..., None]
@@ -80,6 +96,7 @@ def replay(
     """
     c = cfg.rollout
     batch, group, length, _ = rollout.ids.shape
+    rollout, _ = without_broken(rollout)
     mask = rollout.mask
     ids = jnp.where(mask[..., None], rollout.ids, 0)
     weights, scores = (jnp.where(mask[..., None], x, 0.0) for x in (rollout.weights, rollout.scores))

@@ -170,7 +170,7 @@ def settle(
     columns = {name: jnp.where(live.reshape(live.shape + (1,) * (x.ndim - 1)), x, jnp.zeros_like(x)) for name, x in columns.items()}
     return Decision(
         columns=columns,
-        embed=mixed_inputs(params["embed"], step, noise_scale, cfg.rollout),
+        embed=jnp.where(live[:, None], mixed_inputs(params["embed"], step, noise_scale, cfg.rollout), 0.0),  # a broken row feeds nothing
         thinking=state.thinking & ~ended,
         forced=forced,
         done=state.done | eos | broken,

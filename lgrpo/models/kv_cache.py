@@ -60,8 +60,13 @@ def close_part(cache: GroupCache, length: int) -> GroupCache:
 
 
 def write_step(cache: GroupCache, k: jax.Array, v: jax.Array, column: jax.Array) -> GroupCache:
-    """Column `column` of the open part in every layer at once. k, v [L,B,G,Kv,Dh]. Outside the layer scan, so that XLA updates in place."""
+    """Column `column` of the open part in every layer at once. k, v [L,B,G,Kv,Dh]. Outside the layer scan, so that XLA updates in place.
+
+    Values that are not finite are stored as 0: the row that has them ends here, and a later one in its place attends to these columns with weight 0,
+    which does not undo a NaN.
+    """
     start = (0, 0, 0, column, 0, 0)
+    k, v = (jnp.where(jnp.isfinite(x), x, 0.0) for x in (k, v))
     return cache.replace(
         k=jax.lax.dynamic_update_slice(cache.k, k[:, :, :, None].astype(cache.k.dtype), start),
         v=jax.lax.dynamic_update_slice(cache.v, v[:, :, :, None].astype(cache.v.dtype), start),

@@ -72,6 +72,7 @@ METRICS: dict[str, Metric] = {
     "grad/norm": Metric("1", "max over updates", "global gradient norm before clipping"),
     "grad/nonfinite": Metric("updates", "last", "skipped non-finite updates in a row"),
     "grad/skipped": Metric("updates", "last", "skipped non-finite updates in all"),
+    "grad/empty": Metric("", "mean", "share of the updates in which no position counted: nothing moved"),
     "optim/lr": Metric("1", "last", "learning rate"),
     "time/rollout_s": Metric("s", "sum over generations", "sampling"),
     "time/grade_s": Metric("s", "sum over generations", "grading on the host"),

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from flax import struct
 
-from lgrpo.config import DynamicSamplingConfig, ExperimentConfig
+from lgrpo.config import ExperimentConfig
 from lgrpo.rewards.shared import measured
 from lgrpo.runs import multihost
 from lgrpo.train.steps.rl import regroup
@@ -71,16 +71,25 @@ def informative(rewards: Array, valid: Array) -> np.ndarray:
     return np.asarray(highest > lowest)
 
 
-def select(buffer: Groups, fresh: list[Groups], *, want: int, step: int, max_age: int) -> tuple[Groups, Groups, int]:
+def spread(used: int, want: int, updates: int) -> np.ndarray:
+    """Slot of each of `used` groups in a batch of `want` that is cut into `updates` equal parts: dealt out in turn, unless all slots are filled."""
+    index = np.arange(used)
+    return index if used == want else index % updates * (want // updates) + index // updates
+
+
+def select(buffer: Groups, fresh: list[Groups], *, want: int, step: int, max_age: int, updates: int = 1) -> tuple[Groups, Groups, int]:
     """Oldest groups first, `want` of them; the rest goes back into the buffer. Returns (batch of `want` slots, buffer, groups used).
 
-    Missing groups are empty slots (nothing of them is masked in), so that the batch keeps its shape.
+    Missing groups are empty slots (nothing of them is masked in), so that the batch keeps its shape; each of the step's updates gets its share of what
+    is there.
     """
     waiting = buffer.rows(np.flatnonzero((buffer.born >= 0) & (step - np.asarray(buffer.born) <= max_age)))
     ready = concatenate([waiting, *fresh])
     blank = jax.tree.map(np.zeros_like, buffer).replace(born=np.full_like(buffer.born, -1))
     used = min(want, len(ready.born))
-    batch = concatenate([ready.rows(np.arange(used)), blank.rows(np.arange(want - used))])
+    source = np.full(want, len(ready.born))
+    source[spread(used, want, updates)] = np.arange(used)
+    batch = concatenate([ready, blank.rows(np.arange(1))]).rows(source)
     # Surplus is the tail of the last generation, which has at most as many groups as the buffer has slots.
     surplus = ready.rows(np.arange(used, len(ready.born)))
     keep = min(len(surplus.born), len(buffer.born))
@@ -176,13 +185,15 @@ def collect(
         logs.append(timer.measure("grade", log))  # now, since it would keep every round's rollout
         fresh.append(groups.rows(np.flatnonzero(useful)))
         have += int(useful.sum())
-    return _finish(buffer, fresh, logs, dynamic, want, step)
+    return _finish(buffer, fresh, logs, cfg, step)
 
 
 def _finish(
-    buffer: Groups, fresh: list[Groups], logs: list[dict[str, float]], dynamic: DynamicSamplingConfig, want: int, step: int
+    buffer: Groups, fresh: list[Groups], logs: list[dict[str, float]], cfg: ExperimentConfig, step: int
 ) -> tuple[Groups, Groups, Callable[[], dict[str, float]]]:
-    batch, left, used = select(buffer, fresh, want=want, step=step, max_age=dynamic.max_age)
+    want = cfg.train.prompts_per_step
+    how = {"max_age": cfg.algo.dynamic.max_age, "updates": cfg.train.updates_per_step}
+    batch, left, used = select(buffer, fresh, want=want, step=step, **how)
     metrics = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
     metrics |= {
         "dynamic/rounds": float(len(logs)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lgrpo.config import OptimConfig
@@ -60,10 +61,25 @@ def join(moving: Params, frozen: Params) -> Params:
     return jax.tree.map(lambda x, y: y if x is None else x, moving, frozen, is_leaf=lambda x: x is None)
 
 
+def norm_in_float32(tree: Params) -> jax.Array:
+    """Global norm, float32 []. Squares of bfloat16 numbers would be added up in bfloat16."""
+    return optax.global_norm(jax.tree.map(lambda x: x.astype(jnp.float32), tree))
+
+
+def _clip(limit: float) -> optax.GradientTransformation:
+    """optax.clip_by_global_norm with the norm in float32."""
+
+    def clip(updates: Params, _: Params | None) -> Params:
+        norm = norm_in_float32(updates)
+        return jax.tree.map(lambda x: jnp.where(norm < limit, x, (x / norm.astype(x.dtype)) * limit), updates)
+
+    return optax.stateless(clip)
+
+
 def make_optimizer(cfg: OptimConfig, moving: Params, total_updates: int) -> optax.GradientTransformation:
     """AdamW on the trained part of the parameters (`split`). Weight decay on matrices only."""
     decayed = jax.tree.map_with_path(lambda path, x: x.ndim > 1 and _names(path)[-1] not in _VECTORS, moving)
     adamw = optax.adamw(learning_rate(cfg, total_updates), cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay, mask=decayed)
     # The two groups are in the names of stored moments; nothing is in the second any more.
     labels = jax.tree.map(lambda _: "train", moving)
-    return optax.partition({"train": optax.chain(optax.clip_by_global_norm(cfg.clip_norm), adamw), "freeze": optax.set_to_zero()}, labels)
+    return optax.partition({"train": optax.chain(_clip(cfg.clip_norm), adamw), "freeze": optax.set_to_zero()}, labels)

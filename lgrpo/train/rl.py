@@ -140,7 +140,7 @@ def _learn(
     batch = make_train_batch(groups.prompts, groups.rollout, groups.rewards, groups.valid, cfg=session.cfg)
     state, update = train_step(state, batch, cfg=session.cfg)
     if session.cfg.train.diagnostics != "off":
-        update |= winner_step(groups.rollout, groups.rewards, groups.valid, cfg=session.cfg.algo)
+        update |= winner_step(batch.rollout, groups.rewards, groups.valid, cfg=session.cfg.algo)
     metrics = measure()
     return state, metrics | {name: float(value) for name, value in jax.device_get(update).items()}
 

@@ -13,10 +13,19 @@ from lgrpo.algos.advantages import rollout_advantages
 from lgrpo.algos.diagnostics import FIRST_UPDATE, group_diagnostics, update_diagnostics
 from lgrpo.algos.policy_loss import k3_kl, policy_loss
 from lgrpo.config import ExperimentConfig
-from lgrpo.latent.replay import replay, replay_logps
+from lgrpo.latent.replay import replay, replay_logps, without_broken
 from lgrpo.latent.rollout import rollout
 from lgrpo.train.optimizer import join, learning_rate, split
-from lgrpo.train.steps.update import Metrics, accumulate, apply_update, attached_weights, micro_count, slices_of, total_updates
+from lgrpo.train.steps.update import (
+    Metrics,
+    accumulate,
+    apply_update,
+    attached_weights,
+    micro_count,
+    slices_of,
+    total_updates,
+    updates_done,
+)
 from lgrpo.types import Array, Max, Mean, Params, PromptBatch, Rollout, TrainBatch, TrainState, masked_max, masked_mean
 
 rollout_step = jax.jit(rollout, static_argnames=("cfg",))
@@ -38,6 +47,8 @@ def regroup(rollout: Rollout, group_size: int) -> Rollout:
 @partial(jax.jit, static_argnames=("cfg",))
 def make_train_batch(prompts: PromptBatch, grouped: Rollout, rewards: Array, valid: Array, *, cfg: ExperimentConfig) -> TrainBatch:
     """Advantages and masks. grouped leaves [B,G,...], rewards float32 [B,G], valid bool [B,G]."""
+    grouped, whole = without_broken(grouped)
+    valid = valid & whole
     advantages = rollout_advantages(grouped, rewards, valid, cfg.algo)
     counted = grouped.loss_mask if cfg.algo.invalid != "exclude" else grouped.loss_mask & valid[..., None]
     return TrainBatch(prompts, grouped, advantages, counted)
@@ -110,7 +121,7 @@ def _update(state: TrainState, batch: tuple[TrainBatch, Array], cfg: ExperimentC
 
     (loss, metrics), grads = accumulate(loss_and_grad, slices_of(batch, slices))
     grads = jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1).astype(g.dtype), grads)
-    state, more = apply_update(state, grads, cfg, total)
+    state, more = apply_update(state, grads, cfg, total, empty=~batch[0].loss_mask.any())
     return state, metrics | more
 
 
@@ -130,7 +141,7 @@ def train_step(state: TrainState, batch: TrainBatch, *, cfg: ExperimentConfig) -
     metrics |= {name: jax.tree.map(lambda x: x[:1], metrics[name]) for name in FIRST_UPDATE if name in metrics}
     out = {name: _reduce(m) for name, m in metrics.items()} | {"policy/replay_gap": jnp.where(gap > -jnp.inf, gap, 0.0)}
     state = state.replace(step=state.step + 1)
-    rate = learning_rate(cfg.optim, total)(jnp.maximum(state.step * updates - state.skipped - 1, 0))
+    rate = learning_rate(cfg.optim, total)(jnp.maximum(updates_done(state) - 1, 0))
     return state, out | {"optim/lr": jnp.asarray(rate), "grad/skipped": state.skipped, "grad/nonfinite": state.nonfinite}
 
 

@@ -13,7 +13,7 @@ import optax
 
 from lgrpo.config import ExperimentConfig, LoraConfig
 from lgrpo.models.lora import attach, merge
-from lgrpo.train.optimizer import join, make_optimizer, split
+from lgrpo.train.optimizer import join, make_optimizer, norm_in_float32, split
 from lgrpo.types import Max, Mean, Params, TrainState
 
 Metrics = dict[str, Mean | Max]
@@ -70,22 +70,34 @@ def accumulate(loss_and_grad: Callable[[Any], tuple[Any, Any]], parts: Any) -> t
     return jax.lax.scan(body, loss_and_grad(first), jax.tree.map(lambda x: x[1:], parts))[0]
 
 
-def apply_update(state: TrainState, grads: Params, cfg: ExperimentConfig, total: int) -> tuple[TrainState, Metrics]:
-    """One optimizer update by the gradients of what is trained (`split`); a non-finite gradient leaves everything but the counters as it was."""
+def updates_done(state: TrainState) -> jax.Array:
+    """Updates that moved the weights, int32 []: the optimizer's own count."""
+    return optax.tree_utils.tree_get_all_with_path(state.opt_state, "count")[0][1]
+
+
+def apply_update(
+    state: TrainState, grads: Params, cfg: ExperimentConfig, total: int, empty: jax.Array | bool = False
+) -> tuple[TrainState, Metrics]:
+    """One optimizer update by the gradients of what is trained (`split`); a non-finite gradient leaves everything but the counters as it was.
+
+    empty: nothing was counted in the loss. Then nothing moves, neither weights nor moments nor schedule, and nothing counts as skipped.
+    """
     moving, frozen = split(state.params, cfg.optim, cfg.sft.stage)
     optimizer = make_optimizer(cfg.optim, moving, total)
-    norm = optax.global_norm(grads)
+    norm = norm_in_float32(grads)
     finite = jnp.isfinite(norm)
+    moves = finite & ~jnp.asarray(empty)
     safe = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), grads)
     updates, opt_state = optimizer.update(safe, state.opt_state, moving)
-    keep = partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
+    keep = partial(jax.tree.map, lambda new, old: jnp.where(moves, new, old))
     state = state.replace(
         params=join(keep(optax.apply_updates(moving, updates), moving), frozen),
         opt_state=keep(opt_state, state.opt_state),
-        nonfinite=jnp.where(finite, 0, state.nonfinite + 1),
-        skipped=state.skipped + jnp.where(finite, 0, 1),
+        nonfinite=jnp.where(empty, state.nonfinite, jnp.where(finite, 0, state.nonfinite + 1)),
+        skipped=state.skipped + jnp.where(finite | empty, 0, 1),
     )
-    return state, {"grad/norm": Max(jnp.where(finite, norm, -jnp.inf))}
+    nothing = jnp.asarray(empty, jnp.float32)
+    return state, {"grad/norm": Max(jnp.where(moves, norm, -jnp.inf)), "grad/empty": Mean(nothing, jnp.ones(()))}
 
 
 def micro_count(size: int, microbatch: int) -> int:

@@ -1,0 +1,136 @@
+"""DESIGN section 6, point 8: a broken row is alone, in replay, in the update, in the cache; an update without a counted position changes nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import VOCAB, change, fresh_state, params, prompts, roll, tiny, train_batch
+
+from lgrpo.config.validate import validate
+from lgrpo.latent.refill import refill_rollout
+from lgrpo.latent.replay import replay_logps
+from lgrpo.train.collect import spread
+from lgrpo.train.optimizer import norm_in_float32
+from lgrpo.train.steps.rl import group, make_train_batch, train_step
+from lgrpo.types import Finish
+
+CFG = tiny(model__n_layers=1, rollout__max_new_tokens=6, rollout__latent__max_latent=2, optim__lr=1e-2, train__diagnostics="full")
+BROKEN = (1, 2)  # group, sample
+
+
+def graded(spoil=None, cfg=CFG):
+    """A batch [B,G,...] from a rollout that `spoil` changes at BROKEN. Rewards are such that every group counts."""
+    record = group(roll(cfg), cfg.rollout.group_size)
+    rewards = np.tile(np.array([1.0, 0.0, 0.0, 1.0], np.float32), (4, 1))
+    valid = np.ones((4, 4), bool)
+    if spoil:
+        record, valid[BROKEN] = spoil(record), False
+    return make_train_batch(prompts(), record, rewards, valid, cfg=cfg)
+
+
+def put(name, value, column=0):
+    def spoil(record):
+        x = np.array(getattr(record, name))
+        x[(*BROKEN, column)] = value
+        return record.replace(**{name: x})
+
+    return spoil
+
+
+def ended_in_nan(record):
+    """What the sampler leaves of such a row: its last live mixture is recorded, with weights that are not finite."""
+    finish, weights = np.array(record.finish), np.array(record.weights)
+    finish[BROKEN], weights[(*BROKEN, 0)] = Finish.NAN, np.nan
+    return record.replace(finish=finish, weights=weights)
+
+
+SPOILS = {
+    "ended in NaN": ended_in_nan,
+    "weights": put("weights", np.nan),
+    "scores": put("scores", np.inf),
+    "log-probs": put("logps", np.nan),
+}
+
+
+def removed(record):
+    """The same batch without the row: what must be equal to the broken one."""
+    blank = jax.tree.map(lambda x: np.array(x), record)
+    for name in ("ids", "scores", "weights", "is_latent", "mask", "loss_mask", "logps", "chain_len", "thought"):
+        getattr(blank, name)[BROKEN] = 0
+    return blank
+
+
+@pytest.mark.parametrize("name", SPOILS)
+@pytest.mark.parametrize("invalid", ["zero", "exclude", "keep"])
+def test_a_broken_row_changes_nothing_else(name, invalid):
+    cfg = change(CFG, algo__invalid=invalid)
+    whole, broken = graded(removed, cfg), graded(SPOILS[name], cfg)
+    np.testing.assert_array_equal(whole.advantages, broken.advantages)
+    (state, metrics), (wanted, wanted_metrics) = (train_step(fresh_state(cfg), b, cfg=cfg) for b in (broken, whole))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(wanted))
+    for key, value in wanted_metrics.items():
+        np.testing.assert_array_equal(metrics[key], value, err_msg=key)
+    assert int(state.skipped) == 0 and float(metrics["grad/norm"]) > 0
+
+
+def test_replay_leaves_broken_rows_out_forward_and_backward():
+    record = group(roll(CFG), 4)
+    spoiled = ended_in_nan(record)
+
+    def total(weights, rollout):
+        return replay_logps(weights, prompts(), rollout, cfg=CFG).sum()
+
+    value, grads = jax.value_and_grad(total)(params(CFG.model), spoiled)
+    wanted, wanted_grads = jax.value_and_grad(total)(params(CFG.model), removed(record))
+    np.testing.assert_array_equal(value, wanted)
+    jax.tree.map(np.testing.assert_array_equal, grads, wanted_grads)
+
+
+def test_refill_equals_the_loop_where_rows_break():
+    cfg = tiny(rollout__lanes=2, rollout__chunk=3)
+    weights = params(cfg.model)
+    plain = roll(cfg)
+    used = [np.unique(ids[mask & (np.arange(len(mask)) < mask.sum() - 1)]) for ids, mask in zip(plain.ids, plain.mask, strict=True)]
+    rows = np.bincount(np.concatenate(used), minlength=VOCAB)  # how many rows feed a token
+    rows[np.unique(prompts().tokens)] = 0
+    token = int(np.abs(rows - 8).argmin())
+    broken = weights | {"embed": weights["embed"].at[token].set(jnp.nan)}
+    loop = roll(cfg, weights=broken)
+    refill = jax.device_get(refill_rollout(broken, prompts(), jax.random.key(0), cfg=cfg))
+    assert 0 < (loop.finish == Finish.NAN).sum() < loop.finish.size
+    np.testing.assert_array_equal(refill.finish, loop.finish)
+    np.testing.assert_array_equal(refill.ids, loop.ids)
+    np.testing.assert_array_equal(refill.mask, loop.mask)
+
+
+def test_empty_updates_change_nothing():
+    """Four updates of which one has groups: the state of that one update alone, moments and schedule included."""
+    cfg = change(CFG, train__updates_per_step=4, optim__warmup=3, optim__weight_decay=0.5)
+    batch = train_batch(cfg)
+    first = jax.tree.map(lambda x: jnp.where(jnp.arange(4).reshape(-1, *[1] * (x.ndim - 1)) == 0, x, jnp.zeros_like(x)), batch)
+    state, metrics = train_step(fresh_state(cfg), first, cfg=cfg)
+    one, alone = train_step(fresh_state(cfg), jax.tree.map(lambda x: x[:1], batch), cfg=change(cfg, train__updates_per_step=1))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), state.params, one.params)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-9), state.opt_state, one.opt_state)
+    assert float(metrics["grad/empty"]) == 0.75 and int(state.skipped) == 0
+    np.testing.assert_allclose(metrics["optim/lr"], alone["optim/lr"], rtol=1e-6)
+
+
+def test_what_is_there_is_spread_over_the_updates():
+    assert spread(8, 8, 4).tolist() == list(range(8))
+    assert spread(5, 8, 4).tolist() == [0, 2, 4, 6, 1]
+    for used in range(17):
+        slots = spread(used, 16, 4)
+        counts = np.bincount(slots // 4, minlength=4)
+        assert len(set(slots.tolist())) == used
+        assert counts.max() - counts.min() <= 1
+
+
+def test_norms_are_float32_and_bfloat16_weights_want_a_rate_that_moves_them():
+    tree = {"a": jnp.full((4096,), 0.01, jnp.bfloat16), "b": jnp.full((3,), 2.0, jnp.bfloat16)}
+    exact = np.sqrt(sum(float((np.asarray(x, np.float64) ** 2).sum()) for x in tree.values()))
+    assert norm_in_float32(tree).dtype == jnp.float32
+    np.testing.assert_allclose(norm_in_float32(tree), exact, rtol=1e-5)
+    cfg = change(CFG, model__param_dtype="bfloat16", optim__lr=1e-6)
+    assert any("param_dtype" in line and "float32" in line for line in validate(cfg, device_count=1, kind="train"))
+    assert not any("param_dtype" in line for line in validate(change(cfg, algo__lora__rank=2), device_count=1, kind="train"))
