@@ -166,7 +166,7 @@ def checkpoint_params(path):
     """The stored tree of a stage 1 run, zeros."""
     manager, _ = checkpoint._open(path)
     with manager:
-        stored = checkpoint._stored(manager, manager.latest_step(), "params")
+        stored = stored_arrays(manager, manager.latest_step(), "params")
         return traverse_util.unflatten_dict({name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in stored.items()}, sep=".")
 
 
