@@ -156,7 +156,7 @@ def run_batch(model: ModelConfig, shape: Shape, limits: Limits, repeats: int) ->
         )
         print("  " + verdict("share of copy bandwidth", got["share_of_copy"], DECODE_BAR))
     del weights
-    cfg = experiment(shape, "paper", model=model, diff={"rollout.latent.score_gradient": "plain"})
+    cfg = experiment(shape, "paper", model=model, diff={"rollout.latent.law.score_gradient": "plain"})
     got = found["update"] = update(cfg, shape, params, limits, repeats)
     print(f"batch {shape.rows}, update: {got['update_s']:.3f} s, {got['flop_per_s'] / 1e12:,.3f} TFLOP/s")
     print("  " + verdict("share of the matrix rate", got["share_of_matrix"], UPDATE_BAR))

@@ -22,7 +22,7 @@ commands:
 {commands}
 
 EXPERIMENT is a Python file with get_config(), such as experiments/x.py.
-Every setting is an option: --algo.clip-low 0.1 --rollout.latent.clamp None --train.share-prefix False
+Every setting is an option: --algo.clip-low 0.1 --rollout.latent.law.clamp None --train.share-prefix False
 `python -m lgrpo train EXPERIMENT --help` lists them with their values in that experiment.
 A run continues from the newest checkpoint of its workdir; --checkpoint.resume False refuses to.
 

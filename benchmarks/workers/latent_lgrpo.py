@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from benchmarks.shapes import Shape, random_logits
 from benchmarks.timing import measure
 from benchmarks.workers.common import experiment
-from lgrpo.latent.mixture import sample_latent
 from lgrpo.latent.tokens import sample_token
 
 
@@ -27,19 +26,6 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
         row_keys = jax.random.split(key, rows)
         if args["step"] == "token":
             return sample_token(logits, row_keys, answer)
-        return sample_latent(
-            logits,
-            row_keys,
-            k=k,
-            think_end_id=cfg.data.think_end_id,
-            top_p=latent.top_p,
-            tau=latent.tau,
-            noise_scale=jnp.full((rows,), latent.noise_scale, jnp.float32),
-            one_sided=latent.one_sided,
-            clamp=latent.clamp,
-            delta=latent.delta,
-            order=latent.order,
-            end_rule=latent.end_rule,
-        )
+        return latent.law.draw(latent, logits, row_keys, jnp.full((rows,), latent.noise_scale, jnp.float32), cfg.data.think_end_id)
 
     return measure(lambda: jax.block_until_ready(step(logits, jax.random.key(next(keys)))), args["repeats"])

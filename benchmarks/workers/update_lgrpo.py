@@ -19,7 +19,7 @@ from lgrpo.sharding import make_mesh, put_batch
 from lgrpo.types import Params, PromptBatch, Rollout
 
 # The density of the paper without its score gradient, which changes no forward value: what the references of this workload compute.
-DIFF = {"rollout.latent.score_gradient": "plain"}
+DIFF = {"rollout.latent.law.score_gradient": "plain"}
 
 
 def run(args: dict[str, Any]) -> dict[str, Any]:

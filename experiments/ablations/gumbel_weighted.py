@@ -8,7 +8,7 @@ from lgrpo.config import ExperimentConfig
 from lgrpo.config.overrides import apply_diff
 from lgrpo.config.presets import PAPER
 
-DIFF = PAPER | {"name": "gumbel_weighted", "rollout.latent.density": "gumbel_weighted"}
+DIFF = PAPER | {"name": "gumbel_weighted", "rollout.latent.law.density": "weighted"}
 
 
 def get_config() -> ExperimentConfig:

@@ -7,9 +7,10 @@ from lgrpo.config.presets import EXACT, PAPER
 
 GRID = {
     "gumbel_mean": PAPER,
-    "gumbel_mean_unit": PAPER | {"rollout.latent.density_scale": "unit", "rollout.latent.noise_scale": 0.5},
+    "gumbel_mean_unit": PAPER | {"rollout.latent.law.density_scale": "unit", "rollout.latent.noise_scale": 0.5},
     "gumbel_mean_half_noise": PAPER | {"rollout.latent.noise_scale": 0.5},
-    "gumbel_weighted": PAPER | {"rollout.latent.density": "gumbel_weighted"},
+    "gumbel_weighted": PAPER | {"rollout.latent.law.density": "weighted"},
+    "gumbel_sum": PAPER | {"rollout.latent.law.density": "sum"},
     "exact": EXACT,
 }
 BASE = "gumbel_mean"

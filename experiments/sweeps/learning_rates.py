@@ -8,7 +8,7 @@ from lgrpo.config.presets import EXACT, NAIVE_LATENT, PAPER
 AXES = {
     "method": {
         "paper": PAPER,
-        "weighted": PAPER | {"rollout.latent.density": "gumbel_weighted"},
+        "weighted": PAPER | {"rollout.latent.law.density": "weighted"},
         "exact": EXACT,
         "naive": NAIVE_LATENT,
     },

@@ -7,7 +7,7 @@ from lgrpo.config.presets import EXACT, NAIVE_LATENT, PAPER
 
 GRID = {
     "exact": EXACT,
-    "weighted": PAPER | {"rollout.latent.density": "gumbel_weighted"},
+    "weighted": PAPER | {"rollout.latent.law.density": "weighted"},
     "naive": NAIVE_LATENT,
 }
 BASE = "exact"

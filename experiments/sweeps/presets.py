@@ -3,7 +3,7 @@
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid presets --seeds 3 --workdir runs/ablate/presets
 """
 
-from lgrpo.config.presets import EXACT, EXPLICIT, NAIVE_LATENT, OFFICIAL, PAPER, SOFT_GRPO
+from lgrpo.config.presets import EXACT, EXPLICIT, GAUSSIAN, NAIVE_LATENT, OFFICIAL, PAPER, SOFT_GRPO
 
 GRID = {
     "paper": PAPER,
@@ -11,6 +11,7 @@ GRID = {
     "exact": EXACT,
     "naive_latent": NAIVE_LATENT,
     "soft_grpo": SOFT_GRPO,
+    "gaussian": GAUSSIAN,
     "explicit": EXPLICIT | {"rollout.max_new_tokens": 36, "train.init_from": "{init_from}/../explicit_sft"},
 }
 BASE = "paper"

@@ -6,5 +6,5 @@ Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid score_gradien
 from lgrpo.config.presets import PAPER
 
 COMMON = PAPER
-GRID = {name: {"rollout.latent.score_gradient": name} for name in ("aligned", "bounded", "plain")}
+GRID = {name: {"rollout.latent.law.score_gradient": name} for name in ("aligned", "bounded", "plain")}
 BASE = "aligned"

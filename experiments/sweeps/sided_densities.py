@@ -6,9 +6,9 @@ Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid sided_densiti
 from lgrpo.config.presets import EXACT, NO_ONE_SIDED, PAPER
 
 GRID = {"two_sided-exact": EXACT}
-COMMON = {path: value for path, value in PAPER.items() if path not in NO_ONE_SIDED and path != "rollout.latent.density"}
+COMMON = PAPER
 AXES = {
-    "noise": {"one_sided": {path: PAPER[path] for path in NO_ONE_SIDED}, "two_sided": NO_ONE_SIDED},
-    "density": {name: {"rollout.latent.density": name} for name in ("gumbel_mean", "gumbel_weighted")},
+    "noise": {"one_sided": {}, "two_sided": NO_ONE_SIDED},
+    "density": {f"gumbel_{name}": {"rollout.latent.law.density": name} for name in ("mean", "weighted")},
 }
 BASE = "one_sided-gumbel_mean"

@@ -5,7 +5,7 @@ Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid stabilizers -
 
 from lgrpo.config.presets import NO_FIRST_TOKEN, NO_INVALID_MASKING, NO_ONE_SIDED, PAPER
 
-COMMON = {path: value for path, value in PAPER.items() if path not in NO_FIRST_TOKEN | NO_INVALID_MASKING | NO_ONE_SIDED}
+COMMON = {path: value for path, value in PAPER.items() if path not in NO_FIRST_TOKEN | NO_INVALID_MASKING}
 
 
 def _of_paper(diff):
@@ -14,7 +14,7 @@ def _of_paper(diff):
 
 AXES = {
     "invalid samples": {"masked": _of_paper(NO_INVALID_MASKING), "unmasked": NO_INVALID_MASKING},
-    "noise": {"one_sided": _of_paper(NO_ONE_SIDED), "two_sided": NO_ONE_SIDED},
+    "noise": {"one_sided": {}, "two_sided": NO_ONE_SIDED},
     "first token": {"winner": _of_paper(NO_FIRST_TOKEN), "everyone": NO_FIRST_TOKEN},
 }
 BASE = "masked-one_sided-winner"

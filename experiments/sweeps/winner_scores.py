@@ -7,7 +7,7 @@ Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid winner_scores
 
 from lgrpo.config.presets import NO_FIRST_TOKEN, PAPER
 
-COMMON = PAPER | {"rollout.latent.density": "gumbel_weighted"}
+COMMON = PAPER | {"rollout.latent.law.density": "weighted"}
 GRID = {name: {"algo.winner_score": name} for name in ("response_mean", "latent_mean", "answer_mean")}
 GRID |= {"any_winner": {"algo.winner_must_be_valid": False}, "no_selection": NO_FIRST_TOKEN}
 BASE = "response_mean"

@@ -120,7 +120,7 @@ def load_grid(path: Path, base: str = "") -> Grid:
 
 
 def parse_set(items: Sequence[str]) -> Diff:
-    """["train.num_steps=50", "rollout.latent.clamp=None"] as a difference. Values are Python's; what is none is text. Errors: UserError."""
+    """["train.num_steps=50", "rollout.latent.law.clamp=None"] as a difference. Values are Python's; what is none is text. Errors: UserError."""
     out: Diff = {}
     for item in items:
         path, equals, text = item.partition("=")

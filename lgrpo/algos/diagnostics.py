@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from lgrpo.algos.advantages import sample_advantages, winner_scores, winners
 from lgrpo.config import AlgoConfig, LatentConfig, RolloutConfig
-from lgrpo.latent.logprobs import TokenLogps, latent_logp
+from lgrpo.latent.law import Step, TokenLogps
+from lgrpo.latent.replay import latent_terms
 from lgrpo.types import Array, Max, Mean, Rollout, Root, masked_max, masked_mean
 
 TOLERANCE = 1e-2
@@ -42,17 +43,6 @@ def outside_top_k(weights: Array, logps: Array, kth: Array, where: Array) -> Mea
     return masked_mean(jnp.where(logps < kth[..., None], weights, 0.0).sum(-1), where)
 
 
-def margins(latent: LatentConfig, scores: Array, logps: Array) -> jax.Array:
-    """Score minus log-prob, where the density is evaluated. scores as recorded, logps at step_temperature, [...,K].
-
-    (u - l) / s for the Gumbel densities (u - l at unit scale); u / s - log softmax(l / s) for `exact`, whose shift means nothing.
-    """
-    scale = latent.noise_scale if latent.noise_scale > 0 else 1.0
-    if latent.density == "exact":
-        return scores / scale - logps
-    return (scores - logps) / (1.0 if latent.density_scale == "unit" else scale)
-
-
 def margin_histogram(margin: Array, where: Array) -> Metrics:
     """Shares of components by margin; a margin within TOLERANCE below an edge belongs above it. margin [N,T,K], where bool [N,T]."""
     inside = jnp.broadcast_to(where[..., None], margin.shape)
@@ -61,32 +51,31 @@ def margin_histogram(margin: Array, where: Array) -> Metrics:
 
 
 def clamp_atoms(latent: LatentConfig, scores: Array, logps: Array, where: Array) -> Metrics:
-    """Shares of components whose noise sits at the clamp's ends, where Gumbel noise has no density. {} without a clamp, and for `exact`.
+    """Shares of components whose noise sits at the clamp's ends, where the noise has atoms. {} for a law without them.
 
     Continuous noise lies within TOLERANCE of an end by chance too: less than 0.1 % for the clamp (-1.5, 3) at scale 1.
     """
-    if latent.clamp is None or latent.density == "exact":
+    if (ends := latent.law.atoms(latent)) is None:
         return {}
-    shift = latent.delta - latent.clamp[0] if latent.one_sided else 0.0
     noise, inside = scores - logps, jnp.broadcast_to(where[..., None], scores.shape)
 
     def at(end: float) -> Mean:
-        return masked_mean((jnp.abs(noise - (end + shift) * latent.noise_scale) <= TOLERANCE).astype(jnp.float32), inside)
+        return masked_mean((jnp.abs(noise - end) <= TOLERANCE).astype(jnp.float32), inside)
 
-    return {"diag/clamp_low": at(latent.clamp[0]), "diag/clamp_high": at(latent.clamp[1])}
+    return {"diag/clamp_low": at(ends[0]), "diag/clamp_high": at(ends[1])}
 
 
-def slopes(latent: LatentConfig, scores: Array, tokens: TokenLogps, weights: Array, advantages: Array) -> jax.Array:
+def slopes(latent: LatentConfig, step: Step, tokens: TokenLogps, advantages: Array, table: Array | None = None) -> jax.Array:
     """Derivative of each step's log-prob in the log-prob of each component, the others and the rest held fixed. [N,T,K].
 
-    By differentiation of the density that is trained on, score gradients included, so that the two cannot disagree: 1 - exp(-x) over K, or times
-    the weight, for the Gumbel densities; 1 - K pi_k exp(-a_k) / (sum_j pi_j exp(-a_j) + exp(-a_K) rest) for `exact`.
+    By differentiation of the law that is trained on, score gradients included, so that the two cannot disagree: 1 - exp(-x) over K, or times
+    the weight, for Gumbel noise; 1 - K pi_k exp(-a_k) / (sum_j pi_j exp(-a_j) + exp(-a_K) rest) for its exact density.
     """
-    scale = jnp.full(scores.shape[:-1], latent.noise_scale if latent.noise_scale > 0 else 1.0, jnp.float32)
-    gradient = None if latent.score_gradient == "plain" else advantages
+    scale = jnp.full(step.ids.shape[:-1], latent.noise_scale if latent.noise_scale > 0 else 1.0, jnp.float32)
+    gradient = advantages if latent.law.reads_advantages else None
 
     def total(chosen: jax.Array) -> jax.Array:
-        return latent_logp(latent, scores, TokenLogps(chosen, tokens.rest), weights, scale, gradient).sum()
+        return latent.law.logp(latent, step, tokens._replace(chosen=chosen), scale, table=table, advantages=gradient).sum()
 
     return jax.grad(total)(tokens.chosen)
 
@@ -136,10 +125,12 @@ def update_diagnostics(
     loss_mask: Array,
     logps: Array,
     tokens: TokenLogps,
+    table: Array,
     loss: Callable[[jax.Array], jax.Array],
     cfg: RolloutConfig,
 ) -> Metrics:
-    """All diagnostics of a slice. rollout leaves [B,G,...]; advantages, loss_mask, logps (replayed) [B,G,T]; tokens as `replay` returns them.
+    """All diagnostics of a slice. rollout leaves [B,G,...]; advantages, loss_mask, logps (replayed) [B,G,T]; tokens as `replay` returns them;
+    table: the embedding table [V,D].
 
     loss: the summed policy loss as a function of the step log-probs [B,G,T].
     """
@@ -155,20 +146,18 @@ def update_diagnostics(
     types = {"latent": is_latent, "exit": is_exit, "answer": ~is_latent & ~is_exit}
     if not thinking:
         return gradient_norms(gradient, None, {"exit": is_exit, "answer": types["answer"]}, mask)
-    # Where a step is not latent its scores and margins mean nothing; they are replaced before anything is exponentiated.
-    pick = is_latent[..., None]
-    scores, weights = jnp.where(pick, flat(rollout.scores), 0.0), jnp.where(pick, flat(rollout.weights), 0.0)
-    safe = tokens._replace(
-        chosen=jnp.where(pick, tokens.chosen, 0.0), rest=None if tokens.rest is None else jnp.where(is_latent, tokens.rest, 0.0)
-    )
+    recorded, safe = latent_terms(is_latent, Step(flat(rollout.ids), flat(rollout.scores), flat(rollout.weights)), tokens)
+    weights = jnp.where(is_latent[..., None], recorded.weights, 0.0)
     latent, counted = cfg.latent, is_latent & mask
-    slope = slopes(latent, scores, safe, weights, a)
-    margin = margins(latent, scores, safe.chosen)
-    out = mixture_state(weights, is_latent) | margin_histogram(margin, is_latent) | clamp_atoms(latent, scores, safe.chosen, is_latent)
+    slope = slopes(latent, recorded, safe, a, table)
+    out = mixture_state(weights, is_latent) | clamp_atoms(latent, recorded.scores, safe.chosen, is_latent)
     out |= misalignment(slope, weights, a, counted) | gradient_norms(gradient, slope, types, mask)
     out["diag/exit_probability"] = masked_mean(jnp.exp(flat(logps)), is_exit & mask)
-    if latent.density != "exact":
-        out["diag/score_gradient_rate"] = trigger_rate(margin, a, counted)
+    if latent.law.scored:
+        margin = latent.law.margins(latent, recorded, safe.chosen)
+        out |= margin_histogram(margin, is_latent)
+        if latent.law.signed:
+            out["diag/score_gradient_rate"] = trigger_rate(margin, a, counted)
     if tokens.kth is not None:
         out["diag/outside_top_k"] = outside_top_k(weights, safe.chosen, tokens.kth, is_latent)
         out["diag/end_probability"] = masked_mean(jnp.exp(tokens.end), is_latent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from lgrpo.config.bounds import Count, Natural, NonNegative, Positive
+from lgrpo.bounds import Count, Natural, NonNegative, Positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import importlib.util
 import inspect
 import io
 import math
@@ -23,16 +22,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lgrpo.bounds import Bound
 from lgrpo.config import ExperimentConfig, ModelConfig
-from lgrpo.config.bounds import Bound
+from lgrpo.config.laws import KIND, find_law, law_class, law_to_json, with_law
+from lgrpo.config.objects import run_file
 from lgrpo.errors import UserError
+from lgrpo.latent.law import Law
 
 # A run may be continued with other values here; any other change would make it another experiment.
 RESUME_MAY_CHANGE = (
     *("name", "train.num_steps", "train.log_every", "train.diagnostics", "train.compilation_cache"),
-    *("logging", "checkpoint", "evaluation", "mesh"),
+    *("logging", "checkpoint", "evaluation", "mesh", "sft.packing"),
 )
-ADDED = {"model.attention": "plain", "rollout.cache_parts": 1}
+_LATENT, _LAW = "rollout.latent", "rollout.latent.law"
+ADDED = {"model.attention": "plain", "rollout.cache_parts": 1, "sft.packing": False}
 """Fields that checkpoints of earlier versions lack, and the value that says what those versions did. A new field gets a line here."""
 
 
@@ -72,6 +75,8 @@ def _coerce(value: Any, hint: Any, path: str, *, from_lists: bool) -> Any:
         if dataclasses.is_dataclass(member):
             if isinstance(value, member):
                 return _check_tree(value, path)
+            if member is Law and isinstance(value, str):
+                return find_law(value, path)()
             if isinstance(value, Mapping):
                 return _build(member, value, path)
         elif member is type(None):
@@ -107,7 +112,11 @@ def _check_tree(cfg: Any, path: str = "") -> Any:
 
 
 def _build(cls: type, data: Mapping[str, Any], path: str) -> Any:
-    """A dataclass from a mapping that has exactly its fields."""
+    """A dataclass from a mapping that has exactly its fields; a law's also names its class."""
+    if cls is Law:
+        cls, data = law_class(data, path)
+    if path == _LATENT:
+        data = with_law(data)
     hints = _hints(cls)
     data = {n: ADDED[_join(path, n)] for n in hints if n not in data and _join(path, n) in ADDED} | dict(data)
     for name in data:
@@ -135,37 +144,38 @@ def _unknown(path: str, known: Sequence[str], what: str = "config field") -> Use
     return UserError(f"{path}: no such {what}; " + (f"did you mean {near}?" if near else "see `python -m lgrpo train EXPERIMENT --help`"))
 
 
-def field_paths(cls: type = ExperimentConfig, prefix: str = "") -> list[str]:
-    """Dotted path of every leaf, those inside optional blocks (model.rope_scaling) included."""
+def field_paths(cls: type = ExperimentConfig, prefix: str = "", law: type[Law] = Law) -> list[str]:
+    """Dotted path of every leaf, those inside optional blocks (model.rope_scaling) and of the law included, and of the law itself."""
     paths = []
     for name, hint in _hints(cls).items():
         inner = _dataclass_of(hint)
-        if inner is None or len(_members(hint)) > 1:  # an optional block is itself a value: None
+        if inner is None or inner is Law or len(_members(hint)) > 1:  # an optional block is itself a value: None
             paths.append(prefix + name)
         if inner is not None:
-            paths += field_paths(inner, f"{prefix}{name}.")
+            paths += field_paths(law if inner is Law else inner, f"{prefix}{name}.", law)
     return paths
 
 
-def _set(cfg: Any, cls: type, parts: Sequence[str], value: Any, path: str) -> Any:
+def _set(cfg: Any, cls: type, parts: Sequence[str], value: Any, path: str, law: type[Law]) -> Any:
     """`cfg` (an instance of cls, or None where an optional block is still unset) with one leaf replaced."""
     name, rest = parts[0], parts[1:]
     hint = _hints(cls).get(name)
     if hint is None or (rest and _dataclass_of(hint) is None):
-        raise _unknown(path, field_paths())
+        raise _unknown(path, field_paths(law=law), f"setting of the law {law.__name__}" if path.startswith(_LAW + ".") else "config field")
     cfg = cls() if cfg is None else cfg
-    new = _set(getattr(cfg, name), _dataclass_of(hint), rest, value, path) if rest else _coerce(value, hint, path, from_lists=False)
+    inner = law if _dataclass_of(hint) is Law else _dataclass_of(hint)
+    new = _set(getattr(cfg, name), inner, rest, value, path, law) if rest else _coerce(value, hint, path, from_lists=False)
     return dataclasses.replace(cfg, **{name: new})
 
 
 def apply_diff(cfg: ExperimentConfig, changes: Mapping[str, Any]) -> ExperimentConfig:
-    """`cfg` with dotted paths replaced, e.g. {"rollout.latent.one_sided": False}.
+    """`cfg` with dotted paths replaced, e.g. {"rollout.latent.law.one_sided": False}. A law is given as one, or by name.
 
     A field of an optional block that is None ("model.rope_scaling.factor") first sets the block to its defaults.
     Errors: UserError for an unknown path (with the nearest valid one) and for a value of the wrong type.
     """
     for path, value in changes.items():
-        cfg = _set(cfg, ExperimentConfig, path.split("."), value, path)
+        cfg = _set(cfg, ExperimentConfig, path.split("."), value, path, type(cfg.rollout.latent.law))
     return cfg
 
 
@@ -185,21 +195,16 @@ def _leaves(cfg: Any) -> Iterator[tuple[str, Any]]:
 
 
 def diff(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
-    """Dotted path -> (old value, new value) where they differ. A block that only one side has appears as a whole, as a dict."""
+    """Dotted path -> (old value, new value) where they differ. A block that only one side has appears as a whole, as a dict;
+    so do laws of different classes, as they are."""
 
     def walk(a: Any, b: Any, prefix: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
         for name in _hints(type(a)):
             x, y, path = getattr(a, name), getattr(b, name), prefix + name
-            if dataclasses.is_dataclass(x) and dataclasses.is_dataclass(y):
+            if dataclasses.is_dataclass(x) and type(x) is type(y):
                 yield from walk(x, y, path + ".")
             elif x != y:
-                yield (
-                    path,
-                    (
-                        dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x,
-                        dataclasses.asdict(y) if dataclasses.is_dataclass(y) else y,
-                    ),
-                )
+                yield path, tuple(dataclasses.asdict(v) if dataclasses.is_dataclass(v) and not isinstance(v, Law) else v for v in (x, y))
 
     return dict(walk(old, new, ""))
 
@@ -209,14 +214,20 @@ def to_json(cfg: ExperimentConfig) -> dict[str, Any]:
 
     def plain(x: Any) -> Any:
         if dataclasses.is_dataclass(x):
-            return {f.name: plain(getattr(x, f.name)) for f in dataclasses.fields(x)}
+            fields = {f.name: plain(getattr(x, f.name)) for f in dataclasses.fields(x)}
+            return law_to_json(x, fields) if isinstance(x, Law) else fields
         return list(x) if isinstance(x, tuple) else x
 
     return plain(cfg)
 
 
-def from_json(data: Mapping[str, Any]) -> ExperimentConfig:
-    """Inverse of to_json. Errors: UserError for unknown or missing fields and for values of the wrong type."""
+def from_json(data: Mapping[str, Any], *, trusted: bool = False) -> ExperimentConfig:
+    """Inverse of to_json. Errors: UserError for unknown or missing fields and for values of the wrong type.
+
+    trusted: the JSON is the user's own, so the file of a law that it names may be run. Else such a law is Foreign unless it is loaded already.
+    """
+    if trusted:
+        find_law(data["rollout"]["latent"]["law"][KIND], _LAW)
     if not isinstance(data, Mapping):
         raise UserError(f"config: expected a JSON object, got {type(data).__name__}")
     return _build(ExperimentConfig, data, "")
@@ -264,16 +275,6 @@ def _importable(path: Path) -> Iterator[None]:
                 sys.path.remove(entry)
 
 
-def run_file(file: Path) -> types.ModuleType:
-    """The module in a Python file that the user named: an experiment, a grid of ablations. Errors: whatever it raises."""
-    name = f"_lgrpo_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 def load_experiment(path: str | os.PathLike[str], stage: str | None = None) -> ExperimentConfig:
     """The config that an experiment file's get_config() returns, every leaf checked. Errors: UserError.
 
@@ -304,7 +305,7 @@ def load_experiment(path: str | os.PathLike[str], stage: str | None = None) -> E
 
 
 def _optional_blocks() -> dict[str, type]:
-    return {n: _dataclass_of(h) for n in field_paths() if (h := _hint_at(n)) is not None and _dataclass_of(h) is not None}
+    return {n: _dataclass_of(h) for n in field_paths() if _dataclass_of(h := _hint_at(n)) not in (None, Law)}
 
 
 def _hint_at(path: str) -> Any:
@@ -316,13 +317,17 @@ def _hint_at(path: str) -> Any:
 
 
 def _preset_blocks(cfg: ExperimentConfig, argv: Sequence[str]) -> tuple[ExperimentConfig, list[str]]:
-    """Handle optional blocks, which tyro would make subcommands: `--model.rope-scaling None`, and options of a block that is None."""
-    known, blocks = set(field_paths()), _optional_blocks()
+    """Handle what tyro would make subcommands: the law (`--rollout.latent.law exact`), optional blocks (`--model.rope-scaling None`), and options of a
+    block that is None."""
+    blocks = _optional_blocks()
     rest, items = [], list(argv)
     while items:
         token = items.pop(0)
         option, _, attached = token.partition("=")
         path = option[2:].replace("-", "_") if option.startswith("--") else ""
+        if path == _LAW:
+            cfg = apply_diff(cfg, {path: attached if "=" in token else (items.pop(0) if items else "")})
+            continue
         if path in blocks:
             value = attached if "=" in token else (items.pop(0) if items else "")
             if value != "None":
@@ -331,6 +336,7 @@ def _preset_blocks(cfg: ExperimentConfig, argv: Sequence[str]) -> tuple[Experime
                 )
             cfg = apply_diff(cfg, {path: None})
             continue
+        known = field_paths(law=type(cfg.rollout.latent.law))
         if path and path not in known and path != "help":
             near = _nearest(path, sorted(known))
             mend = f"did you mean --{near.replace('_', '-')}?" if near else "see --help for all options"
@@ -367,6 +373,8 @@ def parse_overrides(cfg: ExperimentConfig, argv: Sequence[str], prog: str = "lgr
         f" {p} is None; any of " + ", ".join(f"--{p}.{n}".replace("_", "-") for n in _hints(_optional_blocks()[p])) + " turns it on."
         for p in off
     )
+    law = type(cfg.rollout.latent.law).__name__
+    notes += f" --rollout.latent.law NAME takes another law than {law}: a file of lgrpo/latent/laws, module:Class or file.py:Class."
     config = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
     errors = io.StringIO()
     try:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from lgrpo.config.bounds import BelowOne, Count, Mass, Natural, NonNegative, Positive
+from lgrpo.bounds import BelowOne, Count, Mass, Natural, NonNegative, Positive
 from lgrpo.config.model import ModelConfig, RopeScaling  # noqa: F401  re-exported: all settings are imported from here
+from lgrpo.latent.law import Law
+from lgrpo.latent.laws.gumbel import Gumbel
 
-Density = Literal["gumbel_mean", "gumbel_weighted", "exact"]
-ScoreGradient = Literal["plain", "bounded", "aligned"]
 InvalidMode = Literal["keep", "zero", "exclude"]
 Grader = Literal["auto", "numeric", "math", "choice", "official"]
 Benchmark = Literal["gsm8k", "gsm8k_aug", "gsm_hard", "svamp", "multiarith", "math500", "aime24", "aime25", "gpqa_diamond", "dapo_math_17k"]
@@ -28,25 +28,10 @@ class LatentConfig:
     tau: Positive = 1.0
     """Temperature of the mixture weights, softmax(scores / tau)."""
     noise_scale: NonNegative = 1.0
-    """Scale s of the Gumbel noise."""
-    one_sided: bool = True
-    """Shift the clamped noise so that no recorded score lies below its log-prob (stabilizer 2)."""
-    delta: NonNegative = 0.0
-    """Extra shift of one-sided noise, delta >= 0."""
-    clamp: tuple[float, float] | None = (-1.5, 3.0)
-    """Range of the Gumbel noise before shift and scale; None: unclamped."""
-    top_p: Mass = 0.95
-    """Mass of the nucleus that may enter a mixture (the K most likely tokens always may)."""
-    order: Literal["perturb_then_topk", "topk_then_perturb"] = "perturb_then_topk"
-    """Noise on the whole support before the K best are taken, or only on the K most likely (Soft-GRPO)."""
-    end_rule: Literal["argmax", "sampled"] = "argmax"
-    """argmax: a step whose most likely token is the end of thinking ends it without noise; sampled: only the noise decides."""
-    density: Density = "gumbel_mean"
-    """What stands for the log-prob of a latent step."""
-    density_scale: Literal["noise", "unit"] = "noise"
-    """noise: the density of noise of scale s; unit: scale 1 whatever s is (official code)."""
-    score_gradient: ScoreGradient = "plain"
-    """Gradient for components whose score fell below its log-prob where the advantage is not positive."""
+    """Scale s of the law's noise; 1: as the law says."""
+    law: Law = Gumbel()
+    """How a latent step is drawn and what its log-prob is: NAME of a file in lgrpo/latent/laws, module:Class or file.py:Class. Its settings are
+    options of their own."""
     min_latent: Natural = 0
     """The end of thinking is impossible in the first min_latent steps, in sampling and in scoring."""
     max_latent: Natural = 0
@@ -183,6 +168,8 @@ class SftConfig:
     """Stop after this many evaluations without a better one (pass@1 of the sampled pass; in stage 1 the held-out loss). 0: never."""
     batch_size: Count = 128
     """Sequences per update."""
+    packing: bool = True
+    """Several records in one row in place of padding, outside stage 1: the same losses and gradients, up to rounding."""
     max_chain: Count = 48
     """Longest explicit chain in tokens; longer records are dropped and counted."""
     max_answer: Count = 8
@@ -285,7 +272,7 @@ class TrainConfig:
     updates_per_step: Count = 1
     """Optimizer updates per RL step; divides prompts_per_step."""
     microbatch: Natural = 0
-    """Prompts (RL) or sequences (SFT) per gradient accumulation slice; 0: the whole update."""
+    """Prompts (RL) or sequences (SFT) per gradient accumulation slice; 0: the whole update. Packed rows fill as many positions as these would."""
     logprob_chunk: Count = 2048
     """Positions whose vocabulary logits exist at once; the [N, T, V] tensor never does."""
     completion_bucket: Natural = 0

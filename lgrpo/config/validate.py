@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from operator import attrgetter
 from typing import Literal
 
 from lgrpo.config import ExperimentConfig, MeshConfig, RolloutConfig
@@ -44,9 +43,8 @@ def _ranges(cfg: ExperimentConfig) -> Iterator[str]:
         yield f"evaluation.noise_scale={cfg.evaluation.noise_scale}: use a number >= 0, or -1 for the noise of training"
     if any(scale < 0 for scale in cfg.evaluation.noise_sweep) or len(set(cfg.evaluation.noise_sweep)) < len(cfg.evaluation.noise_sweep):
         yield f"evaluation.noise_sweep={cfg.evaluation.noise_sweep}: use numbers >= 0, each once"
-    for path in ("rollout.latent.clamp", "sft.label_clamp"):
-        if (clamp := attrgetter(path)(cfg)) is not None and clamp[0] >= clamp[1]:
-            yield f"{path}={clamp}: the low end is not below the high end; use for instance (-1.5, 3.0), or None"
+    if (clamp := cfg.sft.label_clamp) is not None and clamp[0] >= clamp[1]:
+        yield f"sft.label_clamp={clamp}: the low end is not below the high end; use for instance (-1.5, 3.0), or None"
 
 
 def _model(cfg: ExperimentConfig) -> Iterator[str]:
@@ -88,14 +86,13 @@ def _tokens(cfg: ExperimentConfig) -> Iterator[str]:
 
 
 def _latent(cfg: ExperimentConfig, kind: Kind) -> Iterator[str]:
-    """Latent sampling, and what each density needs to be one."""
+    """Latent sampling, and what the law cannot be combined with."""
     c, length = cfg.rollout.latent, max(cfg.rollout.max_new_tokens, 1)
     if cfg.rollout.mode != "latent" and cfg.evaluation.counterfactual:
         yield "evaluation.counterfactual=True: rollout.mode=explicit has no latents to intervene on; set it to False"
     if cfg.rollout.mode != "latent":
         return
-    if c.one_sided and c.clamp is None:
-        yield "rollout.latent.one_sided=True: rollout.latent.clamp=None has no low end to shift by; give a clamp or set one_sided to False"
+    yield from c.law.problems(cfg, kind == "train")
     if c.max_latent and c.min_latent > c.max_latent:
         yield f"rollout.latent.min_latent={c.min_latent}: above rollout.latent.max_latent={c.max_latent}; use at most {c.max_latent}"
     if c.min_latent and c.k == cfg.model.vocab_size:
@@ -107,22 +104,6 @@ def _latent(cfg: ExperimentConfig, kind: Kind) -> Iterator[str]:
         return
     if c.noise_scale == 0:
         yield "rollout.latent.noise_scale=0: the samples of a group would be equal and have no density; use a number > 0, such as 1.0"
-    if c.density == "exact":
-        wanted = {
-            "clamp": None,
-            "one_sided": False,
-            "top_p": 1.0,
-            "order": "perturb_then_topk",
-            "end_rule": "sampled",
-            "score_gradient": "plain",
-            "density_scale": "noise",
-        }
-        for name, want in wanted.items():
-            if (value := getattr(c, name)) != want:
-                yield (
-                    f"rollout.latent.{name}={value!r}: density=exact holds only where unclamped, unshifted noise on the full vocabulary decides all; "
-                    f"set --rollout.latent.{name.replace('_', '-')} {want}"
-                )
 
 
 def _answer(rollout: RolloutConfig, kind: Kind) -> Iterator[str]:
@@ -138,11 +119,6 @@ def _answer(rollout: RolloutConfig, kind: Kind) -> Iterator[str]:
         yield "rollout.answer.sampler=greedy: it has no density to train on; use sample here, and evaluation.answer.sampler in evaluation"
     if answer.sampler == "gumbel_top1" and rollout.mode == "explicit":
         yield f"rollout.answer.sampler=gumbel_top1: {why}, and rollout.mode=explicit has no latent noise to share; use sample"
-    if answer.sampler == "gumbel_top1" and rollout.latent.density == "exact" and answer.temperature != rollout.latent.noise_scale:
-        yield (
-            f"rollout.answer.sampler=gumbel_top1: under density=exact it draws at the noise scale {rollout.latent.noise_scale}, but {why} at "
-            f"rollout.answer.temperature={answer.temperature}; use sample"
-        )
 
 
 def _algo(cfg: ExperimentConfig) -> Iterator[str]:

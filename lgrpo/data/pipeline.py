@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +15,7 @@ import grain
 import numpy as np
 
 from lgrpo.config import ExperimentConfig
-from lgrpo.data import labels, prompts
+from lgrpo.data import labels, packing, prompts
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.data.registry import instruction_of
 from lgrpo.data.sources import Record, load_records
@@ -92,7 +93,8 @@ def prompt_stream(
     table = _tokenise(cfg, tokenizer, split, supervised=False)
     columns = _prompt_columns(table, cfg, tokenizer)
 
-    def assemble(rows: np.ndarray) -> tuple[PromptBatch, list[str]]:
+    def assemble(rows: np.ndarray, shard: tuple[int, int]) -> tuple[PromptBatch, list[str]]:
+        rows = _part(rows, shard)
         return _prompt_batch(columns, rows), [table.gold[i] for i in rows]
 
     return _stream(table, cfg, split, assemble, batch=batch, shuffle=shuffle, shard=shard)
@@ -117,9 +119,17 @@ def prompt_batches(
 
 
 def sft_stream(
-    cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, batch: int, shuffle: bool = True, shard: tuple[int, int] = (0, 1)
+    cfg: ExperimentConfig,
+    tokenizer: TextTokenizer,
+    split: str,
+    *,
+    batch: int,
+    shuffle: bool = True,
+    shard: tuple[int, int] = (0, 1),
+    ways: int = 1,
 ) -> SftStream:
-    """Stream for supervised training; batch, shuffle and shard as in prompt_stream. Each item is a dict of arrays:
+    """Stream for supervised training; batch, shuffle and shard as in prompt_stream; ways: devices that a batch is spread over. Each item is a dict of
+    arrays:
 
     prompt_tokens int32 [N, P] padded left, prompt_mask bool [N, P];
     chain_tokens int32 [N, C] and chain_mask (C = sft.max_chain), padded right;
@@ -127,6 +137,7 @@ def sft_stream(
     The end of thinking, data.think_end_id, stands between chain and answer and is in neither. Where the tokenizer spells data.think_end in
     several tokens, the others open the answer.
     In stage latent on labels=encoder also label_ids int32 [N, M, K], label_probs float32 [N, M, K] and label_mask bool [N, M].
+    With sft.packing, outside stage 1, also pack_inputs int32 [R, S, W] and pack_steps int32 [R, S, Q]: see packing.packed.
     Errors: as prompt_stream, and UserError for a record without a chain or for labels that do not fit (labels.load_labels).
     """
     table = _tokenise(cfg, tokenizer, split, supervised=True)
@@ -143,10 +154,31 @@ def sft_stream(
         columns["label_mask"] = np.arange(count) < -(-columns["chain_mask"].sum(1) // cfg.sft.compression)[:, None]
         more["labels"] = found.content
 
-    def assemble(rows: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: column[rows] for name, column in columns.items()}
+    packs = cfg.sft.packing and cfg.sft.stage in ("explicit", "latent")
+    sizes = _packing_sizes(table, cfg) if packs else None
+    settings = {"model": cfg.model, "microbatch": cfg.train.microbatch, "ways": math.lcm(ways, shard[1])}
+    layout = packing.plan(sizes, batch, **settings) if sizes else None
+
+    def assemble(rows: np.ndarray, shard: tuple[int, int]) -> dict[str, np.ndarray]:
+        item = {name: column[_part(rows, shard)] for name, column in columns.items()}
+        if sizes and layout:
+            item |= {name: _part(x, shard) for name, x in packing.packed(sizes, rows, layout).items()}
+        return item
 
     return _stream(table, cfg, split, assemble, batch=batch, shuffle=shuffle, shard=shard, fingerprint=fingerprint, more=more)
+
+
+def _packing_sizes(table: _Table, cfg: ExperimentConfig) -> packing.Records:
+    per = cfg.sft.compression if cfg.sft.stage == "latent" else 1
+    prompts, chains, answers = (np.array([len(row) for row in ids], np.int64) for ids in (table.prompts, table.chains, table.answers))
+    widest = -(-cfg.sft.max_chain // per) + 1 + cfg.sft.max_answer
+    return packing.Records(prompts, -(-chains // per) + 1 + answers, cfg.data.max_prompt, widest)
+
+
+def _part(x: np.ndarray, shard: tuple[int, int]) -> np.ndarray:
+    """What shard (i, n) has of the leading axis."""
+    index, count = shard
+    return x[index * len(x) // count : (index + 1) * len(x) // count]
 
 
 def _fingerprint(table: _Table) -> str:
@@ -162,7 +194,7 @@ def _stream(
     table: _Table,
     cfg: ExperimentConfig,
     split: str,
-    assemble: Callable[[np.ndarray], T],
+    assemble: Callable[[np.ndarray, tuple[int, int]], T],
     *,
     batch: int,
     shuffle: bool,
@@ -170,7 +202,7 @@ def _stream(
     fingerprint: str = "",
     more: dict[str, Any] | None = None,
 ) -> Stream[T]:
-    """Row numbers, shuffled and batched by grain, then this shard's slice of them, then `assemble`. more: what else identifies the stream."""
+    """Row numbers, shuffled and batched by grain, then `assemble` for this shard. more: what else identifies the stream."""
     (index, count), size = shard, len(table.gold)
     if not 0 <= index < count or batch % count:
         raise UserError(f"data: shard {index} of {count} cannot split a batch of {batch}; use a batch that {count} divides")
@@ -186,8 +218,7 @@ def _stream(
     rows = rows.batch(batch, drop_remainder=shuffle)  # before repeat: a record twice in a batch would be sampled with the same noise
     if shuffle:
         rows = rows.repeat()
-    per_shard = batch // count
-    dataset = rows.map(lambda at: assemble(at[index * per_shard : (index + 1) * per_shard]))
+    dataset = rows.map(lambda at: assemble(at, shard))
     identity = {"split": split, "records": size, "batch": batch, "seed": cfg.seed, "shuffle": shuffle, **(more or {})}
     return Stream(dataset, identity, table.dropped, table.prompts[0], fingerprint)
 

@@ -1,4 +1,4 @@
-"""Log-probs of a few tokens per position without ever holding [N, T, V] logits, and the one rule that turns them into step log-probs."""
+"""Log-probs of a few tokens per position without ever holding [N, T, V] logits, and what rollout and learner ask of the law alike."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from lgrpo.config import LatentConfig, RolloutConfig
+from lgrpo.config import RolloutConfig
 from lgrpo.latent.draw import block_masses, rest_mass, top_k
-from lgrpo.latent.mixture import mix_rows
-from lgrpo.latent.noise import score_logp
+from lgrpo.latent.law import Step, TokenLogps
+from lgrpo.latent.mixture import embed_mixture, mix_rows
 from lgrpo.models.decoder import project, unembedding
 from lgrpo.types import Params
 
@@ -23,15 +23,6 @@ _NOTHING = -1e20  # a mass below the exponential of this holds banned tokens onl
 def ban(logits: jax.Array, token: int, banned: jax.Array) -> jax.Array:
     """Makes `token` impossible where banned [...]. logits [..., V]."""
     return logits.at[..., token].set(jnp.where(banned, BANNED, logits[..., token]))
-
-
-class TokenLogps(NamedTuple):
-    """Log-probs of K tokens per position, and of all others together (None where nobody needs it)."""
-
-    chosen: jax.Array  # float32 [..., K]
-    rest: jax.Array | None  # float32 [...]
-    kth: jax.Array | None = None  # float32 [...]; the K-th largest log-prob of all tokens; without gradient, for diagnostics
-    end: jax.Array | None = None  # float32 [...]; log-prob of the end of thinking; without gradient
 
 
 class _Norm(NamedTuple):
@@ -56,12 +47,26 @@ def _normalized(scaled: jax.Array, ids: jax.Array, with_rest: bool) -> tuple[Tok
     return TokenLogps(chosen, jnp.where(rest > _NOTHING, rest - norm.above, BANNED)), norm
 
 
-def token_logps(logits: jax.Array, ids: jax.Array, temperature: jax.Array, *, with_rest: bool = False) -> TokenLogps:
+def _with_end(ids: jax.Array, end: int) -> jax.Array:
+    return jnp.concatenate([ids, jnp.full_like(ids[..., :1], end)], axis=-1)
+
+
+def _split_end(out: TokenLogps) -> TokenLogps:
+    """The last of the ids was the end of thinking."""
+    return out._replace(chosen=out.chosen[..., :-1], end=out.chosen[..., -1])
+
+
+def token_logps(
+    logits: jax.Array, ids: jax.Array, temperature: jax.Array, *, with_rest: bool = False, end: int | None = None
+) -> TokenLogps:
     """log softmax(logits / temperature) at ids. logits float32 [..., V], ids [..., K], temperature [...].
 
-    rest: summed up without the ids, in its own maximum; BANNED where nothing possible is outside them.
+    rest: summed up without the ids, in its own maximum; BANNED where nothing possible is outside them. end: an id whose log-prob is wanted too.
     """
-    return _normalized(logits / temperature[..., None], ids, with_rest)[0]
+    scaled = logits / temperature[..., None]
+    if end is None:
+        return _normalized(scaled, ids, with_rest)[0]
+    return _split_end(_normalized(scaled, _with_end(ids, end), with_rest)[0])
 
 
 class _Positions(NamedTuple):
@@ -87,6 +92,7 @@ class _Plan(NamedTuple):
     banned_id: int
     with_rest: bool
     survey: bool = False
+    with_end: bool = False  # the last of the ids is that of the end
 
 
 def _logits(plan: _Plan, table: jax.Array, at: _Positions) -> jax.Array:
@@ -112,7 +118,7 @@ def _forward_slice(plan: _Plan, table: jax.Array, at: _Positions, *, backward: b
     scaled = _logits(plan, table, at)
     out, norm = _normalized(scaled, at.ids, plan.with_rest or backward)
     if plan.survey:
-        kth, end = top_k(scaled, at.ids.shape[-1])[0][:, -1:], scaled[:, plan.banned_id, None]
+        kth, end = top_k(scaled, at.ids.shape[-1] - plan.with_end)[0][:, -1:], scaled[:, plan.banned_id, None]
         out = out._replace(kth=norm.logp(kth)[:, 0], end=norm.logp(end)[:, 0])
     saved = _Saved(out, norm, None)
     return saved._replace(outside=project(_outside(scaled, saved, at.ids, table.dtype), table.T)) if frozen else saved
@@ -208,12 +214,13 @@ def chunked_logps(
     banned_id: int = 0,
     banned: jax.Array | None = None,
     with_rest: bool = False,
+    with_end: bool = False,
     survey: bool = False,
 ) -> TokenLogps:
     """token_logps of hidden states, `chunk` positions at a time, recomputed in the backward pass.
 
     hidden [N,T,D], ids int [N,T,K], temperature [N,T], banned bool [N,T] (where banned_id is impossible) -> float32 [N,T,K] and [N,T].
-    survey: also `kth` and `end` (the log-prob of banned_id), which have no gradient.
+    survey: also `kth` and `end` (the log-prob of banned_id), which have no gradient. with_end: `end` with its gradient; it is not in the rest.
     Differentiable in hidden and in the output projection. The slices run along T, so that a sharded N stays where it is.
     """
     rows, length = ids.shape[:2]
@@ -225,8 +232,10 @@ def chunked_logps(
         return jnp.moveaxis(x.reshape(rows, count, width, *x.shape[2:]), 1, 0).reshape(count, rows * width, *x.shape[2:])
 
     table = unembedding(params).astype(hidden.dtype)
+    ids = _with_end(ids, banned_id) if with_end else ids
     at = _Positions(slices(hidden), slices(ids), slices(temperature, fill=1), None if banned is None else slices(banned))
-    out = _sliced(_Plan(banned_id, with_rest, survey), table, at)
+    out = _sliced(_Plan(banned_id, with_rest, survey, with_end), table, at)
+    out = _split_end(out) if with_end else out
     return jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(count, rows, width, *x.shape[2:]), 0, 1).reshape(rows, count * width, *x.shape[2:])[:, :length],
         out,
@@ -236,28 +245,15 @@ def chunked_logps(
 def step_temperature(cfg: RolloutConfig, is_latent: jax.Array, is_exit: jax.Array, noise_scale: jax.Array) -> jax.Array:
     """Temperature at which each step's tokens are scored. is_latent, is_exit (ended latent thinking), noise_scale: [N,T] -> float32 [N,T].
 
-    Latent steps: 1, and the noise scale under `exact`, whose law is that of softmax(l / s). The step that ends latent thinking was chosen by
-    the same noise, so `exact` scores it at s too; the other densities score it as the official code does, like an answer token.
+    Latent steps, and the step that ends them, as the law says: where the same draw chose the end, it is scored as that draw is.
     """
     answer = jnp.full(is_latent.shape, cfg.answer.temperature, jnp.float32)
-    if cfg.latent.density == "exact":
-        return jnp.where(is_latent | is_exit, noise_scale, answer)
-    return jnp.where(is_latent, 1.0, answer)
+    latent, ended = cfg.latent.law.temperatures(cfg.latent, noise_scale, answer)
+    return jnp.where(is_latent, latent, answer if ended is answer else jnp.where(is_exit, ended, answer))
 
 
-def latent_logp(
-    cfg: LatentConfig,
-    scores: jax.Array,
-    tokens: TokenLogps,
-    weights: jax.Array,
-    noise_scale: jax.Array,
-    advantages: jax.Array | None = None,
-) -> jax.Array:
-    """Density of recorded latent steps. scores, weights [*b,K]; tokens at step_temperature; noise_scale, advantages [*b] -> [*b]."""
-    scale, logps = noise_scale[..., None], tokens.chosen
-    if cfg.density == "exact":
-        return score_logp(scores / scale, logps, density="exact", rest_logp=tokens.rest)
-    settings = {"density": cfg.density, "score_gradient": cfg.score_gradient, "advantages": advantages, "weights": weights}
-    if cfg.density_scale == "unit":
-        return score_logp(scores, logps, **settings)
-    return score_logp(scores / scale, logps / scale, **settings) - jnp.log(noise_scale)
+def mixed_inputs(table: jax.Array, step: Step, noise_scale: jax.Array, cfg: RolloutConfig) -> jax.Array:
+    """What is fed after recorded steps, [*b,D], in the type of table [V,D]. noise_scale [*b]; without noise where the scores are all 0."""
+    if cfg.mode == "latent":
+        return cfg.latent.law.mix(cfg.latent, table, step, noise_scale)
+    return embed_mixture(table, step.ids, step.weights)

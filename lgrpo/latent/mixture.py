@@ -71,7 +71,7 @@ def _keys(key: jax.Array, rows: int) -> jax.Array:
     return key if key.ndim else jax.random.split(key, rows)
 
 
-def _is_argmax(logits: jax.Array, token: int) -> jax.Array:
+def is_argmax(logits: jax.Array, token: int) -> jax.Array:
     """jnp.argmax(logits, -1) == token, bool [N], without an argmax: XLA does not vectorise that on CPU. False for a token outside the vocabulary."""
     if not 0 <= token < logits.shape[-1]:
         return jnp.zeros(logits.shape[0], bool)
@@ -81,7 +81,7 @@ def _is_argmax(logits: jax.Array, token: int) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Law:
+class _Noisy:
     """What distinguishes one noisy choice from another; arrays are [N, 1]."""
 
     k: int
@@ -102,7 +102,7 @@ class _Law:
         return shape_noise(raw, clamp=self.clamp, one_sided=self.one_sided, delta=self.delta, scale=self.scale)
 
 
-def _choose_full(logps: jax.Array, raw: jax.Array, law: _Law) -> tuple[jax.Array, jax.Array]:
+def _choose_full(logps: jax.Array, raw: jax.Array, law: _Noisy) -> tuple[jax.Array, jax.Array]:
     """Noise on the whole vocabulary, then the K best of the support: the definition. logps, raw [N,V] -> scores, ids [N,K]."""
     perturbed = logps + law.shape(raw)
     plain_ids = top_k(logps, law.k)[1]
@@ -113,7 +113,7 @@ def _choose_full(logps: jax.Array, raw: jax.Array, law: _Law) -> tuple[jax.Array
     return top_k(perturbed, law.k)
 
 
-def _choose_candidates(logits: jax.Array, lse: jax.Array, keys: jax.Array, law: _Law, count: int) -> tuple[jax.Array, ...]:
+def _choose_candidates(logits: jax.Array, lse: jax.Array, keys: jax.Array, law: _Noisy, count: int) -> tuple[jax.Array, ...]:
     """Noise on the `count` most likely tokens only. Returns scores, ids [N,K], certified bool [N], and the candidates' ids and noise [N,count].
 
     A row is certified when its whole support lies among the candidates, or when the K-th best score is beyond what clamped noise can give to any
@@ -139,7 +139,7 @@ def _choose_candidates(logits: jax.Array, lse: jax.Array, keys: jax.Array, law: 
     return scores, jnp.take_along_axis(ids, at, axis=-1), covered, ids, raw
 
 
-def _choose_top_down(logits: jax.Array, keys: jax.Array, law: _Law) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _choose_top_down(logits: jax.Array, keys: jax.Array, law: _Noisy) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Scores, ids [N,K] and the logsumexp [N,1] of the logits, which at noise scale 1 comes with the draw."""
     safe = jnp.where(law.scale > 0, law.scale, 1.0)
     scaled = logits / safe
@@ -153,7 +153,7 @@ def _choose_top_down(logits: jax.Array, keys: jax.Array, law: _Law) -> tuple[jax
     return scores * safe - lse, ids, lse
 
 
-def _choose_noisy(logits: jax.Array, keys: jax.Array, law: _Law) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _choose_noisy(logits: jax.Array, keys: jax.Array, law: _Noisy) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The cheapest way to the law of _choose_full, row by row; rows that it does not cover get full noise. -> scores, ids [N,K],
     logsumexp of the logits [N,1].
 
@@ -206,7 +206,7 @@ def sample_latent(
     logits = logits.astype(jnp.float32)
     scale = _per_row(noise_scale, rows)
     whole = isinstance(top_p, float | int) and top_p >= 1.0
-    law = _Law(k, _per_row(top_p, rows), not whole, scale, one_sided, clamp, delta, order == "topk_then_perturb")
+    law = _Noisy(k, _per_row(top_p, rows), not whole, scale, one_sided, clamp, delta, order == "topk_then_perturb")
     if raw_noise is None:
         scores, ids, lse = _choose_noisy(logits, _keys(key, rows), law)
     else:
@@ -215,7 +215,7 @@ def sample_latent(
     weights = jax.nn.softmax(scores / _per_row(tau, rows), axis=-1)
     noisy = scale[:, 0] > 0
     if end_rule == "argmax":
-        noisy &= ~_is_argmax(logits, think_end_id)
+        noisy &= ~is_argmax(logits, think_end_id)
 
     def noiseless() -> tuple[jax.Array, jax.Array, jax.Array]:
         plain_logits, plain_ids = top_k(logits, k)

@@ -1,14 +1,15 @@
-"""Gumbel noise and the three stand-ins for the log-prob of a latent step (DESIGN section 5; paper equations 12-13)."""
+"""Gumbel noise and the log-probs of what is drawn with it (DESIGN section 5; paper equations 12-13)."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
-from lgrpo.config import Density, ScoreGradient
-
+ScoreGradient = Literal["plain", "bounded", "aligned"]
+Over = Literal["mean", "weighted", "sum"]
 _TINY = 1e-30
 
 
@@ -47,12 +48,43 @@ def _gumbel_terms(margin: jax.Array, score_gradient: ScoreGradient, advantages: 
     return jnp.where(needed, replaced, -safe - jnp.exp(-safe))
 
 
-def _exact_logp(scores: jax.Array, logps: jax.Array, rest_logp: jax.Array | None) -> jax.Array:
-    """Log-density of the K best perturbed scores up to a common shift, for unclamped noise on the whole vocabulary.
+def gumbel_logp(
+    scores: jax.Array,
+    logps: jax.Array,
+    *,
+    over: Over = "mean",
+    score_gradient: ScoreGradient = "plain",
+    advantages: jax.Array | None = None,
+    weights: jax.Array | None = None,
+) -> jax.Array:
+    """Standard Gumbel log-density of score minus log-prob, over the components: their mean, by `weights`, or their sum. [*b, K] -> [*b], nats.
 
-    scores a_k (best first) and logps log pi_k [*b, K]. Equals sum(log pi_k - a_k) - K log(sum pi_k e^-a_k + e^-a_K (1 - sum pi_k)) + log (K-1)!.
+    scores and weights are constants. advantages [*b] only choose the gradient of components below their log-prob; None leaves it plain.
+    Errors: ValueError for an unknown name, or missing weights.
+    """
+    if over not in get_args(Over):
+        raise ValueError(f"over={over!r} is unknown; use mean, weighted or sum")
+    if score_gradient not in get_args(ScoreGradient):
+        raise ValueError(f"score_gradient {score_gradient!r} is unknown; use plain, bounded or aligned")
+    terms = _gumbel_terms(jax.lax.stop_gradient(scores) - logps, score_gradient, advantages)
+    if over == "mean":
+        return jnp.mean(terms, axis=-1)
+    if over == "sum":
+        return jnp.sum(terms, axis=-1)
+    if weights is None:
+        raise ValueError("a density over weighted components needs the mixture weights")
+    return jnp.sum(jax.lax.stop_gradient(weights) * terms, axis=-1)
+
+
+def exact_logp(scores: jax.Array, logps: jax.Array, rest_logp: jax.Array | None = None) -> jax.Array:
+    """Log-density of the K best perturbed scores up to a common shift, for unclamped noise on the whole vocabulary. [*b, K] -> [*b], nats.
+
+    scores a_k = u_k / s (best first, constants) and logps log pi_k of softmax(l / s). With a_K the smallest score:
+    sum(log pi_k - a_k) - K log(sum pi_k e^-a_k + e^-a_K (1 - sum pi_k)) + log (K-1)!. rest_logp [*b]: the log of the mass of all tokens that were
+    not chosen; without it 1 - sum(exp(logps)) is used, whose rounding shows where the policy is nearly deterministic.
     """
     k = scores.shape[-1]
+    scores = jax.lax.stop_gradient(scores)
     lowest = jnp.min(scores, axis=-1, keepdims=True)
     height = scores - lowest  # the density does not depend on the shift
     if rest_logp is None:
@@ -66,35 +98,23 @@ def score_logp(
     scores: jax.Array,
     logps: jax.Array,
     *,
-    density: Density = "gumbel_mean",
+    density: Literal["gumbel_mean", "gumbel_weighted", "gumbel_sum", "exact"] = "gumbel_mean",
     score_gradient: ScoreGradient = "plain",
     advantages: jax.Array | None = None,
     weights: jax.Array | None = None,
     rest_logp: jax.Array | None = None,
 ) -> jax.Array:
-    """What stands for the log-prob of a latent step.
-
-    scores [*b, K]: recorded scores u, a constant (no gradient). logps [*b, K]: log-probs of the same tokens under the policy. For `exact` the
-    scores are u/s, best first, and the logps those of softmax(l/s). advantages [*b] only choose the gradient of components below their log-prob;
-    None leaves it plain. weights [*b, K]: mixture weights, for gumbel_weighted. rest_logp [*b]: for `exact`, the log of the mass of all tokens that
-    were not chosen; without it 1 - sum(exp(logps)) is used, whose rounding shows where the policy is nearly deterministic. Returns [*b], nats.
+    """gumbel_logp and exact_logp under one name and by the density's: a stable entry point.
 
     Errors: ValueError for an unknown density, missing weights, or `exact` with a score gradient other than plain.
     Source: paper equation 12-13; golden vectors in tests/golden/score_logp.npz; the exact density in docs/deviations.md.
     """
-    scores = jax.lax.stop_gradient(jnp.asarray(scores, jnp.float32))
-    logps = jnp.asarray(logps, jnp.float32)
+    scores, logps = jnp.asarray(scores, jnp.float32), jnp.asarray(logps, jnp.float32)
+    kind, _, over = density.partition("_")
     if density == "exact":
         if score_gradient != "plain":
             raise ValueError("density 'exact' has one gradient; score_gradient must be 'plain'")
-        return _exact_logp(scores, logps, rest_logp)
-    if density not in ("gumbel_mean", "gumbel_weighted"):
-        raise ValueError(f"density {density!r} is unknown; use gumbel_mean, gumbel_weighted or exact")
-    if score_gradient not in ("plain", "bounded", "aligned"):
-        raise ValueError(f"score_gradient {score_gradient!r} is unknown; use plain, bounded or aligned")
-    terms = _gumbel_terms(scores - logps, score_gradient, advantages)
-    if density == "gumbel_mean":
-        return jnp.mean(terms, axis=-1)
-    if weights is None:
-        raise ValueError("density 'gumbel_weighted' needs the mixture weights")
-    return jnp.sum(jax.lax.stop_gradient(weights) * terms, axis=-1)
+        return exact_logp(scores, logps, rest_logp)
+    if kind != "gumbel" or over not in get_args(Over):
+        raise ValueError(f"density {density!r} is unknown; use gumbel_mean, gumbel_weighted, gumbel_sum or exact")
+    return gumbel_logp(scores, logps, over=over, score_gradient=score_gradient, advantages=advantages, weights=weights)

@@ -88,7 +88,7 @@ def _advance(state: LaneState, params: Params, cfg: ExperimentConfig) -> LaneSta
     keys, noise = state.keys[slots, known].reshape(rows), state.noise_scale[slots, known].reshape(rows)
     chosen, broken = choose_step(params, hidden, keys, flat["thinking"], flat["step"], noise, cfg)
     view = state.replace(**{n: flat[n] for n in ("thinking", "forced", "done")})
-    d = settle(view, chosen, broken, jnp.full((rows,), Finish.RUNNING, jnp.int32), params, cfg)
+    d = settle(view, chosen, broken, jnp.full((rows,), Finish.RUNNING, jnp.int32), params, noise, cfg)
 
     lanes = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), d._asdict())
     rec, sample, live = state.record, state.sample, ~state.done

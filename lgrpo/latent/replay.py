@@ -8,28 +8,53 @@ import jax
 import jax.numpy as jnp
 
 from lgrpo.config import ExperimentConfig
-from lgrpo.latent.logprobs import TokenLogps, chunked_logps, latent_logp, step_temperature
+from lgrpo.latent.law import Step
+from lgrpo.latent.logprobs import TokenLogps, chunked_logps, mixed_inputs, step_temperature
 from lgrpo.latent.mixture import embed_mixture
 from lgrpo.models.decoder import compute_params, forward_group
 from lgrpo.types import Params, PromptBatch, Rollout
 
 
 def completion_hidden(
-    params: Params, cfg: ExperimentConfig, prompts: PromptBatch, ids: jax.Array, weights: jax.Array, *, share_prefix: bool = True
+    params: Params,
+    cfg: ExperimentConfig,
+    prompts: PromptBatch,
+    ids: jax.Array,
+    weights: jax.Array,
+    scores: jax.Array | None = None,
+    *,
+    share_prefix: bool = True,
 ) -> jax.Array:
-    """Hidden states that predict each completion step. prompts [B,P], ids and weights [B,G,T,K] -> [B*G, T, D].
+    """Hidden states that predict each completion step. prompts [B,P], ids, weights and scores [B,G,T,K] -> [B*G, T, D].
 
+    scores: what the law recorded beside the mixtures; None where mixtures are fed without noise (labels).
     share_prefix=False repeats the prompt for every sample: the same numbers, more work (for checks and benchmarks).
     """
     batch, group, length, _ = ids.shape
     tokens, mask = prompts.tokens, prompts.mask
     if not share_prefix:
         tokens, mask = jnp.repeat(tokens, group, axis=0), jnp.repeat(mask, group, axis=0)
-        ids, weights = ids.reshape(batch * group, 1, length, -1), weights.reshape(batch * group, 1, length, -1)
-    embeds = embed_mixture(params["embed"], ids[:, :, :-1], weights[:, :, :-1])  # the last step's input predicts nothing
+    shape = (batch, group) if share_prefix else (batch * group, 1)
+
+    def inputs(x: jax.Array) -> jax.Array:
+        return x.reshape(*shape, length, -1)[:, :, :-1]  # the last step's input predicts nothing
+
+    if scores is None:
+        embeds = embed_mixture(params["embed"], inputs(ids), inputs(weights))
+    else:
+        noise_scale = jnp.full((*shape, length - 1), cfg.rollout.latent.noise_scale, jnp.float32)
+        embeds = mixed_inputs(params["embed"], Step(inputs(ids), inputs(scores), inputs(weights)), noise_scale, cfg.rollout)
     last, hidden = forward_group(params, cfg.model, tokens, mask, embeds)
     first = jnp.broadcast_to(last[:, None, None], (*hidden.shape[:2], 1, hidden.shape[-1]))
     return jnp.concatenate([first, hidden], axis=2).reshape(batch * group, length, -1)
+
+
+def latent_terms(is_latent: jax.Array, step: Step, tokens: TokenLogps) -> tuple[Step, TokenLogps]:
+    """Both with harmless numbers where a step is not latent, so that no unused log-prob overflows in the backward pass. is_latent [*b]."""
+    pick = is_latent[..., None]
+    step = step._replace(scores=jnp.where(pick, step.scores, 0.0), weights=jnp.where(pick, step.weights, 1.0 / step.ids.shape[-1]))
+    rest, end = (None if x is None else jnp.where(is_latent, x, -1.0) for x in (tokens.rest, tokens.end))
+    return step, tokens._replace(chosen=jnp.where(pick, tokens.chosen, 0.0), rest=rest, end=end)
 
 
 def replay_logps(*args: Any, **settings: Any) -> jax.Array:
@@ -54,12 +79,12 @@ def replay(
     leaves [B*G,T,...]. survey: as in chunked_logps.
     """
     c = cfg.rollout
-    batch, group, length, k = rollout.ids.shape
+    batch, group, length, _ = rollout.ids.shape
     mask = rollout.mask
     ids = jnp.where(mask[..., None], rollout.ids, 0)
-    weights = jnp.where(mask[..., None], rollout.weights, 0.0)
+    weights, scores = (jnp.where(mask[..., None], x, 0.0) for x in (rollout.weights, rollout.scores))
     params = compute_params(params, cfg.model)
-    hidden = completion_hidden(params, cfg, prompts, ids, weights, share_prefix=share_prefix)
+    hidden = completion_hidden(params, cfg, prompts, ids, weights, scores, share_prefix=share_prefix)
 
     def flat(x: jax.Array) -> jax.Array:
         return x.reshape(batch * group, *x.shape[2:])
@@ -78,16 +103,14 @@ def replay(
         chunk=cfg.train.logprob_chunk,
         banned_id=cfg.data.think_end_id,
         banned=banned,
-        with_rest=latent_mode and c.latent.density == "exact",
+        with_rest=latent_mode and c.latent.law.needs_rest,
+        with_end=latent_mode and c.latent.law.needs_end,
         survey=survey and latent_mode,
     )
     total = logps.chosen[..., 0]
     if latent_mode:
-        # Where a step is not latent its margins are replaced, so that the unused density cannot overflow in the backward pass.
-        pick = is_latent[..., None]
-        scores = jnp.where(pick, flat(rollout.scores), 0.0)
-        safe = TokenLogps(jnp.where(pick, logps.chosen, 0.0), None if logps.rest is None else jnp.where(is_latent, logps.rest, 0.0))
-        uniform = jnp.where(pick, flat(weights), 1.0 / k)
-        latent = latent_logp(c.latent, scores, safe, uniform, noise_scale, None if advantages is None else flat(advantages))
+        step, safe = latent_terms(is_latent, Step(flat(ids), flat(rollout.scores), flat(weights)), logps)
+        given = None if advantages is None else flat(advantages)
+        latent = c.latent.law.logp(c.latent, step, safe, noise_scale, table=params["embed"], advantages=given)
         total = jnp.where(is_latent, latent, total)
     return jnp.where(mask, total.reshape(batch, group, length), 0.0), logps

@@ -14,8 +14,9 @@ from flax import struct
 from lgrpo.config import ExperimentConfig, RolloutConfig
 from lgrpo.keys import row_keys
 from lgrpo.latent.intervene import Intervention, Kind, replace_latents
-from lgrpo.latent.logprobs import ban, latent_logp, step_temperature, token_logps
-from lgrpo.latent.mixture import LatentChoice, embed_mixture, sample_latent
+from lgrpo.latent.law import Step
+from lgrpo.latent.logprobs import ban, mixed_inputs, step_temperature, token_logps
+from lgrpo.latent.mixture import LatentChoice
 from lgrpo.latent.tokens import sample_token
 from lgrpo.models.decoder import compute_params, decode_step, logits_of, prefill
 from lgrpo.models.kv_cache import GroupCache, cache_widths, close_part, make_cache
@@ -48,20 +49,7 @@ class _Step(NamedTuple):
 
 def _latent_choice(logits: jax.Array, keys: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig) -> LatentChoice:
     c = cfg.rollout.latent
-    return sample_latent(
-        logits,
-        keys,
-        k=c.k,
-        think_end_id=cfg.data.think_end_id,
-        top_p=c.top_p,
-        tau=c.tau,
-        noise_scale=noise_scale,
-        one_sided=c.one_sided,
-        clamp=c.clamp,
-        delta=c.delta,
-        order=c.order,
-        end_rule=c.end_rule,
-    )
+    return c.law.draw(c, logits, keys, noise_scale, cfg.data.think_end_id)
 
 
 def _answer_token(logits: jax.Array, keys: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig) -> jax.Array:
@@ -71,9 +59,15 @@ def _answer_token(logits: jax.Array, keys: jax.Array, noise_scale: jax.Array, cf
 
 
 def _choose(
-    logits: jax.Array, keys: jax.Array, thinking: jax.Array, step: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig
+    logits: jax.Array,
+    keys: jax.Array,
+    thinking: jax.Array,
+    step: jax.Array,
+    noise_scale: jax.Array,
+    table: jax.Array,
+    cfg: ExperimentConfig,
 ) -> _Step:
-    """Samples one step for every row. logits float32 [N,V], keys [N], thinking bool [N], noise_scale float32 [N]."""
+    """Samples one step for every row. logits float32 [N,V], keys [N], thinking bool [N], noise_scale float32 [N], table: embeddings [V,D]."""
     c, end = cfg.rollout, cfg.data.think_end_id
     latent_row = thinking if c.mode == "latent" else jnp.zeros_like(thinking)
     if c.mode == "latent" and c.latent.min_latent:
@@ -105,8 +99,9 @@ def _choose(
     weights = jnp.where(pick, choice.weights, one_hot)
     scale = jnp.where(noise_scale > 0, noise_scale, 1.0)  # noise-free rows are not trained on; their density only has to be finite
     temperature = step_temperature(c, is_latent, latent_row & ~is_latent, scale)
-    logps = token_logps(logits, ids, temperature, with_rest=c.latent.density == "exact")
-    latent = latent_logp(c.latent, scores, logps, weights, scale)
+    law = c.latent.law
+    logps = token_logps(logits, ids, temperature, with_rest=law.needs_rest, end=end if law.needs_end else None)
+    latent = law.logp(c.latent, Step(ids, scores, weights), logps, scale, table=table)
     return _Step(ids, scores, weights, is_latent, jnp.where(is_latent, latent, logps.chosen[:, 0]), forced)
 
 
@@ -145,8 +140,17 @@ class Decision(NamedTuple):
     ended: jax.Array  # bool [N]; the step ended thinking
 
 
-def settle(state: DecodeState, chosen: _Step, broken: jax.Array, finish: jax.Array, params: Params, cfg: ExperimentConfig) -> Decision:
+def settle(
+    state: DecodeState,
+    chosen: _Step,
+    broken: jax.Array,
+    finish: jax.Array,
+    params: Params,
+    noise_scale: jax.Array,
+    cfg: ExperimentConfig,
+) -> Decision:
     """The state machine of a row, given what it chose. broken: bool [N]; finish: int32 [N] so far. state: anything with the flags of DecodeState."""
+    step = Step(chosen.ids, chosen.scores, chosen.weights)
     token = chosen.ids[:, 0]
     live = ~state.done & ~broken
     ended = state.thinking & (token == cfg.data.think_end_id) & live
@@ -166,7 +170,7 @@ def settle(state: DecodeState, chosen: _Step, broken: jax.Array, finish: jax.Arr
     columns = {name: jnp.where(live.reshape(live.shape + (1,) * (x.ndim - 1)), x, jnp.zeros_like(x)) for name, x in columns.items()}
     return Decision(
         columns=columns,
-        embed=embed_mixture(params["embed"], chosen.ids, chosen.weights),
+        embed=mixed_inputs(params["embed"], step, noise_scale, cfg.rollout),
         thinking=state.thinking & ~ended,
         forced=forced,
         done=state.done | eos | broken,
@@ -183,7 +187,7 @@ def choose_step(
     logits = logits_of(params, hidden)
     broken = ~jnp.isfinite(logits.sum(axis=-1))  # what a broken row chooses is never recorded
     steps = jnp.broadcast_to(step, thinking.shape)
-    return _choose(logits, jax.vmap(jax.random.fold_in)(keys, steps), thinking, step, noise_scale, cfg), broken
+    return _choose(logits, jax.vmap(jax.random.fold_in)(keys, steps), thinking, step, noise_scale, params["embed"], cfg), broken
 
 
 def _sample(
@@ -200,7 +204,7 @@ def _sample(
     chosen, broken = choose_step(params, hidden, keys, state.thinking, t, noise_scale, cfg)
     if intervention is not None:
         chosen = _intervened(chosen, state, intervention, cfg.data.think_end_id)
-    d = settle(state, chosen, broken, rec.finish, params, cfg)
+    d = settle(state, chosen, broken, rec.finish, params, noise_scale, cfg)
 
     def put(buffer: jax.Array, value: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(buffer, value[:, None].astype(buffer.dtype), t, axis=1)

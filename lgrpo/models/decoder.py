@@ -1,7 +1,7 @@
 """Llama and Qwen2 decoders: RMSNorm, rotary positions, grouped-query attention, SwiGLU. Logits are never formed here.
 
 `run_blocks` is the one loop over layers; what a position may attend to is a function that the caller passes in. `forward` is the plain
-model, `prefill` and `decode_step` serve the rollout, `forward_group` the learner.
+model, `prefill` and `decode_step` serve the rollout, `forward_group` the learner, `forward_packed` supervised training.
 """
 
 from __future__ import annotations
@@ -133,6 +133,19 @@ def forward(params: Params, cfg: ModelConfig, embeds: jax.Array, positions: jax.
     """The plain model. embeds [N,S,D], positions int [N,S], mask bool [N,S,S] (query, key) -> hidden states [N,S,D]."""
     params = compute_params(params, cfg)
     return run_blocks(params, cfg, embeds, positions, lambda q, k, v, _: (attend(q, k, v, mask), None))[0]
+
+
+def forward_packed(params: Params, cfg: ModelConfig, embeds: jax.Array, positions: jax.Array, record: jax.Array) -> jax.Array:
+    """Rows of several sequences that do not see each other. embeds [R,W,D], positions int [R,W], record int [R,W] (one number per sequence of a row)
+    -> hidden states [R,W,D]. params: in the type of the computation.
+    """
+    visible = (record[:, :, None] == record[:, None, :]) & jnp.tril(jnp.ones((record.shape[1],) * 2, bool))
+    backend = flash.attention_backend(cfg, record.shape[1])
+
+    def attention(q: jax.Array, k: jax.Array, v: jax.Array, _: Any) -> tuple[jax.Array, None]:
+        return (attend(q, k, v, visible) if backend == "plain" else flash.flash_packed(q, k, v, record, visible, backend)), None
+
+    return run_blocks(params, cfg, embeds, positions, attention)[0]
 
 
 def prefill(params: Params, cfg: ModelConfig, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -82,19 +82,17 @@ def _splash_kernel(
     return splash_attention_kernel.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
 
 
-def _splash(q: jax.Array, k: jax.Array, v: jax.Array, prompt_mask: jax.Array, shape: tuple[int, int, int], interpret: bool) -> jax.Array:
-    """One device's rows and heads. q [B,S,H,Dh], k and v [B,S,Kv,Dh]."""
-    batch, length, heads, width = q.shape
+def _splash(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, shape: tuple[int, int, int], interpret: bool) -> jax.Array:
+    """One device's rows and heads. q [B,S,H,Dh], k and v [B,S,Kv,Dh], segments int32 [B,S]: positions of different ones do not see each other."""
+    length, heads, width = q.shape[1:]
     size = -(-length // _LANES) * _LANES
     kernel = _splash_kernel(heads, *shape, size, interpret)
 
     def pad(x: jax.Array) -> jax.Array:
         return jnp.pad(x, [(0, 0), (0, size - length), (0, 0), (0, 0)]).swapaxes(1, 2)
 
-    # Left padding is a segment of its own: it is neither seen nor does it see.
-    real = jnp.concatenate([prompt_mask, jnp.ones((batch, size - prompt_mask.shape[1]), bool)], axis=1).astype(jnp.int32)
-    segments = splash_attention_kernel.SegmentIds(real, real)
-    out = jax.vmap(kernel)(pad(q * width**-0.5), pad(k), pad(v), segments)
+    segments = jnp.pad(segments, ((0, 0), (0, size - length)))
+    out = jax.vmap(kernel)(pad(q * width**-0.5), pad(k), pad(v), splash_attention_kernel.SegmentIds(segments, segments))
     return out.swapaxes(1, 2)[:, :length]
 
 
@@ -102,16 +100,27 @@ def splash_group(q: jax.Array, k: jax.Array, v: jax.Array, prompt_mask: jax.Arra
     """Splash attention of packed groups, blocks that nobody sees skipped. q [B,S,H,Dh], k and v [B,S,Kv,Dh] with S = P + group * T, prompt_mask
     bool [B,P], padded on the left -> [B,S,H,Dh]. group 0: prompts alone. interpret: run it without a TPU, slowly, for tests.
     """
-    prompt = prompt_mask.shape[1]
-    shape = (prompt, group, (q.shape[1] - prompt) // group if group else 0)
+    (batch, prompt), length = prompt_mask.shape, q.shape[1]
+    # Left padding is a segment of its own: it is neither seen nor does it see.
+    segments = jnp.concatenate([prompt_mask, jnp.ones((batch, length - prompt), bool)], axis=1).astype(jnp.int32)
+    return _splash_rows(q, k, v, segments, (prompt, group, (length - prompt) // group if group else 0), interpret)
+
+
+def splash_packed(q: jax.Array, k: jax.Array, v: jax.Array, record: jax.Array, *, interpret: bool = False) -> jax.Array:
+    """Splash attention of rows of several sequences, each causal and apart from the others. Shapes as in splash_group, record int [B,S]."""
+    return _splash_rows(q, k, v, record.astype(jnp.int32), (q.shape[1], 0, 0), interpret)
+
+
+def _splash_rows(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, shape: tuple[int, int, int], interpret: bool) -> jax.Array:
+    """_splash on the mesh, if there is one."""
     run = functools.partial(_splash, shape=shape, interpret=interpret)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return run(q, k, v, prompt_mask)
+        return run(q, k, v, segments)
     # A kernel cannot be partitioned by the compiler. Rows that do not divide (a small evaluation batch) stay whole, as in constrain_batch.
     rows = BATCH_AXES if q.shape[0] % batch_ways(mesh) == 0 else None
     spec = PartitionSpec(rows, None, "tensor", None)
-    return jax.shard_map(run, in_specs=(spec, spec, spec, PartitionSpec(rows, None)), out_specs=spec, check_vma=False)(q, k, v, prompt_mask)
+    return jax.shard_map(run, in_specs=(spec, spec, spec, PartitionSpec(rows, None)), out_specs=spec, check_vma=False)(q, k, v, segments)
 
 
 def dot_product_group(
@@ -143,3 +152,10 @@ def dot_product_group(
 def flash_group(q: jax.Array, k: jax.Array, v: jax.Array, prompt_mask: jax.Array, group: int, backend: Backend) -> jax.Array:
     """splash_group or dot_product_group."""
     return (splash_group if backend == "splash" else dot_product_group)(q, k, v, prompt_mask, group)
+
+
+def flash_packed(q: jax.Array, k: jax.Array, v: jax.Array, record: jax.Array, visible: jax.Array, backend: Backend) -> jax.Array:
+    """Rows of several sequences. record int [B,S]; visible bool [B,S,S] says the same of every query and key."""
+    if backend == "splash":
+        return splash_packed(q, k, v, record)
+    return jax.nn.dot_product_attention(q, k, v, mask=visible[:, None], implementation="cudnn")

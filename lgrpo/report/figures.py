@@ -21,7 +21,7 @@ _EVAL = {
     "eval/pass@1": Metric("share", "mean over problems", "accuracy, noise-free latents and greedy answers"),
     "eval/pass@1_sampled": Metric("share", "mean over problems and samples", "accuracy under the noise of training"),
 }
-PHASES = ("rollout", "train", "grade", "rest")
+PHASES = ("rollout", "train", "grade", "data", "rest")
 _ROWS = 13  # of the table below a curve
 _WIDE = 5.6  # inches; two beside each other instead of three
 Styles = dict[str, Style]
@@ -307,13 +307,15 @@ def ablation_figures(ablation: Ablation, prefix: str = "ablation") -> list[Figur
 
 
 def phase_seconds(group: Group) -> dict[str, float] | None:
-    """Median seconds a step by phase, over all logged steps of all seeds but each run's first (which compiles). None when nothing was timed."""
+    """Median seconds a step by phase, over all logged steps of all seeds but each run's first (which compiles); `compile`: seconds of a whole run,
+    the median over seeds. None when nothing was timed."""
     lines = [row for run in group.runs for row in (run.rows[1:] or run.rows) if isinstance(row.get("time/step_s"), int | float)]
     if not lines:
         return None
-    known = {p: median(row.get(f"time/{p}_s") or 0.0 for row in lines) for p in PHASES[:3]}
+    known = {p: median(row.get(f"time/{p}_s") or 0.0 for row in lines) for p in PHASES[:-1]}
+    compiling = median(sum(row.get("time/compile_s") or 0.0 for row in run.rows) for run in group.runs)
     total = median(row["time/step_s"] for row in lines)
-    return known | {"rest": max(0.0, total - sum(known.values())), "step": total}
+    return known | {"rest": max(0.0, total - sum(known.values())), "step": total, "compile": compiling}
 
 
 def timing(groups: Sequence[Group]) -> Figure | None:
@@ -321,16 +323,19 @@ def timing(groups: Sequence[Group]) -> Figure | None:
     found = [(g.label, seconds) for g in groups if (seconds := phase_seconds(g)) is not None]
     if not found:
         return None
-    rows = [[label, *(seconds[p] for p in PHASES), seconds["step"]] for label, seconds in found]
+    rows = [[label, *(seconds[p] for p in PHASES), seconds["step"], seconds["compile"]] for label, seconds in found]
     bars = [(label, [seconds[p] for p in PHASES]) for label, seconds in found]
     return Figure(
         key="timing",
         title="Seconds a step by phase",
-        caption="Medians over logged steps, the first of each run left out; rest: the whole step less the three phases.",
+        caption="Medians over logged steps, the first of each run left out. Grade: grading. Data: making and sending supervised batches. Rest: the step "
+        "less the other phases. Compile: lowering and compiling, in seconds of the whole run, in no phase's median.",
         alt="Median seconds a step. "
-        + "; ".join(f"{label}: {number(s['step'])} in all, {number(s['rollout'])} sampling" for label, s in found)
+        + "; ".join(
+            f"{label}: {number(s['step'])} in all, {number(s['rollout'])} sampling, {number(s['train'])} updating" for label, s in found
+        )
         + ".",
-        columns=["run", *(f"{p} s" for p in PHASES), "step s"],
+        columns=["run", *(f"{p} s" for p in PHASES), "step s", "compile s, whole run"],
         rows=rows,
         width=_WIDE,
         draw=plots.draw_stacks(bars, PHASES, xlabel="seconds"),

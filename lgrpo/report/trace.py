@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lgrpo.algos.advantages import group_advantages, rollout_advantages, token_advantages, winner_scores
-from lgrpo.config import AlgoConfig, ExperimentConfig, LatentConfig
+from lgrpo.config import AlgoConfig, ExperimentConfig
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.latent.logprobs import ban
 from lgrpo.latent.replay import completion_hidden
@@ -34,14 +34,15 @@ class Inspected(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """One token of a mixture. margin = score minus log-prob; draw = the Gumbel draw behind it, before shift and scale (None without noise)."""
+    """One token of a mixture. margin = score minus log-prob (None where the law keeps no scores of its components); draw = the draw
+    behind it, before shift and scale (None without noise)."""
 
     token: str
     id: int
     weight: float
     logp: float
     rank: int
-    margin: float
+    margin: float | None
     draw: float | None
     clamped: bool  # the draw sits at an end of the clamp
 
@@ -98,7 +99,8 @@ def inspect(params: Params, prompts: PromptBatch, record: Rollout, *, cfg: Exper
     weights = compute_params(params, cfg.model)
     ids = jnp.where(record.mask[..., None], record.ids, 0)
     mixture = jnp.where(record.mask[..., None], record.weights, 0.0)
-    logits = logits_of(weights, completion_hidden(weights, cfg, prompts, ids[None], mixture[None]))
+    scores = jnp.where(record.mask[..., None], record.scores, 0.0)
+    logits = logits_of(weights, completion_hidden(weights, cfg, prompts, ids[None], mixture[None], scores[None]))
     if cfg.rollout.mode == "latent":
         thinking = jnp.arange(ids.shape[1]) <= record.chain_len[:, None]
         early = jnp.arange(ids.shape[1]) < cfg.rollout.latent.min_latent
@@ -115,12 +117,6 @@ def inspect(params: Params, prompts: PromptBatch, record: Rollout, *, cfg: Exper
     probs = jnp.exp(logps)
     entropy = -jnp.sum(jnp.where(probs > 0, probs * logps, 0.0), axis=-1)
     return Inspected(chosen, ranks, probs[..., cfg.data.think_end_id], entropy)
-
-
-def draws_of(margins: np.ndarray, cfg: LatentConfig) -> np.ndarray:
-    """The Gumbel draws (clamped, where there is a clamp) behind score minus log-prob: shape_noise backwards. Any shape; needs noise_scale > 0."""
-    shift = cfg.delta - cfg.clamp[0] if cfg.one_sided and cfg.clamp is not None else 0.0
-    return margins / cfg.noise_scale - shift
 
 
 def winners(record: Rollout, rewards: Array, valid: Array, cfg: AlgoConfig) -> np.ndarray:
@@ -179,9 +175,10 @@ def _steps(record: Rollout, seen: Inspected, advantages: np.ndarray, cfg: Experi
         kind = "latent" if latent else "thought" if after < 0 else "exit" if after == 0 and record.thought else "answer"
         components = []
         for k in range(c.k if latent else 1):
-            margin = float(record.scores[t, k] - seen.logps[t, k]) if latent else 0.0
-            draw = float(draws_of(np.float64(margin), c)) if latent and c.noise_scale > 0 else None
-            clamped = draw is not None and c.clamp is not None and not c.clamp[0] + _ATOM < draw < c.clamp[1] - _ATOM
+            margin = None if latent and not c.law.scored else float(record.scores[t, k] - seen.logps[t, k]) if latent else 0.0
+            draw = c.law.noise_of(c, margin) if latent and c.law.scored and c.noise_scale > 0 else None
+            ends = c.law.atoms(c) if draw is not None else None
+            clamped = ends is not None and not ends[0] + _ATOM * c.noise_scale < margin < ends[1] - _ATOM * c.noise_scale
             token = int(record.ids[t, k])
             numbers = {"weight": float(record.weights[t, k]), "logp": float(seen.logps[t, k]), "rank": int(seen.ranks[t, k])}
             components.append(

@@ -66,7 +66,7 @@ def _mixtures(sample: Sample) -> Table:
             bar = f"{'█' * round(8 * c.weight):<8} {c.weight:.3f}"
             noise = "-" if c.draw is None else f"{c.draw:+.2f}{'|' if c.clamped else ' '}"
             head = (str(step.index), f"{step.exit_prob:.4f}", f"{step.advantage:+.3f}") if k == 0 else ("", "", "")
-            row = [visible(c.token), bar, f"{np.exp(c.logp):.4f}", str(c.rank), noise, f"{c.margin:+.3f}"]
+            row = [visible(c.token), bar, f"{np.exp(c.logp):.4f}", str(c.rank), noise, "-" if c.margin is None else f"{c.margin:+.3f}"]
             style = "bold" if k == 0 else "dim" if c.weight < 0.02 else ""
             table.add_row(*(Text(x) for x in (head[0], *row, *head[1:])), style=style, end_section=k == len(step.components) - 1)
     return table
@@ -122,13 +122,10 @@ def print_traces(sides: Sequence[Side], console: Console, *, show: int = 2) -> N
 def trace_html(sides: Sequence[Side], cfg: ExperimentConfig) -> str:
     """All problems and samples as one page."""
     c = cfg.rollout.latent
-    noise = f"noise scale {c.noise_scale:g}, {'one-sided' if c.one_sided else 'two-sided'}, " + (
-        "not clamped" if c.clamp is None else f"clamped to [{c.clamp[0]:g}, {c.clamp[1]:g}]"
-    )
     return page.render(
         "trace.html",
         title=f"Trace: {cfg.name}",
-        subtitle=f"K = {c.k}, {noise}, density {c.density}; {cfg.rollout.group_size} samples a problem.",
+        subtitle=f"K = {c.k}, {c.law.describe(c)}; {cfg.rollout.group_size} samples a problem.",
         selection=f"first-token selection by {cfg.algo.winner_score}" + ("" if cfg.algo.first_token else " (off here: only marked)"),
         sides=sides,
         problems=range(len(sides[0].traces)),

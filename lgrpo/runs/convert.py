@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lgrpo.config import CheckpointConfig, DataConfig, ExperimentConfig, MeshConfig, ModelConfig
-from lgrpo.config.overrides import apply_diff
+from lgrpo.config.overrides import apply_diff, to_json
 from lgrpo.data.chat import has_template
 from lgrpo.data.prompts import ASSET, TextTokenizer, load_tokenizer, resolve
 from lgrpo.errors import UserError
@@ -36,7 +36,8 @@ from lgrpo.types import TrainState
 ExtraTokens = Literal["refuse", "drop", "pad"]
 LATENT_FILE = "latent_config.json"
 # Of latent_config.json: how a latent step is sampled. What else LatentConfig holds concerns training.
-_SAMPLER = ("k", "tau", "noise_scale", "one_sided", "delta", "clamp", "top_p", "order", "end_rule")
+_SAMPLER = ("k", "tau", "noise_scale", "law")
+_FORMER = ("one_sided", "delta", "clamp", "top_p", "order", "end_rule")  # stood there before laws had names; those of today's default law
 _THINK = ("think_start", "think_end", "think_end_id")
 _TEXT_FILES = (
     *("config.json", "generation_config.json", LATENT_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -165,7 +166,7 @@ def _latent_settings(folder: pathlib.Path) -> dict[str, Any]:
     file = folder / LATENT_FILE
     if not file.is_file():
         return {}
-    sections = dict.fromkeys(_SAMPLER, "rollout.latent") | dict.fromkeys(_THINK, "data")
+    sections = dict.fromkeys(_SAMPLER, "rollout.latent") | dict.fromkeys(_FORMER, "rollout.latent.law") | dict.fromkeys(_THINK, "data")
     raw = read_json(file)
     if unknown := sorted(raw.keys() - sections.keys()):
         raise UserError(f"{file}: {unknown[0]} is unknown; it was written by another version of lgrpo")
@@ -239,7 +240,7 @@ def describe_import(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> str:
 
 def latent_config(cfg: ExperimentConfig) -> dict[str, Any]:
     """Content of latent_config.json: think tokens and sampler. cfg must be resolved."""
-    sampler = {name: getattr(cfg.rollout.latent, name) for name in _SAMPLER}
+    sampler = {name: to_json(cfg)["rollout"]["latent"][name] for name in _SAMPLER}
     return {name: getattr(cfg.data, name) for name in _THINK} | sampler
 
 

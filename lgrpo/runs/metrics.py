@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from lgrpo.config import LoggingConfig
 from lgrpo.runs import multihost
+from lgrpo.runs.compiling import CompileClock
 
 FILE = "metrics.jsonl"
 _NUMBER = re.compile(r"-|[+-]?(\d|\.\d|nan|inf)")  # how a cell of a numeric column begins
@@ -75,6 +76,8 @@ METRICS: dict[str, Metric] = {
     "time/rollout_s": Metric("s", "sum over generations", "sampling"),
     "time/grade_s": Metric("s", "sum over generations", "grading on the host"),
     "time/train_s": Metric("s", "last", "updates"),
+    "time/data_s": Metric("s", "last", "supervised training: making a batch and sending it to the devices"),
+    "time/compile_s": Metric("s", "sum since the last line", "lowering and compiling, inside whatever called a program first"),
     "time/step_s": Metric("s", "last", "one step, without evaluation and saving"),
     "time/host_frac": Metric("share", "last", "part of the step outside sampling and updates"),
     "perf/tokens_per_s": Metric("steps/s", "last", "latent steps and tokens generated per second of sampling"),
@@ -159,9 +162,12 @@ def _rewind(path: Path, step: int) -> None:
 class MetricsWriter:
     """Appends to <workdir>/metrics.jsonl on the main process; silent on the others. Also a context manager."""
 
-    def __init__(self, workdir: str | os.PathLike[str], cfg: LoggingConfig, resume_step: int = 0) -> None:
-        """resume_step: finished steps of the checkpoint that the run goes on from; later lines are dropped, since they will come again."""
-        folder = Path(workdir)
+    def __init__(
+        self, workdir: str | os.PathLike[str], cfg: LoggingConfig, resume_step: int = 0, clock: CompileClock | None = None
+    ) -> None:
+        """resume_step: finished steps of the checkpoint that the run goes on from; later lines are dropped, since they will come again.
+        clock: its laps become time/compile_s of each line."""
+        folder, self._clock = Path(workdir), clock
         self._path, self._file, self._board = folder / FILE, None, None
         # TensorBoard takes milliseconds a step, which the next step need not wait for.
         self._thread, self._sent = ThreadPoolExecutor(1, "tensorboard"), None
@@ -185,6 +191,8 @@ class MetricsWriter:
         check_names(values)
         if self._file is None:
             return
+        if self._clock is not None:
+            values = {**values, "time/compile_s": self._clock.lap()}
         numbers = {name: float(np.asarray(value).item()) for name, value in values.items()}
         odd = {name: str(x) for name, x in numbers.items() if not math.isfinite(x)}
         line: dict[str, Any] = {"step": int(step), **{name: None if name in odd else x for name, x in numbers.items()}}

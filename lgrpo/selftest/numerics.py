@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lgrpo.config import ExperimentConfig
-from lgrpo.latent.logprobs import TokenLogps, chunked_logps, latent_logp, step_temperature
+from lgrpo.latent.law import Step, TokenLogps
+from lgrpo.latent.logprobs import chunked_logps, step_temperature
 from lgrpo.latent.rollout import choose_step
 from lgrpo.types import Array
 
@@ -26,7 +27,7 @@ VOCAB = 32_000
 
 
 class Row(NamedTuple):
-    """One position: what was chosen there, the probability of its likeliest token, |gradient - reference| / |reference|."""
+    """One position: what was chosen there, the likeliest token's probability at the temperature that it is scored at, |gradient - reference| / |reference|."""
 
     kind: str
     prob: float
@@ -58,24 +59,30 @@ def chosen_at(table: jax.Array, tokens: Array, probs: Sequence[float], temperatu
     return (jnp.asarray(high, jnp.float32) * along).astype(table.dtype)
 
 
-def _plain(hidden: jax.Array, table: jax.Array, steps: _Steps, temperature: jax.Array) -> TokenLogps:
+def _plain(hidden: jax.Array, table: jax.Array, steps: _Steps, temperature: jax.Array, end: int) -> TokenLogps:
     """The definition in float32, for autodiff."""
     logits = jnp.matmul(hidden.astype(jnp.float32), table.astype(jnp.float32), precision="highest")
     logps = jax.nn.log_softmax(logits / temperature[:, None], axis=-1)
     others = logps.at[jnp.arange(len(logps))[:, None], steps.ids].set(-jnp.inf)
-    return TokenLogps(jnp.take_along_axis(logps, steps.ids, axis=-1), jax.nn.logsumexp(others, axis=-1))
+    return TokenLogps(jnp.take_along_axis(logps, steps.ids, axis=-1), jax.nn.logsumexp(others, axis=-1), end=logps[:, end])
 
 
 def _gradients(
-    tokens: Callable[..., TokenLogps], hidden: jax.Array, table: jax.Array, steps: _Steps, cfg: ExperimentConfig, frozen: bool
+    tokens: Callable[..., TokenLogps],
+    hidden: jax.Array,
+    table: jax.Array,
+    steps: _Steps,
+    cfg: ExperimentConfig,
+    frozen: bool,
 ) -> list[np.ndarray]:
     """Of the summed step log-probs, in the hidden states [M,D] and, unless it is frozen, the table [D,V]."""
-    scale = jnp.full(len(steps.ids), cfg.rollout.latent.noise_scale or 1.0, jnp.float32)
+    c, fixed = cfg.rollout.latent, table.T  # the embeddings are not what is tested: the same table, held fixed
+    scale = jnp.full(len(steps.ids), c.noise_scale or 1.0, jnp.float32)
     temperature = step_temperature(cfg.rollout, steps.is_latent, jnp.zeros_like(steps.is_latent), scale)
 
     def total(hidden: jax.Array, table: jax.Array) -> jax.Array:
-        found = tokens(hidden, table, steps, temperature)
-        latent = latent_logp(cfg.rollout.latent, steps.scores, found, steps.weights, scale)
+        found = tokens(hidden, table, steps, temperature, cfg.data.think_end_id)
+        latent = c.law.logp(c, Step(steps.ids, steps.scores, steps.weights), found, scale, table=fixed)
         return jnp.where(steps.is_latent, latent, found.chosen[:, 0]).sum()
 
     out = jax.jit(jax.grad(total, (0,) if frozen else (0, 1)))(hidden, table)
@@ -88,23 +95,27 @@ def check(cfg: ExperimentConfig) -> list[Row]:
     dtype, frozen = jnp.dtype(cfg.model.dtype), cfg.optim.freeze_unembed
     table = (jax.random.normal(jax.random.key(0), (width, vocab)) / width**0.5).astype(dtype)
     likely = np.random.default_rng(0).permutation(np.arange(1, vocab))[: len(PROBS)].astype(np.int32)
-    hidden = chosen_at(table, likely, PROBS)
+    c, mode = cfg.rollout.latent, cfg.rollout.mode
+    scale, answer = jnp.full(len(likely), c.noise_scale or 1.0), jnp.full(len(likely), cfg.rollout.answer.temperature)
+    warm = [answer, c.law.temperatures(c, scale, answer)[0]][: 1 + (mode == "latent")]
+    parts = [chosen_at(table, likely, PROBS, temperature=float(t[0])) for t in warm]
     one = np.zeros((len(likely), cfg.rollout.latent.k), np.float32)
     steps = _Steps(np.where(np.arange(one.shape[1]) == 0, likely[:, None], 0), one, one, np.zeros(len(likely), bool))
-    if cfg.rollout.mode == "latent":
-        keys, scale = jax.random.split(jax.random.key(1), len(likely)), jnp.full(len(likely), cfg.rollout.latent.noise_scale or 1.0)
-        drawn, _ = choose_step({"unembed": table}, hidden, keys, jnp.ones(len(likely), bool), jnp.asarray(0), scale, cfg)
+    if mode == "latent":
+        keys, thinking = jax.random.split(jax.random.key(1), len(likely)), jnp.ones(len(likely), bool)
+        drawn, _ = choose_step({"unembed": table, "embed": table.T}, parts[1], keys, thinking, jnp.asarray(1), scale, cfg)
         steps = jax.tree.map(lambda a, b: np.concatenate([a, b]), steps, _Steps(drawn.ids, drawn.scores, drawn.weights, drawn.is_latent))
-        hidden = jnp.concatenate([hidden, hidden])
+    hidden, warm = jnp.concatenate(parts), np.concatenate(warm)[:, None]
 
-    def chunked(hidden: jax.Array, table: jax.Array, steps: _Steps, temperature: jax.Array) -> TokenLogps:
-        rest = cfg.rollout.mode == "latent" and cfg.rollout.latent.density == "exact"
-        settings = {"chunk": cfg.train.logprob_chunk, "with_rest": rest}
+    def chunked(hidden: jax.Array, table: jax.Array, steps: _Steps, temperature: jax.Array, end: int) -> TokenLogps:
+        law = cfg.rollout.latent.law
+        settings = {"chunk": cfg.train.logprob_chunk, "with_rest": law.needs_rest, "with_end": law.needs_end, "banned_id": end}
         out = chunked_logps({"unembed": table}, hidden[None], steps.ids[None], temperature[None], **settings)
         return jax.tree.map(lambda x: x[0], out)
 
-    got, want = (_gradients(tokens, hidden, table, steps, cfg, frozen) for tokens in (chunked, _plain))
-    logits = np.asarray(jnp.matmul(hidden.astype(jnp.float32), table.astype(jnp.float32), precision="highest"), np.float64)
+    got = _gradients(chunked, hidden, table, steps, cfg, frozen)
+    want = _gradients(_plain, hidden.astype(jnp.float32), table.astype(jnp.float32), steps, cfg, frozen)
+    logits = np.asarray(jnp.matmul(hidden.astype(jnp.float32), table.astype(jnp.float32), precision="highest"), np.float64) / warm
     probs = 1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1)
     errors = np.linalg.norm(got[0] - want[0], axis=1) / np.linalg.norm(want[0], axis=1)
     kinds = ["latent" if latent else "token" for latent in steps.is_latent]
@@ -119,7 +130,7 @@ def run(cfg: ExperimentConfig) -> int:
     rows = check(cfg)
     worst = max(row.error for row in rows)
     c, device = cfg.rollout.latent, jax.devices()[0]
-    what = f"{c.density}, K = {c.k}" if cfg.rollout.mode == "latent" else "explicit"
+    what = f"{type(c.law).__name__}, K = {c.k}" if cfg.rollout.mode == "latent" else "explicit"
     print(f"{what}, V = {cfg.model.vocab_size or VOCAB}, D = {cfg.model.d_model}, {cfg.model.dtype} on {device.device_kind}")
     print(f"{'step':8}{'p':>8}  error of the gradient")
     for row in rows:

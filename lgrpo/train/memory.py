@@ -117,7 +117,7 @@ def _rl_phases(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> list[Phase]:
 
 
 def _sft_phase(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> Phase:
-    """Shapes as data.pipeline.sft_stream makes them."""
+    """Shapes as data.pipeline.sft_stream makes them. Of packed rows the most there can be: the table of lengths is not at hand here."""
     rows, chain, k = cfg.sft.batch_size, cfg.sft.max_chain, cfg.rollout.latent.k
     latents = -(-chain // cfg.sft.compression)
     shapes = {"prompt_tokens": (cfg.data.max_prompt,), "chain_tokens": (chain,), "answer_tokens": (cfg.sft.max_answer,)}
@@ -128,6 +128,11 @@ def _sft_phase(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> Phase:
         batch["label_ids"] = jax.ShapeDtypeStruct((rows, latents, k), jnp.int32)
         batch["label_probs"] = jax.ShapeDtypeStruct((rows, latents, k), jnp.float32)
         batch["label_mask"] = jax.ShapeDtypeStruct((rows, latents), bool)
+    if cfg.sft.packing and cfg.sft.stage in ("explicit", "latent"):
+        steps = (latents if cfg.sft.stage == "latent" else chain) + 1 + cfg.sft.max_answer
+        slices = rows // cfg.train.microbatch if cfg.train.microbatch else 1
+        for name, width in (("pack_inputs", cfg.data.max_prompt + steps - 1), ("pack_steps", steps)):
+            batch[name] = jax.ShapeDtypeStruct((rows // slices, slices, width), jnp.int32)
     return _phase("update", sft_step.lower(state, _placed(batch, batch_sharding(mesh)), cfg=cfg), 0)
 
 

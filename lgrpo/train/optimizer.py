@@ -12,12 +12,15 @@ from lgrpo.types import Params
 
 
 def learning_rate(cfg: OptimConfig, total_updates: int) -> optax.Schedule:
-    """Linear warm-up to cfg.lr, then constant or cosine to 0. Counts real updates: skipped ones do not advance it."""
+    """Linear warm-up to cfg.lr, then constant or cosine to 0. Counts real updates: skipped ones do not advance it.
+
+    Update t < warmup, from 0, has the rate lr (t + 1) / warmup: none is spent at rate 0.
+    """
     decay = optax.cosine_decay_schedule(cfg.lr, max(total_updates - cfg.warmup, 1))
     after = decay if cfg.schedule == "cosine" else optax.constant_schedule(cfg.lr)
     if not cfg.warmup:
         return after
-    return optax.join_schedules([optax.linear_schedule(0.0, cfg.lr, cfg.warmup), after], [cfg.warmup])
+    return optax.join_schedules([optax.linear_schedule(cfg.lr / cfg.warmup, cfg.lr, max(cfg.warmup - 1, 1)), after], [cfg.warmup])
 
 
 # Stacked norms and biases are [L, ...]: they are vectors per layer whatever their rank.

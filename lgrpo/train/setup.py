@@ -24,6 +24,7 @@ from lgrpo.models.lora import adapter_specs
 from lgrpo.models.spec import param_shardings, param_specs, spec_abstract, spec_init, spec_shardings
 from lgrpo.runs import multihost
 from lgrpo.runs.checkpoint import Checkpoints, Restored, check_source, has_encoder, load_params, write_config
+from lgrpo.runs.compiling import CompileClock
 from lgrpo.runs.metrics import MetricsWriter
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
 from lgrpo.train.steps.update import init_state
@@ -42,6 +43,7 @@ class Session:
     checkpoints: Checkpoints
     restored: Restored | None
     writer: MetricsWriter
+    clock: CompileClock
     opened: float = dataclasses.field(default_factory=time.perf_counter)
 
     @property
@@ -63,6 +65,7 @@ class Session:
         """Waits for pending saves and closes the writers."""
         self.checkpoints.close()
         self.writer.close()
+        self.clock.close()
 
 
 def prepare(cfg: ExperimentConfig, *, kind: str) -> tuple[ExperimentConfig, TextTokenizer]:
@@ -178,5 +181,6 @@ def open_session(
     write_config(workdir, cfg)
     # The line of a step whose evaluation is to be repeated is written again too.
     written = restored.step - ("pending" in restored.extra) if restored else 0
-    writer = MetricsWriter(workdir, cfg.logging, resume_step=written)
-    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer)
+    clock = CompileClock()
+    writer = MetricsWriter(workdir, cfg.logging, resume_step=written, clock=clock)
+    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer, clock)

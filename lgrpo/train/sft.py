@@ -20,7 +20,7 @@ from lgrpo.errors import UserError
 from lgrpo.runs import multihost
 from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.runs.metrics import progress
-from lgrpo.sharding import put_batch
+from lgrpo.sharding import batch_ways, put_batch
 from lgrpo.train.guards import Guards
 from lgrpo.train.health import evaluation_metrics, should_evaluate, should_save, summary
 from lgrpo.train.setup import Session, open_session
@@ -68,7 +68,7 @@ def heldout_batches(session: Session) -> Sequence[dict[str, Any]]:
     if not cfg.evaluation.every or not cfg.sft.heldout:
         return []
     size = cfg.sft.batch_size
-    stream = sft_stream(cfg, session.tokenizer, cfg.data.eval_split, batch=size, shuffle=False)
+    stream = sft_stream(cfg, session.tokenizer, cfg.data.eval_split, batch=size, shuffle=False, ways=batch_ways(session.mesh))
     count = min(-(-cfg.sft.heldout // size), stream.records // size)
     if not count:
         raise UserError(
@@ -106,7 +106,8 @@ def validation(
 
 
 def _open_data(session: Session) -> SftStream:
-    data = sft_stream(session.cfg, session.tokenizer, session.cfg.data.train_split, batch=session.cfg.sft.batch_size)
+    cfg = session.cfg
+    data = sft_stream(cfg, session.tokenizer, cfg.data.train_split, batch=cfg.sft.batch_size, ways=batch_ways(session.mesh))
     if session.restored:
         data.set_state(session.restored.data)
     else:
@@ -147,9 +148,12 @@ def train(session: Session, stop: StopFlag) -> int:
                 break
             started = time.perf_counter()
             batch = next(data)
-            state, update = sft_step(state, put_batch(batch, session.mesh), cfg=cfg)
+            placed = put_batch(batch, session.mesh)
+            fed = time.perf_counter()
+            state, update = sft_step(state, placed, cfg=cfg)
             metrics = {name: float(value) for name, value in update.items()}
-            metrics["time/step_s"] = time.perf_counter() - started
+            ended = time.perf_counter()
+            metrics |= {"time/data_s": fed - started, "time/train_s": ended - fed, "time/step_s": ended - started}
             guards.after(done, metrics, batch)
             bar.set_postfix(ce=f"{metrics['sft/ce']:.4f}", kl=f"{metrics['sft/kl']:.4f}")
             bar.update()

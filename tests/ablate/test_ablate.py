@@ -112,7 +112,7 @@ def test_stabilizers_end_in_naive_latent_grpo(tmp_path):
         ("GRID = {'a': {'optim.lr': 'x'}}", "cell a: optim.lr: 'x' is a str"),
         ("GRID = {'a': {}, 'b': {'optim.lr': 3e-4}}", "cells a and b are duplicates"),
         ("GRID = {'a': {'seed': 3}}", "cell a: sets seed"),
-        ("GRID = {'a': {'rollout.latent.one_sided': True}}", "cell a: 2 problem"),
+        ("GRID = {'a': {'rollout.latent.law.one_sided': True}}", "cell a: rollout.latent.law.one_sided: no such setting of the law Exact"),
         ("AXES = {'a': {'x': {'optim.lr': 1.0}}, 'b': {'y': {'optim.lr': 2.0}}}", "'y' sets optim.lr, which another axis"),
         ("import nothing_of_this_name", "ModuleNotFoundError"),
     ],

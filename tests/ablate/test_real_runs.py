@@ -66,7 +66,7 @@ def test_a_killed_run_changes_nothing_in_the_table(tmp_path):
         "run.py": RUN.format(root=str(tmp_path), lgrpo=str(Path(__file__).parents[2])),
         "experiment.py": EXPERIMENT.format(data=str(tmp_path / "data")),
     }
-    files |= {"grid.py": 'GRID = {"one_sided": {}, "two_sided": {"rollout.latent.one_sided": False}}', "kill": ""}
+    files |= {"grid.py": 'GRID = {"one_sided": {}, "two_sided": {"rollout.latent.law.one_sided": False}}', "kill": ""}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     grid = load_grid(tmp_path / "grid.py")

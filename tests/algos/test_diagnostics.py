@@ -8,6 +8,9 @@ from support import change, fresh_state, prompts, roll, tiny, train_batch
 
 from lgrpo.algos import diagnostics as d
 from lgrpo.config import AlgoConfig, LatentConfig
+from lgrpo.latent.law import Step
+from lgrpo.latent.laws.exact import Exact
+from lgrpo.latent.laws.gumbel import Gumbel
 from lgrpo.latent.logprobs import TokenLogps, chunked_logps, token_logps
 from lgrpo.runs import metrics as registry
 from lgrpo.train.steps.rl import group, train_step, winner_step
@@ -38,12 +41,12 @@ def test_mass_outside_the_top_k_counts_ties_as_inside():
     ("latent", "expected"),
     [
         (LatentConfig(noise_scale=2.0), 0.75),  # (-0.5 + 2) / 2
-        (LatentConfig(noise_scale=2.0, density_scale="unit"), 1.5),
-        (LatentConfig(noise_scale=2.0, density="exact", clamp=None, one_sided=False), 1.75),  # -0.5 / 2 + 2
+        (LatentConfig(noise_scale=2.0, law=Gumbel(density_scale="unit")), 1.5),
+        (LatentConfig(noise_scale=2.0, law=Exact()), 1.75),  # -0.5 / 2 + 2
     ],
 )
 def test_margins_are_in_the_units_of_the_density(latent, expected):
-    assert float(d.margins(latent, jnp.float32(-0.5), jnp.float32(-2.0))) == pytest.approx(expected)
+    assert float(latent.law.margins(latent, Step(None, jnp.float32(-0.5), None), jnp.float32(-2.0))) == pytest.approx(expected)
 
 
 def test_histogram_of_margins_adds_up_and_forgives_rounding_at_an_edge():
@@ -57,30 +60,31 @@ def test_histogram_of_margins_adds_up_and_forgives_rounding_at_an_edge():
 
 @pytest.mark.parametrize("one_sided", [True, False])
 def test_clamp_atoms_under_both_kinds_of_noise(one_sided):
-    latent = LatentConfig(one_sided=one_sided, delta=0.5 if one_sided else 0.0, noise_scale=2.0)
+    latent = LatentConfig(law=Gumbel(one_sided=one_sided, delta=0.5 if one_sided else 0.0), noise_scale=2.0)
     logps = grid([-1, -2, -3, -4])
     noise = np.array([-1.5, -1.5, 3.0, 0.0]) + (2.0 if one_sided else 0.0)
     found = values(d.clamp_atoms(latent, logps + 2.0 * noise, logps, jnp.ones((1, 1), bool)))
     assert found == {"clamp_low": 0.5, "clamp_high": 0.25}
-    assert d.clamp_atoms(LatentConfig(clamp=None, one_sided=False), logps, logps, jnp.ones((1, 1), bool)) == {}
+    assert d.clamp_atoms(LatentConfig(law=Gumbel(clamp=None, one_sided=False)), logps, logps, jnp.ones((1, 1), bool)) == {}
 
 
 def test_slopes_are_the_closed_forms():
     scores, logps, weights = grid([-0.5, -2.5]), grid([-1.0, -2.0]), grid([0.9, 0.1])
     tokens, a = TokenLogps(logps, jnp.asarray([[-0.7]])), jnp.asarray([[-1.0]])
+    step = Step(jnp.zeros((1, 1, 2), int), scores, weights)
     x = np.array([0.5, -0.5])
     plain = 1 - np.exp(-x)
     for latent, expected in (
         (GUMBEL, plain / 2),
-        (change(GUMBEL, density="gumbel_weighted"), plain * [0.9, 0.1]),
-        (change(GUMBEL, score_gradient="bounded"), [plain[0] / 2, (np.exp(-0.5) - 1) / 2]),
-        (change(GUMBEL, score_gradient="aligned"), [plain[0] / 2, (1 - np.exp(-0.5)) / 2]),
+        (change(GUMBEL, law__density="weighted"), plain * [0.9, 0.1]),
+        (change(GUMBEL, law__score_gradient="bounded"), [plain[0] / 2, (np.exp(-0.5) - 1) / 2]),
+        (change(GUMBEL, law__score_gradient="aligned"), [plain[0] / 2, (1 - np.exp(-0.5)) / 2]),
     ):
-        np.testing.assert_allclose(d.slopes(latent, scores, tokens, weights, a)[0, 0], expected, rtol=1e-5)
-    exact = change(GUMBEL, density="exact", clamp=None, one_sided=False)
+        np.testing.assert_allclose(d.slopes(latent, step, tokens, a)[0, 0], expected, rtol=1e-5)
+    exact = change(GUMBEL, law=Exact())
     inside = np.exp(np.array([-1.0, -2.0]) - np.array([-0.5, -2.5]))
     mass = inside.sum() + np.exp(2.5) * np.exp(-0.7)
-    np.testing.assert_allclose(d.slopes(exact, scores, tokens, weights, a)[0, 0], 1 - 2 * inside / mass, rtol=1e-5)
+    np.testing.assert_allclose(d.slopes(exact, step, tokens, a)[0, 0], 1 - 2 * inside / mass, rtol=1e-5)
 
 
 def test_misaligned_components_by_share_mass_and_sign():
@@ -160,7 +164,7 @@ def test_a_step_reports_them_and_changes_nothing_else():
 
 
 def test_two_sided_noise_is_misaligned():
-    found = run_step(tiny(model__n_layers=1, rollout__max_new_tokens=6, rollout__latent__one_sided=False))
+    found = run_step(tiny(model__n_layers=1, rollout__max_new_tokens=6, rollout__latent__law__one_sided=False))
     assert found["diag/misaligned_share"] > 0.1
     assert found["diag/margin_hist_-2_to_-1"] >= found["diag/clamp_low"] > 0
 

@@ -104,7 +104,7 @@ def poisoned(batch, poison):
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_masked_slots_of_a_whole_step(poison):
     """bounded score gradient, KL and `exclude`: every path by which a masked number could come in. Bit for bit."""
-    cfg = tiny(rollout__latent__score_gradient="bounded", rollout__latent__max_latent=2, algo__kl_coef=0.1, algo__invalid="exclude")
+    cfg = tiny(rollout__latent__law__score_gradient="bounded", rollout__latent__max_latent=2, algo__kl_coef=0.1, algo__invalid="exclude")
     cfg = change(cfg, optim__lr=1e-2)
     batch = train_batch(cfg)
     assert (batch.rollout.mask & ~batch.loss_mask).any() and not batch.rollout.mask.all()

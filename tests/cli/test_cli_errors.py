@@ -71,10 +71,10 @@ def test_commands_reach_their_loop_with_the_resolved_config(monkeypatch, experim
     parent = pytest.importorskip(f"lgrpo.{package}")
     monkeypatch.setitem(sys.modules, f"lgrpo.{package}.{module}", fake)
     monkeypatch.setattr(parent, module, fake, raising=False)
-    argv = [command, experiment, "--rollout.latent.clamp", "-2.0", "2.0", "--workdir", str(tmp_path / "w"), "--algo.clip-low=0.1"]
+    argv = [command, experiment, "--rollout.latent.law.clamp", "-2.0", "2.0", "--workdir", str(tmp_path / "w"), "--algo.clip-low=0.1"]
     assert cli.run(argv) == 75
     ((cfg, workdir),) = calls
-    assert (cfg.name, cfg.rollout.group_size, cfg.rollout.latent.clamp, cfg.algo.clip_low) == ("small", 4, (-2.0, 2.0), 0.1)
+    assert (cfg.name, cfg.rollout.group_size, cfg.rollout.latent.law.clamp, cfg.algo.clip_low) == ("small", 4, (-2.0, 2.0), 0.1)
     assert workdir == tmp_path / "w"
     assert not workdir.exists()  # the loop makes it, once it knows that the config is valid
 

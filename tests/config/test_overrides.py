@@ -10,6 +10,9 @@ import pytest
 from lgrpo.config import ExperimentConfig, ModelConfig, RopeScaling
 from lgrpo.config.overrides import ADDED, apply_diff, check_resume, diff, field_paths, from_json, load_experiment, parse_overrides, to_json
 from lgrpo.errors import UserError
+from lgrpo.latent.laws.exact import Exact
+from lgrpo.latent.laws.gaussian import Gaussian
+from lgrpo.latent.laws.gumbel import Gumbel
 
 BASE = ExperimentConfig()
 SCALED = ExperimentConfig(model=ModelConfig(rope_scaling=RopeScaling(factor=8.0)))
@@ -22,9 +25,10 @@ SCALED = ExperimentConfig(model=ModelConfig(rope_scaling=RopeScaling(factor=8.0)
         (["--algo.clip_low", "0.1"], "algo.clip_low", 0.1),
         (["--algo.clip-low=1"], "algo.clip_low", 1.0),
         (["--train.share-prefix", "False"], "train.share_prefix", False),
-        (["--rollout.latent.clamp", "None"], "rollout.latent.clamp", None),
-        (["--rollout.latent.clamp", "-2.5", "3.0"], "rollout.latent.clamp", (-2.5, 3.0)),
-        (["--rollout.latent.density", "exact"], "rollout.latent.density", "exact"),
+        (["--rollout.latent.law.clamp", "None"], "rollout.latent.law.clamp", None),
+        (["--rollout.latent.law.clamp", "-2.5", "3.0"], "rollout.latent.law.clamp", (-2.5, 3.0)),
+        (["--rollout.latent.law", "exact"], "rollout.latent.law", Exact()),
+        (["--rollout.latent.law=gaussian", "--rollout.latent.law.sigma", "0.5"], "rollout.latent.law", Gaussian(sigma=0.5)),
         (["--data.eos=--stop"], "data.eos", "--stop"),
         (["--evaluation.noise-scale", "-1"], None, None),
     ],
@@ -58,7 +62,7 @@ def test_options_of_an_optional_block():
         (["--algo.invalid", "drop"], "'keep', 'zero', 'exclude'"),
         (["--train.share-prefix", "maybe"], "--train.share-prefix"),
         (["--algo.clip-low"], "--algo.clip-low"),
-        (["--rollout.latent.clamp", "1.0"], "--rollout.latent.clamp"),
+        (["--rollout.latent.law.clamp", "1.0"], "--rollout.latent.law.clamp"),
         (["--optim.lr", "nan"], "optim.lr: nan is not a finite number"),
         (["stray"], "stray"),
     ],
@@ -79,7 +83,7 @@ def test_help_names_every_field_with_its_documentation(capsys):
     text = capsys.readouterr().out
     missing = [p for p in field_paths() if p != "model.rope_scaling" and f"--{p.replace('_', '-')} " not in text]
     assert missing == []
-    assert "Scale s of the Gumbel noise" in text
+    assert "Scale s of the law's noise" in text
     with pytest.raises(SystemExit):
         parse_overrides(BASE, ["--help"])
     assert "--model.rope-scaling.factor" in " ".join(capsys.readouterr().out.split())  # a block that is None is announced too
@@ -94,16 +98,16 @@ def test_apply_diff_reaches_into_blocks_that_are_none():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"rollout.latent.onesided": False}, "did you mean rollout.latent.one_sided?"),
+        ({"rollout.latent.law.onesided": False}, "did you mean rollout.latent.law.one_sided?"),
         ({"algo.k": 3}, "did you mean rollout.latent.k?"),
         ({"seed.x": 1}, "seed.x: no such config field"),
-        ({"rollout.latent.one_sided": 1}, "must be bool"),
+        ({"rollout.latent.law.one_sided": 1}, "must be bool"),
         ({"rollout.latent.k": True}, "must be int"),
         ({"rollout.latent.k": 3.0}, "must be int"),
         ({"algo.clip_low": "0.1"}, "must be float"),
         ({"algo.invalid": "drop"}, "one of 'keep', 'zero', 'exclude'"),
-        ({"rollout.latent.clamp": [-1.0, 1.0]}, "a tuple (float, float) or None"),
-        ({"rollout.latent.clamp": (-1.0, 1.0, 2.0)}, "a tuple (float, float) or None"),
+        ({"rollout.latent.law.clamp": [-1.0, 1.0]}, "a tuple (float, float) or None"),
+        ({"rollout.latent.law.clamp": (-1.0, 1.0, 2.0)}, "a tuple (float, float) or None"),
         ({"rollout.latent": {"k": 3}}, "missing"),
         ({"model": 3}, "must be ModelConfig"),
     ],
@@ -114,12 +118,12 @@ def test_apply_diff_refuses(changes, says):
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("cfg", [BASE, SCALED, apply_diff(BASE, {"rollout.latent.clamp": None, "optim.lr": 3})])
+@pytest.mark.parametrize("cfg", [BASE, SCALED, apply_diff(BASE, {"rollout.latent.law.clamp": None, "optim.lr": 3})])
 def test_json_round_trip_keeps_equality_hash_and_types(cfg):
     back = from_json(json.loads(json.dumps(to_json(cfg), allow_nan=False)))
     assert back == cfg
     assert hash(back) == hash(cfg)
-    assert type(back.rollout.latent.clamp) is type(cfg.rollout.latent.clamp)
+    assert type(back.rollout.latent.law.clamp) is type(cfg.rollout.latent.law.clamp)
     assert type(back.optim.lr) is float
 
 
@@ -130,8 +134,8 @@ def test_json_round_trip_keeps_equality_hash_and_types(cfg):
         (lambda d: d["algo"].update(clip_lo=0.1), "did you mean algo.clip_low?"),
         (lambda d: d.update(seed=1.0), "seed: 1.0 is a float, but it must be int"),
         (lambda d: d["algo"].update(first_token="yes"), "algo.first_token"),
-        (lambda d: d["rollout"]["latent"].update(clamp=[1, 2, 3]), "rollout.latent.clamp"),
-        (lambda d: d["rollout"]["latent"].update(clamp=[1, "2"]), "rollout.latent.clamp[1]"),
+        (lambda d: d["rollout"]["latent"]["law"].update(clamp=[1, 2, 3]), "rollout.latent.law.clamp"),
+        (lambda d: d["rollout"]["latent"]["law"].update(clamp=[1, "2"]), "rollout.latent.law.clamp[1]"),
         (lambda d: d["model"].update(rope_scaling={"factor": 2.0}), "model.rope_scaling.low_freq_factor"),
         (lambda d: d.update(model=None), "must be ModelConfig"),
     ],
@@ -152,11 +156,101 @@ def test_configs_of_earlier_versions_say_what_those_did():
     assert set(ADDED) <= set(field_paths())
 
 
+FORMER = {"one_sided": True, "delta": 0.0, "clamp": [-1.5, 3.0], "top_p": 0.95, "order": "perturb_then_topk", "end_rule": "argmax"}
+
+
+@pytest.mark.parametrize(
+    ("density", "law"),
+    [
+        ("gumbel_mean", Gumbel(density="mean", score_gradient="aligned")),
+        ("gumbel_weighted", Gumbel(density="weighted", score_gradient="aligned")),
+        ("exact", Exact()),
+    ],
+)
+def test_configs_from_before_laws_had_classes_are_read(density, law):
+    data = json.loads(json.dumps(to_json(BASE)))
+    kept = {name: data["rollout"]["latent"][name] for name in ("k", "tau", "noise_scale", "min_latent", "max_latent")}
+    data["rollout"]["latent"] = kept | FORMER | {"density": density, "density_scale": "noise", "score_gradient": "aligned"}
+    assert from_json(data) == apply_diff(BASE, {"rollout.latent.law": law})
+
+
+LAW_FILE = """
+import dataclasses
+from lgrpo.config import *
+from lgrpo.latent.law import Law
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mine(Law):
+    width: float = 1.0
+
+def get_config():
+    return ExperimentConfig(rollout=RolloutConfig(latent=LatentConfig(law=Mine(width=2.0))))
+"""
+
+
+def test_a_law_of_a_user_goes_to_json_and_back_by_its_file(tmp_path):
+    """Beside an experiment, by path on the command line, and read again by a process that never saw the experiment."""
+    file = tmp_path / "own.py"
+    file.write_text(LAW_FILE)
+    cfg = load_experiment(file)
+    data = json.loads(json.dumps(to_json(cfg)))
+    assert data["rollout"]["latent"]["law"] == {"class": f"{file}:Mine", "width": 2.0}
+    assert from_json(data) == cfg and hash(from_json(data)) == hash(cfg)
+    given = parse_overrides(BASE, ["--rollout.latent.law", f"{file}:Mine", "--rollout.latent.law.width", "3"]).rollout.latent.law
+    assert (type(given), given.width) == (type(cfg.rollout.latent.law), 3.0)
+    assert "rollout.latent.law.width: 2.0 in the checkpoint, 3.0 now" in str(
+        refused(cfg, apply_diff(cfg, {"rollout.latent.law.width": 3.0}))
+    )
+    assert "Mine(width=2.0) in the checkpoint, Exact() now" in str(refused(cfg, apply_diff(cfg, {"rollout.latent.law": Exact()})))
+
+
+def test_a_law_beside_an_experiment_is_named_by_its_file(tmp_path):
+    """So that it is found from another folder, as an ablation's runs start."""
+    (tmp_path / "neighbour_law.py").write_text(LAW_FILE.split("def get_config")[0])
+    (tmp_path / "x.py").write_text("from neighbour_law import *\ndef get_config():\n    return apply()\n".replace("apply()", APPLY))
+    cfg = load_experiment(tmp_path / "x.py")
+    data = to_json(cfg)
+    assert data["rollout"]["latent"]["law"]["class"] == f"{tmp_path / 'neighbour_law.py'}:Mine"
+    assert from_json(data) == from_json(data, trusted=True) == cfg
+
+
+APPLY = "ExperimentConfig(rollout=RolloutConfig(latent=LatentConfig(law=Mine(width=2.0))))"
+
+
+def refused(old, new):
+    with pytest.raises(UserError) as caught:
+        check_resume(old, new)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("exakt", "No module named 'lgrpo.latent.laws.exakt'"),
+        ("nowhere/x.py:Mine", "FileNotFoundError"),
+        ("lgrpo.latent.laws.exact:Exakt", "has no attribute 'Exakt'"),
+        ("lgrpo.types:Finish", "is no law; derive a frozen dataclass"),
+        ("lgrpo.latent.law:Law", "the base of all laws"),
+    ],
+)
+def test_what_is_no_law_is_one_clear_line(name, says):
+    with pytest.raises(UserError) as caught:
+        parse_overrides(BASE, ["--rollout.latent.law", name])
+    assert says in str(caught.value) and "rollout.latent.law" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_settings_of_another_law_are_refused():
+    with pytest.raises(UserError, match=r"rollout\.latent\.law\.sigma: no such setting of the law Gumbel"):
+        apply_diff(BASE, {"rollout.latent.law.sigma": 1.0})
+    with pytest.raises(UserError, match=r"--rollout\.latent\.law\.clamp: no such option"):
+        parse_overrides(BASE, ["--rollout.latent.law", "exact", "--rollout.latent.law.clamp", "None"])
+
+
 def test_diff_lists_exactly_the_changed_leaves():
-    new = apply_diff(BASE, {"seed": 5, "rollout.latent.clamp": None, "model.rope_scaling.factor": 2})
+    new = apply_diff(BASE, {"seed": 5, "rollout.latent.law.clamp": None, "model.rope_scaling.factor": 2})
     changes = diff(BASE, new)
     assert changes["seed"] == (0, 5)
-    assert changes["rollout.latent.clamp"] == ((-1.5, 3.0), None)
+    assert changes["rollout.latent.law.clamp"] == ((-1.5, 3.0), None)
     assert changes["model.rope_scaling"][0] is None
     assert changes["model.rope_scaling"][1]["factor"] == 2.0
     assert len(changes) == 3

@@ -8,11 +8,12 @@ from lgrpo.config import ExperimentConfig, MeshConfig, RopeScaling, presets
 from lgrpo.config.overrides import apply_diff, leaves_with_bounds
 from lgrpo.config.validate import mesh_sizes, require_valid, validate
 from lgrpo.errors import UserError
+from lgrpo.latent.laws.exact import Exact
+from lgrpo.latent.laws.gaussian import Gaussian
 from lgrpo.models import presets as model_presets
 
 BASE = ExperimentConfig()
-EXACT = {"rollout.latent.density": "exact", "rollout.latent.clamp": None, "rollout.latent.one_sided": False, "rollout.latent.top_p": 1.0}
-EXACT |= {"rollout.latent.end_rule": "sampled"}
+EXACT = {"rollout.latent.law": Exact()}
 
 
 def problems(changes, devices=1, kind="train"):
@@ -26,7 +27,19 @@ def test_the_defaults_are_valid(kind, devices):
 
 
 @pytest.mark.parametrize(
-    "name", ["PAPER", "OFFICIAL", "EXACT", "NO_INVALID_MASKING", "NO_ONE_SIDED", "NO_FIRST_TOKEN", "NAIVE_LATENT", "EXPLICIT", "SOFT_GRPO"]
+    "name",
+    [
+        "PAPER",
+        "OFFICIAL",
+        "EXACT",
+        "NO_INVALID_MASKING",
+        "NO_ONE_SIDED",
+        "NO_FIRST_TOKEN",
+        "NAIVE_LATENT",
+        "EXPLICIT",
+        "SOFT_GRPO",
+        "GAUSSIAN",
+    ],
 )
 def test_every_preset_is_valid(name):
     assert problems(getattr(presets, name), 8) == []
@@ -55,14 +68,14 @@ def test_large_models_fit_a_pod(model):
         ({"data.eos_id": 3, "data.think_end_id": 3}, "data.think_end"),
         ({"data.eos": "</think>"}, "data.think_end"),
         ({"data.source": "jsonl"}, "data.path=''"),
-        ({"rollout.latent.clamp": None}, "rollout.latent.one_sided=True"),
-        ({"rollout.latent.clamp": (1.0, 1.0)}, "rollout.latent.clamp=(1.0, 1.0)"),
-        ({"rollout.latent.delta": -0.1}, "rollout.latent.delta=-0.1"),
+        ({"rollout.latent.law.clamp": None}, "rollout.latent.law.one_sided=True"),
+        ({"rollout.latent.law.clamp": (1.0, 1.0)}, "rollout.latent.law.clamp=(1.0, 1.0)"),
+        ({"rollout.latent.law.delta": -0.1}, "rollout.latent.law.delta=-0.1"),
         ({"rollout.latent.tau": 0.0}, "rollout.latent.tau=0.0"),
         ({"rollout.latent.noise_scale": 0.0}, "rollout.latent.noise_scale=0"),
         ({"rollout.latent.noise_scale": -1.0}, "rollout.latent.noise_scale=-1.0"),
-        ({"rollout.latent.top_p": 0.0}, "rollout.latent.top_p=0.0"),
-        ({"rollout.latent.top_p": 1.1}, "rollout.latent.top_p=1.1"),
+        ({"rollout.latent.law.top_p": 0.0}, "rollout.latent.law.top_p=0.0"),
+        ({"rollout.latent.law.top_p": 1.1}, "rollout.latent.law.top_p=1.1"),
         ({"rollout.latent.min_latent": 5, "rollout.latent.max_latent": 4}, "rollout.latent.min_latent=5"),
         ({"rollout.latent.max_latent": 32}, "rollout.latent.max_latent=32"),
         ({"rollout.latent.min_latent": 32}, "rollout.latent.min_latent=32"),
@@ -98,28 +111,23 @@ def test_each_violation_is_the_only_complaint(changes, field):
     assert re.search("use|set|give|change", found[0])  # a remedy
 
 
+GAUSSIAN = {"rollout.latent.law": Gaussian(), "optim.freeze_embed": True}
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("changes", "field"),
     [
-        ("clamp", (-1.5, 3.0)),
-        ("one_sided", True),
-        ("top_p", 0.95),
-        ("order", "topk_then_perturb"),
-        ("end_rule", "argmax"),
-        ("score_gradient", "bounded"),
-        ("density_scale", "unit"),
+        ({"optim.freeze_embed": False}, "optim.freeze_embed=False"),
+        ({"rollout.answer.sampler": "gumbel_top1"}, "rollout.answer.sampler=gumbel_top1"),
+        ({"model.vocab_size": 10}, "rollout.latent.k=10"),
+        ({"rollout.latent.law.sigma": 0.0}, "rollout.latent.law.sigma=0.0"),
     ],
 )
-def test_exact_density_says_what_it_needs(name, value):
-    assert problems(EXACT) == []
-    found = [p for p in problems(EXACT | {f"rollout.latent.{name}": value}) if "density=exact" in p]
-    assert len(found) == 1
-    assert found[0].startswith(f"rollout.latent.{name}=")
-    assert f"--rollout.latent.{name.replace('_', '-')}" in found[0]
-
-
-def test_exact_complaints_come_all_at_once():
-    assert sum("density=exact" in p for p in problems({"rollout.latent.density": "exact"})) == 4
+def test_a_law_says_what_it_cannot_be_combined_with(changes, field):
+    assert problems(GAUSSIAN) == []
+    (found,) = problems(GAUSSIAN | changes)
+    assert found.startswith(field)
+    assert problems(GAUSSIAN | changes | {"rollout.mode": "explicit"}) == [] or field.startswith(("rollout.latent.law", "rollout.answer"))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +140,7 @@ def test_exact_complaints_come_all_at_once():
         ({"rollout.answer.sampler": "gumbel_top1"}, "train"),
         (EXACT | {"rollout.answer.sampler": "gumbel_top1", "rollout.answer.temperature": 1.0}, "train"),
         ({"evaluation.answer.top_p": 0.9, "evaluation.answer.top_k": 5, "evaluation.answer.sampler": "greedy"}, "train"),
-        ({"rollout.mode": "explicit", "rollout.latent.noise_scale": 0.0, "rollout.latent.clamp": None}, "train"),
+        ({"rollout.mode": "explicit", "rollout.latent.noise_scale": 0.0, "rollout.latent.law.clamp": None}, "train"),
         ({"train.prompts_per_step": 7}, "eval"),
         ({"rollout.latent.k": 1}, "train"),
         ({"algo.lone_survivor": "reward", "algo.invalid": "exclude"}, "train"),

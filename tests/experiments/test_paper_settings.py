@@ -34,7 +34,7 @@ def numbers(cfg: ExperimentConfig) -> dict:
     return {
         "prompts": (cfg.train.prompts_per_step, cfg.rollout.group_size, cfg.train.updates_per_step),
         "lengths": (cfg.data.max_prompt, cfg.rollout.max_new_tokens),
-        "latent": (latent.k, latent.tau, latent.noise_scale, latent.clamp, latent.top_p, latent.one_sided, latent.density),
+        "latent": (latent.k, latent.tau, latent.noise_scale, latent.law.clamp, latent.law.top_p, latent.law.one_sided, latent.law.density),
         "answer": (answer.sampler, answer.temperature, answer.top_p),
         "clip": (cfg.algo.clip_low, cfg.algo.clip_high, cfg.algo.dual_clip, cfg.algo.negative_weight),
         "adamw": (cfg.optim.lr, cfg.optim.schedule, cfg.optim.b1, cfg.optim.b2, cfg.optim.weight_decay, cfg.optim.clip_norm),
@@ -50,7 +50,7 @@ def test_the_numbers_are_the_papers():
     assert low == {
         "prompts": (64, 8, 4),
         "lengths": (192, 128),
-        "latent": (10, 1.0, 1.0, (-1.5, 3.0), 0.95, True, "gumbel_mean"),
+        "latent": (10, 1.0, 1.0, (-1.5, 3.0), 0.95, True, "mean"),
         "answer": ("sample", 0.6, 1.0),
         "clip": (0.2, 0.2, 3.0, 1.0),
         "adamw": (1e-6, "constant", 0.9, 0.999, 0.01, 1.0),
@@ -72,7 +72,7 @@ def test_baselines_change_only_what_their_diff_says(base):
         assert other == apply_diff(cfg, module.DIFF) and set(diff(cfg, other)) <= set(module.DIFF)
         assert other.rollout.mode == ("explicit" if kind == "explicit" else "latent")
     naive = load(f"{base}_naive_latent")
-    assert (naive.algo.invalid, naive.algo.first_token, naive.rollout.latent.one_sided) == ("keep", False, False)
+    assert (naive.algo.invalid, naive.algo.first_token, naive.rollout.latent.law.one_sided) == ("keep", False, False)
     assert numbers(naive)["lengths"] == numbers(cfg)["lengths"]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lgrpo.config import DataConfig, ExperimentConfig, SftConfig
+from lgrpo.config.overrides import from_json, to_json
 from lgrpo.data.chat import load_chat_template
 from lgrpo.data.labels import load_labels
 from lgrpo.data.prompts import load_tokenizer
@@ -38,7 +39,7 @@ MODULES = {
 CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
 ATTRIBUTES = {"exec_module", "system", "popen", "load_module", "trust_remote_code", "allow_pickle", "literal_eval", "read_pickle"}
 # The experiment that a user names on the command line is Python; that is what it is for. What follows `ablate --set x=` may be a Python literal.
-ALLOWED = {("overrides.py", "exec_module"), ("grid.py", "literal_eval")}
+ALLOWED = {("objects.py", "exec_module"), ("grid.py", "literal_eval")}
 
 
 def dangers(source, name="x.py"):
@@ -66,6 +67,23 @@ def test_no_module_runs_or_unpickles_data():
     files = sorted((ROOT / "lgrpo").rglob("*.py"))
     assert len(files) > 80
     assert [(str(f.relative_to(ROOT)), *found) for f in files for found in dangers(f.read_text(), f.name)] == []
+
+
+def test_a_config_from_disk_runs_no_code(tmp_path):
+    """It may name a law's file; that is run when the user names it, not because a checkpoint does."""
+    file = tmp_path / "theirs.py"
+    file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    data = to_json(ExperimentConfig())
+    for name in (f"{file}:Mine", "antigravity:Mine"):
+        data["rollout"]["latent"]["law"] = {"class": name, "width": 2.0}
+        cfg = from_json(data)
+        assert to_json(cfg) == data and from_json(data) == cfg and not (tmp_path / "ran").exists()
+        with pytest.raises(UserError, match=r"is not loaded; name it with --rollout\.latent\.law"):
+            cfg.rollout.latent.law.draw(cfg.rollout.latent, None, None, None, 0)
+    for name in ("lgrpo.latent.laws.exact:Nothing", "lgrpo.nothing:Exact", "lgrpo.types:Finish", 3):
+        data["rollout"]["latent"]["law"] = {"class": name}
+        with pytest.raises(UserError, match="law"):
+            from_json(data)
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 from support import change, first_moments, fresh_state, prompts, tiny, train_batch
 
+from lgrpo.latent.laws.exact import Exact
 from lgrpo.train.steps.rl import train_step
 
 # `exact` because its loss also needs the mass of all tokens outside the mixture.
 BASE = tiny(
-    rollout__latent__density="exact",
-    rollout__latent__one_sided=False,
-    rollout__latent__clamp=None,
-    rollout__latent__top_p=1.0,
-    rollout__latent__end_rule="sampled",
+    rollout__latent__law=Exact(),
     optim__clip_norm=1e9,
     optim__lr=1e-3,
 )

@@ -9,12 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bag import Bag
 from oracles import latent as oracle
-from support import change, params, roll, tiny
+from support import params, roll, tiny
 
 from lgrpo.cli import selftest
 from lgrpo.config.validate import validate
-from lgrpo.latent.logprobs import BANNED, chunked_logps, latent_logp, token_logps
+from lgrpo.latent.law import Step
+from lgrpo.latent.laws.exact import Exact
+from lgrpo.latent.laws.gaussian import Gaussian
+from lgrpo.latent.laws.gumbel import Gumbel
+from lgrpo.latent.logprobs import BANNED, chunked_logps, token_logps
+from lgrpo.latent.mixture import sample_latent
 from lgrpo.latent.replay import replay_logps
 from lgrpo.selftest import numerics
 from lgrpo.selftest.numerics import chosen_at
@@ -139,16 +145,16 @@ def far_rows(scale, gap, rows=8, vocab=300, k=3):
 @pytest.mark.parametrize(("scale", "gap"), FAR)
 def test_the_exact_density_sees_masses_below_the_smallest_float(scale, gap):
     logits, ids, scores = far_rows(scale, gap)
-    cfg = EXACT_LATENT
+    cfg = tiny(rollout__latent__law=Exact()).rollout.latent
     identity = jnp.eye(logits.shape[1], dtype=jnp.float32)
     full = jnp.full(len(ids), scale, jnp.float32)
 
     def by_definition(z):
-        return latent_logp(cfg, scores, token_logps(z, ids, full, with_rest=True), jnp.zeros(ids.shape), full)
+        return cfg.law.logp(cfg, Step(ids, scores, None), token_logps(z, ids, full, with_rest=True), full)
 
     def by_chunks(z):
         tokens = chunked_logps({"unembed": identity}, z[:, None], ids[:, None], full[:, None], chunk=4, with_rest=True)
-        return latent_logp(cfg, scores[:, None], tokens, jnp.zeros(ids[:, None].shape), full[:, None])[:, 0]
+        return cfg.law.logp(cfg, Step(ids[:, None], scores[:, None], None), tokens, full[:, None])[:, 0]
 
     want = [oracle.exact(z, i, u, scale) for z, i, u in zip(logits, ids, scores, strict=True)]
     rest = logits.astype(np.float64) / scale
@@ -172,46 +178,34 @@ def test_a_rest_of_banned_tokens_is_no_rest(temperature):
 
 # -- the mean of the score ------------------------------------------------------------------------------------------------------------------
 
-EXACT = {
-    "rollout__latent__density": "exact",
-    "rollout__latent__clamp": None,
-    "rollout__latent__one_sided": False,
-    "rollout__latent__top_p": 1.0,
-    "rollout__latent__end_rule": "sampled",
-}
-EXACT_LATENT = change(tiny(), **EXACT).rollout.latent
 SMALL = {"model__vocab_size": 8, "model__d_model": 8, "model__n_layers": 1, "model__d_ff": 8, "model__n_heads": 2, "model__n_kv_heads": 2}
 SMALL |= {"rollout__group_size": 1024, "rollout__max_new_tokens": 4, "rollout__latent__k": 3, "rollout__latent__max_latent": 2}
+SMALL |= {"rollout__latent__noise_scale": 0.6, "rollout__latent__min_latent": 1, "optim__freeze_embed": True}
+LAWS = [
+    Exact(),
+    Gaussian(sigma=0.8),
+    Bag(temperature=0.8),
+    Gumbel(),
+    Gumbel(density="sum", one_sided=False, clamp=None, top_p=1.0, end_rule="sampled"),
+]
 CHOICES = {
     "rollout__mode": ("latent", "explicit"),
-    "rollout__latent__density": ("exact",),
-    "rollout__latent__clamp": (None, (-1.5, 3.0)),
-    "rollout__latent__one_sided": (False, True),
-    "rollout__latent__top_p": (1.0, 0.6),
-    "rollout__latent__order": ("perturb_then_topk", "topk_then_perturb"),
-    "rollout__latent__end_rule": ("sampled", "argmax"),
-    "rollout__latent__density_scale": ("noise", "unit"),
-    "rollout__latent__score_gradient": ("plain", "aligned"),
-    "rollout__latent__noise_scale": (0.6,),
-    "rollout__latent__min_latent": (1,),
+    "rollout__latent__law": LAWS,
     "rollout__answer__sampler": ("sample", "gumbel_top1", "greedy"),
-    "rollout__answer__temperature": (0.6,),
+    "rollout__answer__temperature": (0.6, 1.3),
 }
-READ_BY_EXPLICIT = ("rollout__mode", "rollout__answer__sampler", "rollout__answer__temperature")
 
 
 def admitted():
-    """Every combination of CHOICES that claims to be unbiased (the exact density, explicit chains) and that validation admits."""
-    found = {}
+    """Every combination of CHOICES that claims to be unbiased (laws that say so, explicit chains) and that validation admits."""
+    found = []
     for values in itertools.product(*CHOICES.values()):
         fields = dict(zip(CHOICES, values, strict=True))
-        if not validate(tiny(**SMALL | fields), device_count=1, kind="train"):
-            explicit = fields["rollout__mode"] == "explicit"
-            key = tuple(
-                v for n, v in fields.items() if n in READ_BY_EXPLICIT or not explicit
-            )  # what explicit chains do not read is one case
-            found[key] = fields
-    return list(found.values())
+        explicit = fields["rollout__mode"] == "explicit"
+        claims = explicit if fields["rollout__latent__law"] is LAWS[-1] else fields["rollout__latent__law"].unbiased and not explicit
+        if claims and not validate(tiny(**SMALL | fields), device_count=1, kind="train"):
+            found.append(fields)
+    return found
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
@@ -236,21 +230,48 @@ def mean_score(cfg):
 
 
 def test_every_admitted_combination_is_known():
-    """What claims to be unbiased: exact at one end rule, two ways to draw answers where they agree, and explicit chains."""
-    cases = [(f["rollout__mode"], f["rollout__latent__end_rule"], f["rollout__answer__sampler"]) for f in admitted()]
-    assert [case for case in cases if case[0] == "latent"] == [("latent", "sampled", "sample"), ("latent", "sampled", "gumbel_top1")]
-    assert [case[2] for case in cases if case[0] == "explicit"] == ["sample"]
+    """Two ways to draw answers where they agree, and explicit chains."""
+    cases = [(f["rollout__mode"], type(f["rollout__latent__law"]).__name__, f["rollout__answer__sampler"]) for f in admitted()]
+    assert sorted(set(cases)) == [
+        ("explicit", "Gumbel", "sample"),
+        ("latent", "Bag", "sample"),
+        ("latent", "Exact", "gumbel_top1"),
+        ("latent", "Exact", "sample"),
+        ("latent", "Gaussian", "sample"),
+    ]
+    assert len(cases) == 9  # at two temperatures, but for gumbel_top1, which needs that of the noise
 
 
-@pytest.mark.parametrize("case", range(3))
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("latent", "Exact", "sample"),
+        ("latent", "Bag", "sample"),
+        ("latent", "Exact", "gumbel_top1"),
+        ("latent", "Gaussian", "sample"),
+        ("explicit",),
+    ],
+)
 def test_the_mean_score_is_zero_under_what_claims_to_be_unbiased(case):
-    mean, error = mean_score(tiny(**SMALL | admitted()[case]))
+    fields = next(
+        f
+        for f in admitted()
+        if (f["rollout__mode"], type(f["rollout__latent__law"]).__name__, f["rollout__answer__sampler"])[: len(case)] == case
+    )
+    mean, error = mean_score(tiny(**SMALL | fields))
     assert abs(mean) < 4 * error
 
 
+class EndsForCertain(Exact):
+    """The exact density under the paper's end rule, which no setting of ours allows."""
+
+    def draw(self, c, logits, keys, noise_scale, end):
+        plain = {"one_sided": False, "clamp": None, "top_p": 1.0, "end_rule": "argmax"}
+        return sample_latent(logits, keys, k=c.k, think_end_id=end, tau=c.tau, noise_scale=noise_scale, **plain)
+
+
 def test_a_deterministic_end_biases_the_score():
-    """The combination that validation refuses, so that the test above is known to have the power to see it."""
-    cfg = tiny(**SMALL | EXACT | {"rollout__latent__end_rule": "argmax", "rollout__latent__max_latent": 0})
-    assert validate(cfg, device_count=1, kind="train")
-    mean, error = mean_score(cfg)
+    """So that the test above is known to have the power to see it."""
+    more = {"rollout__latent__max_latent": 0, "rollout__latent__min_latent": 0, "rollout__latent__noise_scale": 1.0}
+    mean, error = mean_score(tiny(**SMALL | {"rollout__latent__law": EndsForCertain()} | more))
     assert abs(mean) > 8 * error

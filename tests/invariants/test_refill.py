@@ -6,6 +6,7 @@ import pytest
 from support import EOS, params, prompts, roll, tiny
 
 from lgrpo.config import MeshConfig
+from lgrpo.latent.laws.gaussian import Gaussian
 from lgrpo.latent.refill import refill_rollout
 from lgrpo.models.spec import param_shardings
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, put_batch
@@ -13,6 +14,7 @@ from lgrpo.sharding import ROLLOUT_RULES, make_mesh, put_batch
 SMALL = {"rollout__group_size": 6, "rollout__max_new_tokens": 9, "rollout__chunk": 4}
 CASES = {
     "latent": {"rollout__latent__max_latent": 3},
+    "gaussian": {"rollout__latent__max_latent": 3, "rollout__latent__law": Gaussian(sigma=0.5)},
     "explicit": {"rollout__mode": "explicit", "rollout__latent__k": 1},
 }
 

@@ -9,6 +9,8 @@ import pytest
 from oracles import replay as oracle
 from support import END, change, fresh_state, params, prompts, roll, tiny, train_batch
 
+from lgrpo.latent.laws.exact import Exact
+from lgrpo.latent.laws.gaussian import Gaussian
 from lgrpo.latent.refill import refill_rollout
 from lgrpo.latent.replay import replay_logps
 from lgrpo.latent.rollout import rollout
@@ -16,26 +18,22 @@ from lgrpo.models.kv_cache import cache_widths
 from lgrpo.train.steps.rl import group, train_step
 from lgrpo.types import Finish
 
-EXACT = {
-    "rollout__latent__density": "exact",
-    "rollout__latent__one_sided": False,
-    "rollout__latent__clamp": None,
-    "rollout__latent__top_p": 1.0,
-    "rollout__latent__end_rule": "sampled",
-}
+EXACT = {"rollout__latent__law": Exact()}
 CASES = {
     "gumbel_mean": {"rollout__answer__temperature": 0.6},
     "unit scale, min_latent, gumbel_top1": {
         "rollout__latent__noise_scale": 0.5,
-        "rollout__latent__density_scale": "unit",
+        "rollout__latent__law__density_scale": "unit",
         "rollout__latent__min_latent": 2,
         "rollout__answer__sampler": "gumbel_top1",
     },
     "gumbel_weighted 0.5": {
-        "rollout__latent__density": "gumbel_weighted",
+        "rollout__latent__law__density": "weighted",
         "rollout__latent__noise_scale": 0.5,
         "rollout__latent__max_latent": 0,
     },
+    "gumbel_sum 0.5": {"rollout__latent__law__density": "sum", "rollout__latent__noise_scale": 0.5},
+    "gaussian": {"rollout__latent__law": Gaussian(sigma=0.5), "rollout__latent__tau": 0.7, "rollout__latent__max_latent": 0},
     "exact": EXACT | {"rollout__latent__max_latent": 0, "rollout__answer__temperature": 0.7},
     "exact 0.5 min_latent": EXACT | {"rollout__latent__noise_scale": 0.5, "rollout__latent__min_latent": 2},
     "explicit": {"rollout__mode": "explicit", "rollout__latent__k": 1, "rollout__answer__temperature": 0.8},
@@ -116,7 +114,7 @@ def test_parts_of_the_cache(length, parts, widths):
     assert cache_widths(length, parts) == widths
 
 
-@pytest.mark.parametrize("name", ["gumbel_mean", "exact"])
+@pytest.mark.parametrize("name", ["gumbel_mean", "exact", "gaussian"])
 def test_first_update_sees_a_ratio_of_one(name):
     cfg = tiny(**CASES[name])
     _, metrics = train_step(fresh_state(cfg), train_batch(cfg), cfg=cfg)

@@ -205,7 +205,7 @@ def test_a_certified_choice_does_not_depend_on_the_noise_elsewhere(name):
     logits[-4:, 11] = 200.0
     logits = jnp.asarray(logits, jnp.float32)
     column = {n: jnp.full((rows, 1), more.pop(n)) for n in ("top_p", "scale")}
-    law = mixture._Law(k=4, **column, **more)
+    law = mixture._Noisy(k=4, **column, **more)
     lse = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     choose = jax.jit(lambda z, n, keys: mixture._choose_candidates(z, n, keys, law, count))
     scores, ids, sure, candidates, raw = choose(logits, lse, jax.random.split(jax.random.key(0), rows))

@@ -11,13 +11,20 @@ from scipy import integrate
 from support import golden
 
 from lgrpo.config import LatentConfig
-from lgrpo.latent.logprobs import latent_logp, token_logps
+from lgrpo.latent.law import Step
+from lgrpo.latent.laws.exact import Exact
+from lgrpo.latent.laws.gumbel import Gumbel
+from lgrpo.latent.logprobs import token_logps
 from lgrpo.latent.noise import score_logp
 
 G = golden("score_logp")
-OFFICIAL = LatentConfig(density="gumbel_mean", score_gradient="bounded", density_scale="unit")
-EXACT = LatentConfig(density="exact", one_sided=False, clamp=None, top_p=1.0)
+OFFICIAL = LatentConfig(law=Gumbel(density="mean", score_gradient="bounded", density_scale="unit"))
+EXACT = LatentConfig(law=Exact())
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def latent_logp(c, scores, tokens, weights, scale, advantages=None):
+    return c.law.logp(c, Step(None, scores, weights), tokens, scale, advantages=advantages)
 
 
 def official_logp(logits, case, advantages):
@@ -45,7 +52,7 @@ def test_golden(case, advantages):
     np.testing.assert_allclose(grad, G.get(f"{name}_f64", G[name]), **TOLERANCE)
 
 
-@pytest.mark.parametrize("density", ["gumbel_mean", "gumbel_weighted", "exact"])
+@pytest.mark.parametrize("density", ["gumbel_mean", "gumbel_weighted", "gumbel_sum", "exact"])
 @pytest.mark.parametrize("score_gradient", ["plain", "aligned"])
 def test_what_was_recorded_is_constant(density, score_gradient):
     """Scores, weights and advantages come from the rollout: only the policy's log-probs have a gradient."""
@@ -69,12 +76,14 @@ def test_weighted_and_scaled_against_oracle(scale):
     weights = rng.dirichlet(np.ones(4), 6)
     scores = logps + margins
     tokens = token_logps(jnp.asarray(np.log(np.eye(4) + 1)), jnp.zeros((4, 1), int), jnp.ones(4))._replace(chosen=jnp.asarray(logps))
-    for density, w in (("gumbel_weighted", weights), ("gumbel_mean", np.full((6, 4), 0.25))):
-        got = latent_logp(LatentConfig(density=density), scores, tokens, weights, jnp.full(6, scale))
+    for density, w in (("weighted", weights), ("mean", np.full((6, 4), 0.25)), ("sum", np.ones((6, 4)))):
+        got = latent_logp(LatentConfig(law=Gumbel(density=density)), scores, tokens, weights, jnp.full(6, scale))
         # noise of scale s has the density f((u - l) / s) / s
-        want = oracle.gumbel_density(scores / scale, logps / scale, w) - np.log(scale)
+        want = oracle.gumbel_density(scores / scale, logps / scale, w) - w.sum(1) * np.log(
+            scale
+        )  # a factor 1 / s for each draw that counts
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
-        unit = latent_logp(LatentConfig(density=density, density_scale="unit"), scores, tokens, weights, jnp.full(6, scale))
+        unit = latent_logp(LatentConfig(law=Gumbel(density=density, density_scale="unit")), scores, tokens, weights, jnp.full(6, scale))
         np.testing.assert_allclose(unit, oracle.gumbel_density(scores, logps, w), rtol=2e-5, atol=2e-5)
 
 
@@ -83,7 +92,7 @@ def test_weighted_and_scaled_against_oracle(scale):
 def test_slopes(score_gradient, advantage):
     margins = np.array([-3.5, -0.65, 0.3, 4.5])
     weights = np.array([0.1, 0.2, 0.3, 0.4])
-    for density, w in (("gumbel_mean", np.full(4, 0.25)), ("gumbel_weighted", weights)):
+    for density, w in (("gumbel_mean", np.full(4, 0.25)), ("gumbel_weighted", weights), ("gumbel_sum", np.ones(4))):
 
         def f(logps, density=density):
             scores = jnp.asarray(margins - 2.0)
@@ -115,7 +124,7 @@ def test_unknown_settings_are_refused():
         {"density": "gumbel_weighted"},
         {"density": "exact", "score_gradient": "bounded"},
     ):
-        with pytest.raises(ValueError, match=r"gumbel|plain"):
+        with pytest.raises(ValueError, match=r"gumbel|plain|weights"):
             score_logp(x, x, **wrong)
 
 

@@ -279,7 +279,7 @@ def test_latent_settings_are_imported_and_checked(hf_folder, tmp_path):
 
     write(k=3, tau=0.5, clamp=[-1.0, 2.0], think_end_id=4)
     latent = import_hf(str(folder), tmp_path / "w").rollout.latent
-    assert (latent.k, latent.tau, latent.clamp) == (3, 0.5, (-1.0, 2.0))
+    assert (latent.k, latent.tau, latent.law.clamp) == (3, 0.5, (-1.0, 2.0))
     for settings, says in (
         ({"think_end_id": 5}, r"data\.think_end_id: 5, but the tokenizer writes '</think>' with 4"),
         ({"topk": 3}, "topk is unknown"),

@@ -46,6 +46,8 @@ def write_run(folder, *, seed=0, steps=70, name="run", odd=False, metrics=None, 
         "time/rollout_s": (1 + rng.random(steps)).tolist(),
         "time/train_s": (2 + rng.random(steps)).tolist(),
         "time/grade_s": (0.1 * rng.random(steps)).tolist(),
+        "time/data_s": (0.01 * rng.random(steps)).tolist(),
+        "time/compile_s": [3.0 + seed] + [0.0] * (steps - 1),
         "time/step_s": (5 + rng.random(steps)).tolist(),
         **(metrics or {}),
     }

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     written = {
         "seed0": write_run(root / "seed0" / "base", seed=0, name="base"),
         "seed1": write_run(root / "seed1" / "base", seed=1, name="base", odd=True),
-        "evil": write_run(root / "evil", name=EVIL, steps=5, rollout__latent__one_sided=False),
+        "evil": write_run(root / "evil", name=EVIL, steps=5, rollout__latent__law__one_sided=False),
     }
     sft = {"sft/loss": [3.0, 2.0, 1.0], "grad/norm": [1.0, 2.0, 3.0]}
     (root / "sft").mkdir()
@@ -164,10 +164,11 @@ def test_evaluation_numbers(page):
 def test_timing_is_the_median_without_the_first_step(page, folder):
     _, written = folder
     rows = {row[0]: [x[0] for x in row[1:]] for row in table(page, "timing")}
-    for at, metric in enumerate(("time/rollout_s", "time/train_s", "time/grade_s")):
+    for at, metric in enumerate(("time/rollout_s", "time/train_s", "time/grade_s", "time/data_s")):
         wanted = np.median([x for seed in ("seed0", "seed1") for x in written[seed][metric][1:]])
         assert math.isclose(rows["base"][at], wanted)
-    assert math.isclose(rows["base"][3], rows["base"][4] - sum(rows["base"][:3]))
+    assert math.isclose(rows["base"][4], rows["base"][5] - sum(rows["base"][:4]))
+    assert math.isclose(rows["base"][6], np.median([sum(written[seed]["time/compile_s"]) for seed in ("seed0", "seed1")]))
 
 
 def test_texts_of_runs_stay_texts(page, report):
@@ -188,7 +189,7 @@ def test_config_difference_is_shown(page):
     """The changed setting, and neither seed nor name; what is equal only in the full lists."""
     at = page.texts.index("setting")
     diff = [t for t in page.texts[at : page.texts.index("All settings")] if "." in t]
-    assert "rollout.latent.one_sided" in diff
+    assert "rollout.latent.law.one_sided" in diff
 
 
 def test_constant_metrics_are_listed_not_drawn(page):

@@ -7,7 +7,7 @@ import browser
 import jax
 import numpy as np
 import pytest
-from oracles import decoder, latent
+from oracles import decoder, latent, replay
 from pages import Page
 from rich.console import Console
 from support import END, params, prompts, tiny
@@ -16,10 +16,12 @@ from lgrpo.config import DataConfig
 from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.data.word_problems import generate
 from lgrpo.errors import UserError
+from lgrpo.latent.laws.exact import Exact
+from lgrpo.latent.laws.gaussian import Gaussian
 from lgrpo.latent.noise import shape_noise
 from lgrpo.report import trace_view
 from lgrpo.report.text import visible
-from lgrpo.report.trace import draws_of, trace, winners
+from lgrpo.report.trace import trace, winners
 from lgrpo.report.trace_view import Side, print_traces, select_problems, trace_html
 from lgrpo.train.steps.rl import group, make_train_batch
 from lgrpo.train.steps.update import init_state
@@ -29,21 +31,18 @@ TOKENIZER = load_tokenizer(DataConfig())
 CONFIGS = {
     "paper": tiny(rollout__answer__temperature=0.6),
     "exact": tiny(
-        rollout__latent__clamp=None,
-        rollout__latent__one_sided=False,
-        rollout__latent__top_p=1.0,
-        rollout__latent__density="exact",
-        rollout__latent__end_rule="sampled",
+        rollout__latent__law=Exact(),
         rollout__latent__noise_scale=0.7,
         algo__first_token=False,
     ),
     "quirks": tiny(
         rollout__latent__noise_scale=0.5,
-        rollout__latent__delta=0.25,
+        rollout__latent__law__delta=0.25,
         rollout__latent__min_latent=1,
         algo__winner_must_be_valid=False,
         algo__winner_score="latent_mean",
     ),
+    "gaussian": tiny(rollout__latent__law=Gaussian(sigma=0.5), algo__first_token=False),
     "explicit": tiny(rollout__mode="explicit", rollout__latent__k=1, algo__first_token=False),
 }
 
@@ -81,6 +80,8 @@ def test_numbers_are_those_of_the_record(traced):
             assert [c.id for c in step.components] == record.ids[n, t, :k].tolist()
             assert [c.weight for c in step.components] == record.weights[n, t, :k].tolist()
             if step.kind == "latent":
+                if not cfg.rollout.latent.law.scored:
+                    continue
                 scores = [c.logp + c.margin for c in step.components]
                 np.testing.assert_allclose(scores, record.scores[n, t], atol=1e-4)
         kinds = [step.kind for step in sample.steps]
@@ -95,9 +96,9 @@ def test_ranks_and_probabilities_against_the_oracle(traced):
     table = np.asarray(weights["embed"], np.float64)
     for n, sample in rows(traces)[::3]:
         row = batch.tokens[n // 4][batch.mask[n // 4]]
-        fed = [sum(w * table[i] for w, i in zip(*pair, strict=True)) for pair in zip(record.weights[n], record.ids[n], strict=True)]
-        steps = len(sample.steps)
-        inputs = np.stack([*(table[t] for t in row), *fed[: steps - 1]])
+        own = jax.tree.map(lambda x, n=n: x[n], record)
+        fed = [replay.fed(table, cfg.rollout.latent, own, t) for t in range(len(sample.steps) - 1)]
+        inputs = np.stack([*(table[t] for t in row), *fed])
         z = decoder.logits(weights, decoder.forward(weights, cfg.model, inputs))[len(row) - 1 :]
         for step in sample.steps:
             logits = z[step.index].copy()
@@ -118,16 +119,18 @@ def test_noise_is_what_the_sampler_added(traced):
     c = cfg.rollout.latent
     found = [x for _, s in rows(traces) for step in s.latents for x in step.components]
     assert bool(found) == (cfg.rollout.mode == "latent")
+    shape = {name: getattr(c.law, name, None) for name in ("clamp", "one_sided", "delta")}
     for x in found:
-        again = shape_noise(np.float32([[x.draw]]), clamp=c.clamp, one_sided=c.one_sided, delta=c.delta, scale=c.noise_scale)
+        if not c.law.scored:
+            assert x.draw is None and x.margin is None and not x.clamped
+            continue
+        again = shape_noise(np.float32([[x.draw]]), scale=c.noise_scale, **shape)
         assert abs(again.item() - x.margin) < 1e-4
-        if c.clamp is None:
+        if shape["clamp"] is None:
             assert not x.clamped
         else:
-            assert c.clamp[0] - 1e-3 < x.draw < c.clamp[1] + 1e-3
-            assert x.clamped == (min(abs(x.draw - end) for end in c.clamp) <= 1e-3)
-    if found and c.clamp is not None:
-        assert draws_of(np.float64(0.0), c) == (c.clamp[0] - c.delta if c.one_sided else 0.0)
+            assert shape["clamp"][0] - 1e-3 < x.draw < shape["clamp"][1] + 1e-3
+            assert x.clamped == (min(abs(x.draw - end) for end in shape["clamp"]) <= 1e-3)
 
 
 def test_advantages_are_those_of_training(traced):
@@ -213,7 +216,7 @@ def test_page(traced):
     for _, sample in rows(traces):
         for step in sample.latents:
             for c in step.components:
-                assert {repr(c.weight), repr(c.margin), str(c.rank)} <= values
+                assert {repr(c.weight), str(c.rank)} | ({repr(c.margin)} - {"None"}) <= values
             assert {repr(step.exit_prob), repr(step.advantage)} <= values
     saved = json.loads(page.data)["sides"][0]["traces"]
     assert saved[0]["samples"][0]["steps"][0]["components"][0]["weight"] == traces[0].samples[0].steps[0].components[0].weight

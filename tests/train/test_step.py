@@ -122,8 +122,18 @@ def test_kl_to_the_frozen_start():
 
 def test_learning_rate():
     cosine = learning_rate(dataclasses.replace(CFG.optim, lr=1.0, schedule="cosine", warmup=4), 12)
-    np.testing.assert_allclose([cosine(t) for t in (0, 2, 4, 8, 12)], [0, 0.5, 1, 0.5, 0], atol=1e-6)
+    np.testing.assert_allclose([cosine(t) for t in (0, 1, 3, 4, 8, 12)], [0.25, 0.5, 1, 1, 0.5, 0], atol=1e-6)
+    one = learning_rate(dataclasses.replace(CFG.optim, lr=1.0, warmup=1), 12)
+    np.testing.assert_allclose([one(t) for t in (0, 1, 2)], 1)
     assert learning_rate(dataclasses.replace(CFG.optim, lr=1.0), 12)(11) == 1
+
+
+def test_first_update_of_a_warm_up_moves_the_weights():
+    cfg = change(CFG, optim__warmup=4, optim__weight_decay=0.0)
+    state, metrics = step(cfg, batch())
+    assert metrics["optim/lr"] == pytest.approx(1e-2 / 4)
+    moved = np.abs(state.params["blocks"]["wq"] - np.asarray(params(cfg.model)["blocks"]["wq"])).max()
+    assert moved == pytest.approx(1e-2 / 4, rel=0.05)  # the first step of AdamW is the rate
 
 
 def test_supervised_microbatches_do_not_change_the_update():

@@ -51,7 +51,7 @@ def _policy_terms(
 ) -> tuple[Mean, Metrics]:
     """Summed policy loss (with KL) of a slice and its diagnostics."""
     algo, mask = cfg.algo, batch.loss_mask
-    gradient = batch.advantages if cfg.rollout.latent.score_gradient != "plain" else None
+    gradient = batch.advantages if cfg.rollout.mode == "latent" and cfg.rollout.latent.law.reads_advantages else None
     settings = {"advantages": gradient, "share_prefix": cfg.train.share_prefix, "survey": cfg.train.diagnostics == "full"}
     logps, tokens = replay(params, batch.prompts, batch.rollout, cfg=cfg, **settings)
     flat = [x.reshape(-1, x.shape[-1]) for x in (logps, old_logps, batch.advantages, mask)]
@@ -62,7 +62,8 @@ def _policy_terms(
         def loss_of(logps: jax.Array) -> jax.Array:
             return policy_loss(logps.reshape(flat[0].shape), *flat[1:], **clip)[0].total
 
-        metrics |= update_diagnostics(batch.rollout, batch.advantages, mask, logps, tokens, loss_of, cfg.rollout)
+        table = params["embed"].astype(cfg.model.dtype)
+        metrics |= update_diagnostics(batch.rollout, batch.advantages, mask, logps, tokens, table, loss_of, cfg.rollout)
     metrics["policy/replay_gap"] = masked_max(jnp.abs(logps - batch.rollout.logps), mask)
     metrics["policy/logp"] = masked_mean(logps, mask)
     metrics["policy/loss"] = loss
@@ -104,7 +105,7 @@ def _update(state: TrainState, batch: tuple[TrainBatch, Array], cfg: ExperimentC
         (_, aux), grads = jax.value_and_grad(objective, has_aux=True)(state.params, part)
         return aux, grads
 
-    (loss, metrics), grads = accumulate(loss_and_grad, batch, slices)
+    (loss, metrics), grads = accumulate(loss_and_grad, slices_of(batch, slices))
     grads = jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1).astype(g.dtype), grads)
     state, more = apply_update(state, grads, cfg, total)
     return state, metrics | more

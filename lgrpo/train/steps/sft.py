@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lgrpo.algos.latent_sft import LatentLabels, SftTargets, chain_as_thoughts, noisy_labels, sft_loss, sft_targets, superposition_labels
+from lgrpo.algos.packed import PackedRows, pack_rows, packed_hidden
 from lgrpo.algos.stage1 import STAGES, label_count, stage1_terms
 from lgrpo.config import ExperimentConfig
 from lgrpo.keys import Stream, key_for
@@ -17,7 +18,7 @@ from lgrpo.latent.replay import completion_hidden
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.lora import merge
 from lgrpo.train.optimizer import cut_frozen, learning_rate
-from lgrpo.train.steps.update import accumulate, apply_update, micro_count, total_updates
+from lgrpo.train.steps.update import accumulate, apply_update, micro_count, slices_of, total_updates
 from lgrpo.types import Array, Mean, Params, PromptBatch, TrainState
 
 
@@ -50,29 +51,48 @@ def sft_weights(params: Params, cfg: ExperimentConfig, key: Array | None = None)
 
 
 def _sft_terms(weights: Params, inputs: Any, cfg: ExperimentConfig) -> tuple[Mean, Mean]:
-    """(cross-entropy, KL) of a slice, as sums and counts. inputs: (prompts, targets), or the batch itself in stage 1, which has no KL."""
+    """(cross-entropy, KL) of a slice, as sums and counts. inputs: PackedRows; (prompts, targets); or the batch itself in stage 1, which has no KL."""
     if cfg.sft.stage in STAGES:
         return stage1_terms(weights, inputs, cfg), Mean(jnp.zeros(()), jnp.zeros(()))
-    prompts, targets = inputs
     params = compute_params(weights, cfg.model)
-    hidden = completion_hidden(params, cfg, prompts, targets.ids[:, None], targets.weights[:, None])
+    if isinstance(inputs, PackedRows):
+        targets, hidden = inputs.targets, packed_hidden(params, cfg.model, inputs)
+    else:
+        prompts, targets = inputs
+        hidden = completion_hidden(params, cfg, prompts, targets.ids[:, None], targets.weights[:, None])
     logps = chunked_logps(params, hidden, targets.ids, jnp.ones(targets.mask.shape, jnp.float32), chunk=cfg.train.logprob_chunk).chosen
     return sft_loss(targets, logps, kl_weight=cfg.sft.kl_weight)
 
 
-def _sft_inputs(batch: dict[str, Array], keys: Array | None, cfg: ExperimentConfig) -> tuple[Any, jax.Array, jax.Array]:
-    """What _sft_terms takes, and the numbers of token and latent steps in the loss of the whole batch."""
+class _Inputs(NamedTuple):
+    parts: Any  # leaves [slices, ...]; a part is what _sft_terms takes
+    tokens: jax.Array  # int32 []; token steps in the loss of the whole batch
+    latents: jax.Array  # int32 []; latent steps
+
+
+def _sft_inputs(batch: dict[str, Array], keys: Array | None, cfg: ExperimentConfig, slices: int) -> _Inputs:
+    """slices: of a padded batch; packed rows bring theirs along."""
     if cfg.sft.stage in STAGES:
-        return batch, label_count(batch, cfg), jnp.zeros((), jnp.int32)
+        return _Inputs(slices_of(batch, slices), label_count(batch, cfg), jnp.zeros((), jnp.int32))
     prompts, targets = _sft_batch(batch, keys, cfg)
     latents = (targets.mask & targets.is_latent).sum()
-    return (prompts, targets), targets.mask.sum() - latents, latents
+    if "pack_inputs" in batch:
+        parts = jax.vmap(partial(pack_rows, prompts, targets))(*_by_slice(batch["pack_inputs"], batch["pack_steps"]))
+    else:
+        parts = slices_of((prompts, targets), slices)
+    return _Inputs(parts, targets.mask.sum() - latents, latents)
+
+
+def _by_slice(*rows: Array) -> tuple[jax.Array, ...]:
+    """[R,S,...] as data.packing makes them -> [S,R,...]: rows stay on their devices."""
+    return tuple(jnp.swapaxes(x, 0, 1) for x in rows)
 
 
 @partial(jax.jit, static_argnames=("cfg",))
 def sft_losses(params: Params, batch: dict[str, Array], *, cfg: ExperimentConfig) -> tuple[Mean, Mean]:
     """(cross-entropy, KL times kl_weight) of a batch on clean labels and without dropout: for validation. params: as in the state."""
-    return _sft_terms(sft_weights(params, cfg), _sft_inputs(batch, None, cfg)[0], cfg)
+    weights = sft_weights(params, cfg)
+    return accumulate(lambda part: _sft_terms(weights, part, cfg), _sft_inputs(batch, None, cfg, 1).parts)
 
 
 @partial(jax.jit, static_argnames=("cfg",), donate_argnames=("state",))
@@ -81,19 +101,20 @@ def sft_step(state: TrainState, batch: dict[str, Array], *, cfg: ExperimentConfi
     total = total_updates(cfg, rl=False)
     key = key_for(cfg.seed, state.step, Stream.LABEL_NOISE)
     dropout = key_for(cfg.seed, state.step, Stream.DROPOUT) if cfg.sft.lora.rank and cfg.sft.lora.dropout else None
-    inputs, tokens, latents = _sft_inputs(batch, jax.vmap(lambda u: jax.random.fold_in(key, u))(jnp.asarray(batch["uid"])), cfg)
+    keys = jax.vmap(lambda u: jax.random.fold_in(key, u))(jnp.asarray(batch["uid"]))
+    inputs = _sft_inputs(batch, keys, cfg, micro_count(batch["uid"].shape[0], cfg.train.microbatch))
 
     # The two terms have counts of their own. These depend on the batch alone, so each micro-batch divides by those of the whole batch.
     def objective(params: Params, part: Any) -> tuple[jax.Array, tuple[Mean, Mean]]:
         params = cut_frozen(params, cfg.optim, cfg.sft.stage)
         ce, kl = _sft_terms(sft_weights(params, cfg, dropout), part, cfg)
-        return ce.total / jnp.maximum(tokens, 1) + kl.total / jnp.maximum(latents, 1), (ce, kl)
+        return ce.total / jnp.maximum(inputs.tokens, 1) + kl.total / jnp.maximum(inputs.latents, 1), (ce, kl)
 
     def loss_and_grad(part: Any) -> tuple[Any, Any]:
         (_, terms), grads = jax.value_and_grad(objective, has_aux=True)(state.params, part)
         return list(terms), grads
 
-    (ce, kl), grads = accumulate(loss_and_grad, inputs, micro_count(batch["uid"].shape[0], cfg.train.microbatch))
+    (ce, kl), grads = accumulate(loss_and_grad, inputs.parts)
     state, metrics = apply_update(state, grads, cfg, total)
     state = state.replace(step=state.step + 1)
     rate = learning_rate(cfg.optim, total)(jnp.maximum(state.step - state.skipped - 1, 0))

@@ -38,12 +38,11 @@ def slices_of(tree: Any, count: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), tree)
 
 
-def accumulate(loss_and_grad: Callable[[Any], tuple[Any, Any]], batch: Any, slices: int) -> tuple[Any, Any]:
-    """Sums loss_and_grad over `slices` equal parts of the batch."""
-    if slices == 1:
-        return loss_and_grad(batch)
-    parts = slices_of(batch, slices)
+def accumulate(loss_and_grad: Callable[[Any], tuple[Any, Any]], parts: Any) -> tuple[Any, Any]:
+    """Sums loss_and_grad over the parts of a batch, leaves [slices, ...]."""
     first = jax.tree.map(lambda x: x[0], parts)
+    if jax.tree.leaves(parts)[0].shape[0] == 1:
+        return loss_and_grad(first)
     add = partial(jax.tree.map, lambda a, b: a + b, is_leaf=lambda x: isinstance(x, Mean | Max))
 
     def body(total: Any, part: Any) -> tuple[Any, None]:

@@ -1,0 +1,101 @@
+"""Classes and functions of a user's own in a config: named by where they stand, found again by that name.
+
+`module:Name` is importable; `file.py:Name` is run as an experiment is. What a file defines beside get_config() is named by that file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lgrpo.errors import UserError
+
+_PREFIX = "_lgrpo_"
+
+
+def run_file(file: Path) -> types.ModuleType:
+    """The module in a Python file that the user named: an experiment, a grid of ablations. Errors: whatever it raises."""
+    name = f"{_PREFIX}{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _here_importable() -> Iterator[None]:
+    """The folder that the command runs in, as `python -m` has it."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(here)
+
+
+def object_name(thing: Any) -> str:
+    """`module:Name` of a class or function; `file.py:Name` where its module is a file that was run, or one beside an experiment."""
+    name = thing.__module__
+    file = Path(getattr(sys.modules[name], "__file__", None) or name)
+    beside = "." not in name and file.suffix == ".py" and str(file.parent) not in (*sys.path, str(Path.cwd()))
+    return f"{file if beside or name.startswith(_PREFIX) else name}:{thing.__qualname__}"
+
+
+def _loaded(file: str) -> types.ModuleType | None:
+    """The module that was made from a file, if any."""
+    return next((module for module in list(sys.modules.values()) if getattr(module, "__file__", None) == file), None)
+
+
+def loaded_object(name: str) -> Any | None:
+    """What object_name called `name`, if that can be had without running anything of the user's: lgrpo's own, or what this process has loaded.
+
+    What comes from a checkpoint is looked up by this only. Errors: AttributeError, ImportError when lgrpo or the loaded module has no such thing.
+    """
+    place, _, inner = name.rpartition(":")
+    if place.startswith("lgrpo."):
+        module = importlib.import_module(place)
+    elif place.endswith(".py"):
+        module = _loaded(place)
+    else:
+        module = sys.modules.get(place)
+    return None if module is None else _inside(module, inner)
+
+
+def _inside(module: types.ModuleType, name: str) -> Any:
+    found = module
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def find_object(name: str, what: str, short: str = "") -> Any:
+    """Inverse of object_name, for names that the user gives: runs the file, imports the module. A file that was run already is not run again, so
+    that its classes stay the same.
+
+    what: for messages. short: package whose modules may be named alone, each with one class that it defines. Errors: UserError.
+    """
+    place, _, inner = name.rpartition(":")
+    try:
+        with _here_importable():
+            if place.endswith(".py"):
+                file = Path(place).expanduser().resolve()
+                module = _loaded(str(file)) or run_file(file)
+            elif place:
+                module = importlib.import_module(place)
+            else:
+                module = importlib.import_module(f"{short}.{name}")
+                inner = next(n for n, x in vars(module).items() if isinstance(x, type) and x.__module__ == module.__name__)
+        found = _inside(module, inner)
+    except Exception as error:  # whatever a user's module raises
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        own = f" or a name in {short.replace('.', '/')}" if short else ""
+        raise UserError(f"{what} {name!r}: not found ({reason}); give module:Name, file.py:Name{own}") from error
+    return found
