@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import importlib
-import os
 import sys
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
 from lgrpo.cli.common import Parser
 from lgrpo.errors import UserError
+from lgrpo.runs import output
 
 _ON_EXPERIMENTS = ("train", "sft", "eval", "trace", "check", "overlap")
 _TOOLS = ("ablate", "report", "compare", "selftest", "import-hf", "export-hf", "init")
@@ -26,7 +27,8 @@ Every setting is an option: --algo.clip-low 0.1 --rollout.latent.law.clamp None 
 `python -m lgrpo train EXPERIMENT --help` lists them with their values in that experiment.
 A run continues from the newest checkpoint of its workdir; --checkpoint.resume False refuses to.
 
-exit codes: 0 done, 2 a mistake in the command or the config, 75 stopped by a signal after saving (run the same command again)"""
+exit codes: 0 done; 1 a fault of the program, with a traceback; 2 a mistake that one line explains, in the command, the config, the files or
+the machine; 75 stopped by a signal after saving (run the same command again)"""
 
 
 def _module(command: str) -> ModuleType:
@@ -76,21 +78,38 @@ def run(argv: Sequence[str]) -> int:
     return module.run(parser.parse_args(rest))
 
 
+def _explained(error: Exception) -> str:
+    """What to tell the user in place of a traceback; "" where a traceback is what helps."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error}; make room and run the same command again: checkpoints are intact"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error}; mend that and run the same command again: checkpoints that were saved are intact"
+    return ""
+
+
+def _ended() -> int:
+    """Exit code of the command line in sys.argv; errors are told on stderr, last of all."""
+    from lgrpo.runs import partners  # no JAX before the command asks for it
+
+    try:
+        code = run(sys.argv[1:])
+        partners.done()
+    except Exception as error:
+        said = _explained(error)
+        partners.wait_for_reason(error)  # where another process is the cause, this one ends with what that one said
+        print(f"error: {said}" if said else traceback.format_exc().rstrip(), file=sys.stderr, flush=True)
+        code = 2 if said else 1
+        partners.fail(said or f"{type(error).__name__}: {error}", code)
+    return code
+
+
 def main() -> None:
     """Entry point. UserError: `error: ...` on stderr and exit code 2."""
-    try:
-        sys.exit(run(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:  # `... --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(f"error: {error}; make room and run the same command again: checkpoints are intact", file=sys.stderr)
-        sys.exit(2)
+    with output.protected():
+        code = _ended()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def start(options: argparse.Namespace, cfg: Any) -> None:
         raise UserError(f"--workdir is missing; give the folder for the results, e.g. --workdir /tmp/{cfg.name}")
     from lgrpo.runs import multihost
 
-    multihost.initialize()
+    multihost.initialize(cfg.train.start_timeout)
     cache_compilations(cfg.train.compilation_cache)
 
 

@@ -92,8 +92,9 @@ class Checkpoints:
     ) -> None:
         """Save everything under `step` (finished steps). Does nothing when that step was saved here or was there at the start.
 
-        prune: whether older checkpoints may go. data, extra: JSON-able. buffer: pytree of NumPy arrays, the same on every process, or None. metric: higher is better; None or NaN:
-        not evaluated. Errors: TypeError for what is not JSON-able; UserError for a step that another run wrote meanwhile; an error of the
+        data, extra: JSON-able. buffer: pytree of NumPy arrays, the same on every process, or None. metric: higher is better; None or NaN:
+        not evaluated. prune: whether older checkpoints may go.
+        Errors: TypeError for what is not JSON-able; UserError for a step that another run wrote meanwhile; an error of the
         previous save's background write.
         """
         if step in self._known:
@@ -174,12 +175,19 @@ class Checkpoints:
         return best_step(list(self._manager._checkpoints))
 
     def restore(
-        self, target_state: TrainState, buffer_target: Any, cfg: ExperimentConfig, step: int | None = None, vocabulary: str = ""
+        self,
+        target_state: TrainState,
+        buffer_target: Any,
+        cfg: ExperimentConfig,
+        step: int | None = None,
+        vocabulary: str = "",
+        may_change: Sequence[str] = (),
     ) -> Restored:
         """The newest readable checkpoint (or that of `step`), placed as target_state says, whatever mesh wrote it.
 
         target_state: ShapeDtypeStructs with shardings, or arrays. buffer_target: structure of the buffer, its shapes do not matter; None:
-        dict by dotted name. vocabulary: TextTokenizer.vocabulary; empty: not compared. A newer checkpoint that cannot be read is reported on
+        dict by dotted name. vocabulary: TextTokenizer.vocabulary; empty: not compared. may_change: further settings that may differ.
+        A newer checkpoint that cannot be read is reported on
         stderr and moved to <workdir>/unreadable, never deleted.
         Errors: UserError, before any array is read, when the config differs where it may not (check_resume) or the vocabulary; when a tensor
         differs; when nothing can be read.
@@ -189,14 +197,14 @@ class Checkpoints:
 
         def read(at: int) -> Restored:
             meta = read_meta(self._manager, at)
-            check_resume(from_json(meta["config"]), cfg)
+            check_resume(from_json(meta["config"]), cfg, may_change)
             if vocabulary:
                 _check_vocabulary(meta["extra"], vocabulary, self._folder)
             where = f"{self._folder / str(at)}"
             integrity.verify(self._folder / str(at))
-            state = read_arrays(self._manager, at, "rest", rest, where).replace(
-                params=read_arrays(self._manager, at, "params", params, where)
-            )
+            weights = read_arrays(self._manager, at, "params", params, where)
+            integrity.require_finite(flatten(weights), where)
+            state = read_arrays(self._manager, at, "rest", rest, where).replace(params=weights)
             return Restored(at, state, meta["data"], read_buffer(self._manager, at, buffer_target, meta), meta["extra"])
 
         restored, broken = _newest_readable(self._manager, self._folder, read, [step] if step is not None else None)
@@ -204,16 +212,34 @@ class Checkpoints:
             self._set_aside(broken)
         return restored
 
-    def _set_aside(self, steps: list[int]) -> None:
-        """Move damaged checkpoints away, so that they are neither counted as newest nor in the way when their step comes again."""
+    def roll_back(self, step: int, lr: float) -> bool:
+        """Make `step` the newest: later checkpoints are moved to <workdir>/rolled_back. Nothing to do where the newest one says that it follows from
+        such a step back, to this step and with this learning rate. Returns whether the run goes on from `step` now.
+
+        Errors: UserError when it was not saved.
+        """
+        steps = sorted(self._manager.all_steps())
+        with contextlib.suppress(*DAMAGE):
+            if steps and steps[-1] > step and read_meta(self._manager, steps[-1])["extra"].get("rollback") == {"step": step, "lr": lr}:
+                return False
+        if step not in steps:
+            raise UserError(f"checkpoint.rollback={step}: {self._folder} holds the steps {steps}; choose one of them")
+        if later := [s for s in steps if s > step]:
+            multihost.say(f"{self._folder}: back to step {step}; the checkpoints {later} are moved to {self._workdir / 'rolled_back'}")
+            self._set_aside(later, "rolled_back")
+        return True
+
+    def _set_aside(self, steps: list[int], name: str = "unreadable") -> None:
+        """Move checkpoints away, so that they are neither counted as newest nor in the way when their step comes again."""
         if multihost.is_main():
-            aside = self._workdir / "unreadable"
+            aside = self._workdir / name
             aside.mkdir(exist_ok=True)
             for step in steps:
                 free = next(p for i in range(1000) if not (p := aside / f"{step}{f'.{i}' if i else ''}").exists())
                 (self._folder / str(step)).rename(free)
         multihost.barrier("lgrpo_set_aside")
         self._manager.reload()
+        self._known = set(self._manager.all_steps())
 
 
 def _newest_readable(
@@ -266,6 +292,7 @@ def _read_policy(manager: ocp.CheckpointManager, folder: epath.Path, step: int, 
     with reader:
         restore = ocp.args.PyTreeRestore(item=asked, restore_args=ocp.checkpoint_utils.construct_restore_args(asked), partial_restore=True)
         found = reader.restore(folder / str(step) / "params", args=restore)
+    integrity.require_finite(found, str(folder / str(step)))
     params = unflatten(target, {name: found[root + name] for name in wanted})
     if not adapted:
         return params

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lgrpo.config import LoggingConfig
+from lgrpo.errors import UserError
 from lgrpo.runs import metrics
 from lgrpo.runs.metrics import MetricsWriter, read_metrics, summary_table
 
@@ -73,7 +74,7 @@ def test_a_crash_while_rewinding_keeps_the_old_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize("bad", ["{broken", "[1, 2]", '{"reward/mean": 1}', '{"step": "x"}'])
 def test_damage_in_the_middle_is_reported_not_skipped(tmp_path, bad):
     (tmp_path / metrics.FILE).write_text(f'{{"step": 1}}\n{bad}\n{{"step": 3}}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:2"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl:2: not a line of metrics .*; remove it"):
         read_metrics(tmp_path)
 
 

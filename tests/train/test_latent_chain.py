@@ -38,6 +38,7 @@ from lgrpo.runs import checkpoint
 from lgrpo.runs.checkpoint import load_params, saved_extra
 from lgrpo.runs.interrupt import EXIT_PREEMPTED
 from lgrpo.runs.metrics import read_metrics
+from lgrpo.runs.stored import stored_arrays
 from lgrpo.train import chain, sft
 from lgrpo.train import labels as label_pass
 
