@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import sys
-import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
-from lgrpo.cli.common import Parser
+from lgrpo.cli.common import Parser, ended
 from lgrpo.errors import UserError
 from lgrpo.runs import output
 
@@ -78,37 +76,10 @@ def run(argv: Sequence[str]) -> int:
     return module.run(parser.parse_args(rest))
 
 
-def _explained(error: Exception) -> str:
-    """What to tell the user in place of a traceback; "" where a traceback is what helps."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error}; make room and run the same command again: checkpoints are intact"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error}; mend that and run the same command again: checkpoints that were saved are intact"
-    return ""
-
-
-def _ended() -> int:
-    """Exit code of the command line in sys.argv; errors are told on stderr, last of all."""
-    from lgrpo.runs import partners  # no JAX before the command asks for it
-
-    try:
-        code = run(sys.argv[1:])
-        partners.done()
-    except Exception as error:
-        said = _explained(error)
-        partners.wait_for_reason(error)  # where another process is the cause, this one ends with what that one said
-        print(f"error: {said}" if said else traceback.format_exc().rstrip(), file=sys.stderr, flush=True)
-        code = 2 if said else 1
-        partners.fail(said or f"{type(error).__name__}: {error}", code)
-    return code
-
-
 def main() -> None:
     """Entry point. UserError: `error: ...` on stderr and exit code 2."""
     with output.protected():
-        code = _ended()
+        code = ended(lambda: run(sys.argv[1:]))
     sys.exit(code)
 
 

@@ -353,8 +353,8 @@ class AlarmConfig:
     """Minus policy/logp in nats per step, the sampled estimate of the entropy; that of a latent step counts its density, so measure yours first."""
     nan_above: float | None = 0.0
     """rollout/nan_frac: completions whose logits were not finite."""
-    uninformative_steps: Count | None = 20
-    """RL steps in a row without one group whose valid rewards differ: nothing is learned."""
+    uninformative_steps: Natural = 20
+    """RL steps in a row without one group whose valid rewards differ: nothing is learned. 0: not watched."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

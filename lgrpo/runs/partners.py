@@ -6,6 +6,7 @@ its sign of life stays away for GONE seconds. On a single process all of this do
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import ctypes
 import json
@@ -34,6 +35,7 @@ class _Watch:
     def __init__(self, client: Any, processes: int, index: int) -> None:
         self.client, self.processes, self.index = client, processes, index
         self.me, self.beats, self.ending = _name(index), 0, threading.Event()
+        self.rounds = collections.Counter[str]()
         self.seen: dict[str, tuple[str, float]] = {}
         client.key_value_set(f"{_ROOT}/name/{index}", self.me)
         threading.Thread(target=self._run, name="lgrpo-partners", daemon=True).start()
@@ -152,12 +154,13 @@ def wait_for_reason(error: BaseException) -> None:
 
 
 def exchange(what: str, mine: dict[str, str], patience: float) -> list[dict[str, str]] | None:
-    """The facts of all processes under a name that is used once, in their order; None on a single process. Errors: UserError when one is late."""
+    """The facts of all processes, in their order; all of them exchange the same `what` equally often. None on a single process. Errors: UserError when one is late."""
     if _watch is None:
         return None
     from lgrpo.errors import UserError
 
-    key = f"{_ROOT}/facts/{what}"
+    _watch.rounds[what] += 1
+    key = f"{_ROOT}/facts/{what}/{_watch.rounds[what]}"
     _watch.client.key_value_set(f"{key}/{_watch.index}", json.dumps(mine | {"host": _watch.me}))
     found = []
     for index in range(_watch.processes):

@@ -89,7 +89,7 @@ class Guards:
 
     def _informative(self, done: int, metrics: dict[str, float]) -> None:
         limit, share = self._cfg.logging.alarms.uninformative_steps, metrics.get("dynamic/informative_frac")
-        if limit is None or share is None:
+        if not limit or share is None:
             return
         self._barren = 0 if share > 0 else self._barren + 1
         if self._barren and self._barren % limit == 0:

@@ -103,6 +103,24 @@ def test_tensorboard_copy_holds_the_finite_values(tmp_path):
     assert found == {"reward/mean": (7, 0.25)}
 
 
+def test_tensorboard_forgets_what_a_killed_run_wrote_before_its_first_checkpoint(tmp_path):
+    from tensorboardX.proto import event_pb2
+
+    for _ in range(2):  # both from step 0: the first one left no checkpoint
+        writer = MetricsWriter(tmp_path, LoggingConfig(tensorboard=True), 0)
+        writer.write(1, {"reward/mean": 0.25})
+        writer.close()
+    starts = []
+    for file in (tmp_path / "tensorboard").iterdir():
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            size = int.from_bytes(data[at : at + 8], "little")
+            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
+            starts += [event.step] if event.session_log.status == event_pb2.SessionLog.START else []
+            at += size + 16
+    assert starts == [1] * 2, "nothing tells TensorBoard to drop the points from step 1 on"
+
+
 def test_summary_table_aligns_dicts_and_rows():
     by_name = summary_table([{"name": "a", "x": 1.5}, {"name": "bb"}], ["name", "x"])
     assert by_name == "name    x\n----  ---\na     1.5\nbb      -"
