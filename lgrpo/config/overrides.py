@@ -43,7 +43,7 @@ ADDED = {
     "logging.alarms.uninformative_steps": 20,
     "logging.alarms.nan_above": 0.0,
     "sft.packing": False,
-}
+} | {f"algo.lora.{name}": value for name, value in (("rank", 0), ("alpha", 128.0), ("dropout", 0.0))}
 """Fields that checkpoints of earlier versions lack, and the value that says what those versions did. A new field gets a line here."""
 
 
@@ -119,6 +119,11 @@ def _check_tree(cfg: Any, path: str = "") -> Any:
     return dataclasses.replace(cfg, **{n: _coerce(getattr(cfg, n), h, _join(path, n), from_lists=False) for n, h in hints.items()})
 
 
+def _was_added(path: str) -> bool:
+    """A field, or a block of them, that earlier versions lack."""
+    return any(name == path or name.startswith(path + ".") for name in ADDED)
+
+
 def _build(cls: type, data: Mapping[str, Any], path: str) -> Any:
     """A dataclass from a mapping that has exactly its fields; a law's also names its class."""
     if cls is Law:
@@ -126,7 +131,7 @@ def _build(cls: type, data: Mapping[str, Any], path: str) -> Any:
     if path == _LATENT:
         data = with_law(data)
     hints = _hints(cls)
-    data = {n: ADDED[_join(path, n)] for n in hints if n not in data and _join(path, n) in ADDED} | dict(data)
+    data = {n: ADDED.get(_join(path, n), {}) for n in hints if n not in data and _was_added(_join(path, n))} | dict(data)
     for name in data:
         if name not in hints:
             raise _unknown(_join(path, str(name)), [_join(path, n) for n in hints])

@@ -89,6 +89,18 @@ class DynamicSamplingConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters on every matrix of the blocks; all else is frozen. Whatever reads the checkpoint gets the merged weights."""
+
+    rank: Natural = 0
+    """Rank r; 0: full fine-tuning."""
+    alpha: Positive = 128.0
+    """Adapters are scaled by alpha / rank."""
+    dropout: BelowOne = 0.0
+    """Share of an adapter's input features left out, drawn anew for each matrix, layer and update (for all tokens together)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AlgoConfig:
     """Advantages and the policy loss."""
 
@@ -115,20 +127,10 @@ class AlgoConfig:
     old_logps: Literal["rollout", "replay"] = "rollout"
     """Behaviour log-probs as recorded by the sampler, or recomputed by the learner before its first update."""
     kl_coef: NonNegative = 0.0
-    """Weight of the k3 KL to the frozen start; 0: no reference model is kept."""
+    """Weight on the k3 KL to the frozen start; 0: no reference model is kept. With adapters the start is their base, and costs no memory."""
+    lora: LoraConfig = LoraConfig()
+    """Adapters that RL trains in place of the weights (those of supervised training: sft.lora)."""
     dynamic: DynamicSamplingConfig = DynamicSamplingConfig()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    """Low-rank adapters on every matrix of the blocks, for supervised training. Whatever reads the checkpoint gets the merged weights."""
-
-    rank: Natural = 0
-    """Rank r; 0: full fine-tuning."""
-    alpha: Positive = 128.0
-    """Adapters are scaled by alpha / rank."""
-    dropout: BelowOne = 0.0
-    """Share of an adapter's input features left out, drawn anew for each matrix, layer and update (for all tokens together)."""
 
 
 SftStage = Literal["explicit", "latent", "encoder", "decoder", "union"]

@@ -128,6 +128,8 @@ def _algo(cfg: ExperimentConfig) -> Iterator[str]:
         yield "rollout.group_size=1: advantages compare the samples of a group; use at least 2"
     if a.lone_survivor == "reward" and a.invalid == "keep":
         yield "algo.lone_survivor=reward: no sample is alone under algo.invalid=keep; set lone_survivor to zero, or invalid to exclude"
+    if a.lora.dropout:
+        yield f"algo.lora.dropout={a.lora.dropout}: the rollout samples without it, so that ratios would not start at 1; use 0"
     if cfg.rollout.mode == "explicit" and a.first_token and a.winner_score == "latent_mean":
         yield "algo.winner_score=latent_mean: rollout.mode=explicit has no latent steps; use response_mean or answer_mean"
 

@@ -157,8 +157,6 @@ def _backward_slice(plan: _Plan, table: jax.Array, at: _Positions, saved: _Saved
     same = at.ids[:, :, None] == at.ids[:, None, :]
     grad = others * _outside(_logits(plan, table, at), saved, at.ids, jnp.float32)
     grad = _put(grad, at.ids, jnp.where(same, chosen[:, None, :], 0.0).sum(-1))
-    if at.banned is not None:
-        grad = grad.at[:, plan.banned_id].set(jnp.where(at.banned, 0.0, grad[:, plan.banned_id]))
     grad = grad.astype(table.dtype)
     return project(grad, table.T).astype(at.hidden.dtype), project(at.hidden.T, grad)
 

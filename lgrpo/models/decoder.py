@@ -17,6 +17,7 @@ from lgrpo.config import ModelConfig
 from lgrpo.models import flash
 from lgrpo.models.attention import attend, attend_group, attend_step
 from lgrpo.models.kv_cache import GroupCache, write_step
+from lgrpo.models.lora import is_low_rank
 from lgrpo.sharding import constrain_batch
 from lgrpo.types import Params
 
@@ -25,8 +26,11 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 
 
 def compute_params(params: Params, cfg: ModelConfig) -> Params:
-    """Weights in the type of the computation. Rollout and learner both start here, so that they see the same rounded numbers."""
-    return jax.tree.map(lambda x: x.astype(cfg.dtype), params)
+    """Weights in the type of the computation. Rollout and learner both start here, so that they see the same rounded numbers.
+
+    A matrix with its adapter is rounded once they are one, in run_blocks.
+    """
+    return jax.tree.map(lambda x: x if is_low_rank(x) else x.astype(cfg.dtype), params, is_leaf=is_low_rank)
 
 
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
@@ -94,7 +98,8 @@ def run_blocks(
     rope = rope_tables(cfg, positions)
 
     def body(x: jax.Array, layer: tuple[Params, Any]) -> tuple[jax.Array, Any]:
-        return _block(cfg, layer[0], x, rope, attention, layer[1])
+        weights = {name: w.merged().astype(cfg.dtype) if is_low_rank(w) else w for name, w in layer[0].items()}
+        return _block(cfg, weights, x, rope, attention, layer[1])
 
     # Elementwise results are recomputed in any case: they are most of the memory and next to none of the time.
     keep = None if cfg.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable

@@ -296,12 +296,12 @@ def _read_policy(manager: ocp.CheckpointManager, folder: epath.Path, step: int, 
     params = unflatten(target, {name: found[root + name] for name in wanted})
     if not adapted:
         return params
-    lora = from_json(read_meta(manager, step)["config"]).sft.lora
+    meta = read_meta(manager, step)
+    lora = from_json(meta["config"]).sft.lora
+    scale = meta["extra"].get("adapter_scale") or lora.alpha / lora.rank  # runs of before are of supervised training
     parts = {name.removeprefix(prefix): x for name, x in found.items() if name.startswith(prefix)}
     adapters = traverse_util.unflatten_dict(parts, sep=".")
-    return jax.jit(merge, static_argnums=2, out_shardings=jax.tree.map(lambda x: x.sharding, target))(
-        params, adapters, lora.alpha / lora.rank
-    )
+    return jax.jit(merge, static_argnums=2, out_shardings=jax.tree.map(lambda x: x.sharding, target))(params, adapters, scale)
 
 
 def load_params(path: PathLike, target_params: Params, *, best: bool = False) -> Params:

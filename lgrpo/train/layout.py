@@ -13,7 +13,7 @@ from lgrpo.config import ExperimentConfig
 from lgrpo.config.validate import mesh_sizes
 from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.errors import UserError
-from lgrpo.models.spec import param_shardings, spec_abstract
+from lgrpo.models.spec import param_shardings, param_specs, spec_abstract
 from lgrpo.runs.metrics import summary_table
 from lgrpo.sharding import AXES, ROLLOUT_RULES, batch_ways, replicated
 from lgrpo.train.setup import state_shardings, trained_specs
@@ -82,7 +82,7 @@ def layout(cfg: ExperimentConfig, devices: int, *, rl: bool) -> list[Row]:
     rows = [_row(_part(name), name, leaf, where[name]) for name, leaf in state.items()]
     if rl:
         computed = dataclasses.replace(cfg.model, param_dtype=cfg.model.dtype)
-        weights = _flat(spec_abstract(trained_specs(cfg, rl=True), computed))
+        weights = _flat(spec_abstract(param_specs(cfg.model), computed))
         rows += [_row("rollout", name, weights[name], sharding) for name, sharding in _flat(published).items()]
     return rows
 
@@ -126,7 +126,8 @@ def table(cfg: ExperimentConfig, devices: int, *, rl: bool) -> str:
         shape = "x".join(map(str, row.shape)) or "scalar"
         line = [name.removeprefix("params."), shape, row.dtype, row.spec, f"{row.bytes:,}", f"{sum(m.bytes for m in own[name]):,}"]
         if rl:
-            line += [published[name].spec, f"{published[name].bytes:,}"]
+            there = published.get(name.replace("params.base.", "params."))  # adapters are merged there
+            line += [there.spec, f"{there.bytes:,}"] if there else ["-", "0"]
         lines.append(line)
     sums = {part: sum(r.bytes for r in part_rows) for part, part_rows in by_part.items()}
     shape = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in AXES)

@@ -29,6 +29,7 @@ from lgrpo.train.layout import layout
 from lgrpo.train.setup import abstract_state
 from lgrpo.train.steps.rl import group, rollout_step, train_step
 from lgrpo.train.steps.sft import sft_step
+from lgrpo.train.steps.update import merged_weights
 from lgrpo.types import PromptBatch, TrainBatch
 
 
@@ -97,12 +98,17 @@ def _prompts(cfg: ExperimentConfig, rows: int) -> PromptBatch:
     return PromptBatch(jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, bool), jax.ShapeDtypeStruct((rows,), jnp.int32))
 
 
+def _shared(weights: Any, params: Any) -> int:
+    """Bytes of the published weights that are the trained ones themselves."""
+    same = jax.tree.map(lambda a, b: a.dtype == b.dtype and a.sharding.is_equivalent_to(b.sharding, a.ndim), weights, params)
+    return sum(_bytes(w) for w, s in zip(jax.tree.leaves(weights), jax.tree.leaves(same), strict=True) if s)
+
+
 def _rl_phases(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> list[Phase]:
     rows, over_batch = cfg.train.prompts_per_step, batch_sharding(mesh)
-    computed = jax.eval_shape(lambda p: compute_params(p, cfg.model), state.params)
+    computed = jax.eval_shape(lambda p: compute_params(merged_weights(p, cfg.algo.lora), cfg.model), state.params)
     weights = _placed(computed, param_shardings(cfg.model, mesh, ROLLOUT_RULES))
-    same = jax.tree.map(lambda a, b: a.dtype == b.dtype and a.sharding.is_equivalent_to(b.sharding, a.ndim), weights, state.params)
-    shared = sum(_bytes(w) for w, s in zip(jax.tree.leaves(weights), jax.tree.leaves(same), strict=True) if s)
+    shared = 0 if cfg.algo.lora.rank else _shared(weights, state.params)
     prompts = _placed(_prompts(cfg, rows), over_batch)
     key = _placed(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh))
     resident = _bytes(state) - shared

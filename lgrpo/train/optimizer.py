@@ -48,14 +48,22 @@ def trainable(params: Params, cfg: OptimConfig, stage: str = "explicit") -> Any:
     return jax.tree.map_with_path(moves, params)
 
 
-def cut_frozen(params: Params, cfg: OptimConfig, stage: str = "explicit") -> Params:
-    """`params` with what is frozen cut off from the gradient, so that it costs no backward pass."""
-    return jax.tree.map(lambda x, moves: x if moves else jax.lax.stop_gradient(x), params, trainable(params, cfg, stage))
+def split(params: Params, cfg: OptimConfig, stage: str = "explicit") -> tuple[Params, Params]:
+    """`params` as what is trained and what is frozen, each with None where the other has a leaf. Gradients are taken in the first alone, so that what is
+    frozen costs no backward pass, no gradient and no moments."""
+    moves = trainable(params, cfg, stage)
+    return tuple(jax.tree.map(lambda x, m, want=want: x if m == want else None, params, moves) for want in (True, False))
 
 
-def make_optimizer(cfg: OptimConfig, params: Params, total_updates: int, stage: str = "explicit") -> optax.GradientTransformation:
-    """Frozen leaves get no update, no moments and no share in the clipped norm. Weight decay on matrices only. stage: cfg.sft.stage."""
-    decayed = jax.tree.map_with_path(lambda path, x: x.ndim > 1 and _names(path)[-1] not in _VECTORS, params)
+def join(moving: Params, frozen: Params) -> Params:
+    """The inverse of split."""
+    return jax.tree.map(lambda x, y: y if x is None else x, moving, frozen, is_leaf=lambda x: x is None)
+
+
+def make_optimizer(cfg: OptimConfig, moving: Params, total_updates: int) -> optax.GradientTransformation:
+    """AdamW on the trained part of the parameters (`split`). Weight decay on matrices only."""
+    decayed = jax.tree.map_with_path(lambda path, x: x.ndim > 1 and _names(path)[-1] not in _VECTORS, moving)
     adamw = optax.adamw(learning_rate(cfg, total_updates), cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay, mask=decayed)
-    labels = jax.tree.map(lambda t: "train" if t else "freeze", trainable(params, cfg, stage))
+    # The two groups are in the names of stored moments; nothing is in the second any more.
+    labels = jax.tree.map(lambda _: "train", moving)
     return optax.partition({"train": optax.chain(optax.clip_by_global_norm(cfg.clip_norm), adamw), "freeze": optax.set_to_zero()}, labels)

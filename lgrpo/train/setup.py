@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from lgrpo.algos.stage1 import STAGES, encoder_from, stage1_specs
-from lgrpo.config import ExperimentConfig
+from lgrpo.config import ExperimentConfig, LoraConfig, ModelConfig
 from lgrpo.config.overrides import leaves_with_bounds
 from lgrpo.config.validate import require_valid
 from lgrpo.data.prompts import TextTokenizer, describe_think_tokens, load_tokenizer, resolve
@@ -31,7 +32,7 @@ from lgrpo.runs.lock import Lock
 from lgrpo.runs.metrics import MetricsWriter
 from lgrpo.runs.versions import source_digest, versions
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
-from lgrpo.train.steps.update import init_state
+from lgrpo.train.steps.update import init_state, lora_of, merged_weights
 from lgrpo.types import Params, TrainState
 
 
@@ -48,6 +49,8 @@ class Session:
     restored: Restored | None
     writer: MetricsWriter
     clock: CompileClock
+    lora: LoraConfig
+    """Of what is trained; rank 0: no adapters."""
     lock: Lock
     held: bool = False
     """A checkpoint was due inside a streak of skipped updates, and waits for its end."""
@@ -64,13 +67,14 @@ class Session:
         return self.restored.extra.get("pending") if self.restored else None
 
     def extra(self) -> dict[str, Any]:
-        """What a checkpoint keeps besides arrays: seconds spent on the run so far, over all its restarts, and the vocabulary."""
+        """What a checkpoint keeps besides arrays: seconds spent on the run so far, over all its restarts, the vocabulary and the scale of adapters."""
         before = self.restored.extra["seconds"] if self.restored else 0.0
         back = self.restored.extra.get("rollback") if self.restored else None
         if self.restored and self.restored.step == self.cfg.checkpoint.rollback:
             back = {"step": self.restored.step, "lr": self.cfg.optim.lr}
-        more = {"rollback": back} if back else {}
-        return {"seconds": before + time.perf_counter() - self.opened, "vocabulary": self.tokenizer.vocabulary} | more
+        extra = {"seconds": before + time.perf_counter() - self.opened, "vocabulary": self.tokenizer.vocabulary}
+        extra |= {"rollback": back} if back else {}
+        return extra | ({"adapter_scale": self.lora.alpha / self.lora.rank} if self.lora.rank else {})
 
     def save(self, done: int, state: TrainState, data: dict[str, Any], buffer: Any, extra: dict[str, Any], metric: float | None) -> None:
         """Under `done` finished steps. Inside a streak of skipped updates nothing is saved, as what led to it may be in the weights already;
@@ -131,12 +135,9 @@ def agree_on_records(fingerprint: str, cfg: ExperimentConfig) -> None:
 
 def trained_specs(cfg: ExperimentConfig, *, rl: bool) -> dict[str, Any]:
     """Spec tree of everything that is in the state's parameters: the policy; in stage 1 encoder and decoder; with adapters, base and adapters."""
-    specs = param_specs(cfg.model)
-    if rl:
-        return specs
-    if cfg.sft.stage in STAGES:
-        specs = stage1_specs(cfg.model)
-    return {"base": specs, "adapters": adapter_specs(specs, cfg.sft.lora.rank)} if cfg.sft.lora.rank else specs
+    specs = stage1_specs(cfg.model) if not rl and cfg.sft.stage in STAGES else param_specs(cfg.model)
+    rank = lora_of(cfg, rl=rl).rank
+    return {"base": specs, "adapters": adapter_specs(specs, rank)} if rank else specs
 
 
 def state_shardings(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> Any:
@@ -189,10 +190,8 @@ def _stage1_start(cfg: ExperimentConfig, mesh: Mesh) -> Params:
 
 def fresh_params(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> Params:
     """Parameters of a new run, placed, in the structure of trained_specs. Adapters start as no change."""
-    if rl or not (cfg.sft.lora.rank or cfg.sft.stage in STAGES):
-        return _policy_start(cfg, mesh)
-    start = _stage1_start(cfg, mesh) if cfg.sft.stage in STAGES else _policy_start(cfg, mesh)
-    if not cfg.sft.lora.rank:
+    start = _stage1_start(cfg, mesh) if not rl and cfg.sft.stage in STAGES else _policy_start(cfg, mesh)
+    if not lora_of(cfg, rl=rl).rank:
         return start
     specs = trained_specs(cfg, rl=rl)["adapters"]
     key = jax.random.fold_in(key_for(cfg.seed, 0, Stream.INIT), 2)
@@ -200,11 +199,18 @@ def fresh_params(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> Params:
 
 
 def publish(params: Params, cfg: ExperimentConfig, mesh: Mesh) -> Params:
-    """Weights for the rollout: in the compute type, gathered over fsdp, once per RL step. A no-op where nothing changes."""
+    """Weights for the rollout: adapters merged, in the compute type, gathered over fsdp, once per RL step. A no-op where nothing changes."""
     target = param_shardings(cfg.model, mesh, ROLLOUT_RULES)
-    if jnp.dtype(cfg.model.dtype) == jnp.dtype(cfg.model.param_dtype):
+    if "adapters" not in params and jnp.dtype(cfg.model.dtype) == jnp.dtype(cfg.model.param_dtype):
         return jax.device_put(params, target)
-    return jax.jit(lambda p: compute_params(p, cfg.model), out_shardings=target)(params)
+    return _publisher(cfg.model, cfg.algo.lora if "adapters" in params else LoraConfig(), mesh)(params)
+
+
+@functools.cache
+def _publisher(model: ModelConfig, lora: LoraConfig, mesh: Mesh) -> Callable[[Params], Params]:
+    """One program for all steps of a run."""
+    target = param_shardings(model, mesh, ROLLOUT_RULES)
+    return jax.jit(lambda params: compute_params(merged_weights(params, lora), model), out_shardings=target)
 
 
 def open_session(
@@ -264,4 +270,4 @@ def _open(
     written = restored.step - ("pending" in restored.extra) if restored else 0
     clock = CompileClock()
     writer = MetricsWriter(workdir, cfg.logging, resume_step=written, clock=clock, first=first)
-    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer, clock, lock)
+    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer, clock, lora_of(cfg, rl=rl), lock)

@@ -153,6 +153,8 @@ def test_configs_of_earlier_versions_say_what_those_did():
     data = to_json(BASE)
     assert data["model"].pop("attention") == "auto"
     assert from_json(data).model.attention == "plain"
+    del data["algo"]["lora"]  # a whole block
+    assert from_json(data).algo.lora.rank == 0
     assert set(ADDED) <= set(field_paths())
 
 

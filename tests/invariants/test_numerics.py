@@ -209,23 +209,28 @@ def admitted():
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def total_logp(weights, batch, grouped, cfg):
-    """Log-prob of every completion, [N], without what the policy did not choose."""
-    return jnp.where(grouped.loss_mask, replay_logps(weights, batch, grouped, cfg=cfg), 0.0).sum(-1).reshape(-1)
+def logps_and_gradient(weights, batch, grouped, cfg):
+    """Log-prob of every completion, [N], without what the policy did not choose; and the gradient of their mean."""
+
+    def mean(weights):
+        logps = jnp.where(grouped.loss_mask, replay_logps(weights, batch, grouped, cfg=cfg), 0.0).sum(-1).reshape(-1)
+        return logps.mean(), logps
+
+    (_, logps), grads = jax.value_and_grad(mean, has_aux=True)(weights)
+    return logps, grads
 
 
 def mean_score(cfg):
     """(mean, standard error) of the score, over 1024 completions of one prompt, in the direction in which it is largest over 1024 others."""
     weights = params(cfg.model)
     batch = PromptBatch(np.full((1, 5), 4, np.int32), np.ones((1, 5), bool), np.zeros(1, np.int32))
-    records = [group(roll(cfg, batch, seed=seed), cfg.rollout.group_size) for seed in (1, 2)]
-    assert records[1].thought.any() and (records[1].is_latent.any() or cfg.rollout.mode == "explicit")
-    along = jax.grad(lambda w: total_logp(w, batch, records[0], cfg=cfg).mean())(weights)
+    first, second = (group(roll(cfg, batch, seed=seed), cfg.rollout.group_size) for seed in (1, 2))
+    assert second.thought.any() and (second.is_latent.any() or cfg.rollout.mode == "explicit")
+    _, along = logps_and_gradient(weights, batch, first, cfg=cfg)
     size = sum(float((x**2).sum()) for x in jax.tree.leaves(along)) ** 0.5
-    high, low = (
-        total_logp(jax.tree.map(lambda w, d, s=s: w + s * d / size, weights, along), batch, records[1], cfg=cfg) for s in (0.01, -0.01)
-    )
-    scores = (np.asarray(high, np.float64) - np.asarray(low, np.float64)) / 0.02
+    moved = (jax.tree.map(lambda w, d, s=s: w + s * d / size, weights, along) for s in (0.01, -0.01))
+    high, low = (np.asarray(logps_and_gradient(there, batch, second, cfg=cfg)[0], np.float64) for there in moved)
+    scores = (high - low) / 0.02
     return scores.mean(), scores.std() / len(scores) ** 0.5
 
 

@@ -9,7 +9,7 @@ import pytest
 from support import change, tiny
 
 from lgrpo.algos.stage1 import stage1_specs
-from lgrpo.models.lora import MATRICES, adapter_specs, merge
+from lgrpo.models.lora import MATRICES, LowRank, adapter_specs, attach, merge
 from lgrpo.models.spec import param_specs, spec_init
 from lgrpo.train.optimizer import trainable
 from lgrpo.train.steps.sft import sft_step
@@ -60,14 +60,14 @@ def test_fresh_adapters_change_nothing():
 
 def test_dropout_leaves_out_input_features_and_keeps_the_mean():
     base, adapters = adapted(param_specs(CFG.model))
-    one = jax.jit(lambda key: merge(base, adapters, 3.0, dropout=0.25, key=key)["blocks"]["w_up"])
+    one = jax.jit(lambda key: jax.vmap(LowRank.merged)(attach(base, adapters, 3.0, dropout=0.25, key=key)["blocks"]["w_up"]))
     change_of = [np.asarray(one(jax.random.key(i)) - base["blocks"]["w_up"]) for i in range(200)]
     rows = np.abs(change_of[0]).max(-1) == 0
     assert 0 < rows.mean() < 0.6
     whole = np.asarray(merge(base, adapters, 3.0)["blocks"]["w_up"] - base["blocks"]["w_up"])
     np.testing.assert_allclose(np.mean(change_of, axis=0), whole, atol=0.2 * np.abs(whole).max())
     with pytest.raises(ValueError, match="needs a key"):
-        merge(base, adapters, 3.0, dropout=0.25)
+        attach(base, adapters, 3.0, dropout=0.25)
 
 
 def batch():

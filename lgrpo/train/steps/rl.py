@@ -15,8 +15,8 @@ from lgrpo.algos.policy_loss import k3_kl, policy_loss
 from lgrpo.config import ExperimentConfig
 from lgrpo.latent.replay import replay, replay_logps
 from lgrpo.latent.rollout import rollout
-from lgrpo.train.optimizer import cut_frozen, learning_rate
-from lgrpo.train.steps.update import Metrics, accumulate, apply_update, micro_count, slices_of, total_updates
+from lgrpo.train.optimizer import join, learning_rate, split
+from lgrpo.train.steps.update import Metrics, accumulate, apply_update, attached_weights, micro_count, slices_of, total_updates
 from lgrpo.types import Array, Max, Mean, Params, PromptBatch, Rollout, TrainBatch, TrainState, masked_max, masked_mean
 
 rollout_step = jax.jit(rollout, static_argnames=("cfg",))
@@ -93,16 +93,19 @@ def _old_logps(params: Params, batch: TrainBatch, cfg: ExperimentConfig, slices:
 def _update(state: TrainState, batch: tuple[TrainBatch, Array], cfg: ExperimentConfig, total: int) -> tuple[TrainState, Metrics]:
     """One optimizer update on [B / updates, ...]."""
     slices = micro_count(batch[1].shape[0], cfg.train.microbatch)
-    per_slice = cfg.algo.loss_mean == "microbatch"
+    per_slice, lora = cfg.algo.loss_mean == "microbatch", cfg.algo.lora
+    moving, frozen = split(state.params, cfg.optim)
+    # Without its adapters a policy is its frozen start.
+    reference = state.params["base"] if lora.rank and cfg.algo.kl_coef > 0 else state.reference
 
     def objective(params: Params, part: tuple[TrainBatch, Array]) -> tuple[jax.Array, tuple[Mean, Metrics]]:
-        loss, metrics = _policy_terms(cut_frozen(params, cfg.optim, cfg.sft.stage), *part, state.reference, cfg)
+        loss, metrics = _policy_terms(attached_weights(join(params, frozen), lora), *part, reference, cfg)
         if per_slice:
             loss = Mean(loss.value(), jnp.ones(()))
         return loss.total, (loss, metrics)
 
     def loss_and_grad(part: tuple[TrainBatch, Array]) -> tuple[Any, Any]:
-        (_, aux), grads = jax.value_and_grad(objective, has_aux=True)(state.params, part)
+        (_, aux), grads = jax.value_and_grad(objective, has_aux=True)(moving, part)
         return aux, grads
 
     (loss, metrics), grads = accumulate(loss_and_grad, slices_of(batch, slices))
@@ -120,7 +123,8 @@ def train_step(state: TrainState, batch: TrainBatch, *, cfg: ExperimentConfig) -
     """
     updates, total = cfg.train.updates_per_step, total_updates(cfg, rl=True)
     slices = micro_count(batch.advantages.shape[0], cfg.train.microbatch)
-    parts = slices_of((batch, _old_logps(state.params, batch, cfg, slices)), updates)
+    old_logps = _old_logps(attached_weights(state.params, cfg.algo.lora), batch, cfg, slices)
+    parts = slices_of((batch, old_logps), updates)
     state, metrics = jax.lax.scan(lambda s, part: _update(s, part, cfg, total), state, parts)
     gap = metrics["policy/replay_gap"].largest[0]
     metrics |= {name: jax.tree.map(lambda x: x[:1], metrics[name]) for name in FIRST_UPDATE if name in metrics}

@@ -16,9 +16,8 @@ from lgrpo.keys import Stream, key_for
 from lgrpo.latent.logprobs import chunked_logps
 from lgrpo.latent.replay import completion_hidden
 from lgrpo.models.decoder import compute_params
-from lgrpo.models.lora import merge
-from lgrpo.train.optimizer import cut_frozen, learning_rate
-from lgrpo.train.steps.update import accumulate, apply_update, micro_count, slices_of, total_updates
+from lgrpo.train.optimizer import join, learning_rate, split
+from lgrpo.train.steps.update import accumulate, apply_update, attached_weights, merged_weights, micro_count, slices_of, total_updates
 from lgrpo.types import Array, Mean, Params, PromptBatch, TrainState
 
 
@@ -42,12 +41,9 @@ def _sft_batch(batch: dict[str, Array], keys: Array | None, cfg: ExperimentConfi
     return PromptBatch(batch["prompt_tokens"], batch["prompt_mask"], batch["uid"]), targets
 
 
-def sft_weights(params: Params, cfg: ExperimentConfig, key: Array | None = None) -> Params:
-    """What the forward pass of supervised training runs on: `params`, adapters merged. key: draws their dropout (None: none)."""
-    lora = cfg.sft.lora
-    if not lora.rank:
-        return params
-    return merge(params["base"], params["adapters"], lora.alpha / lora.rank, dropout=lora.dropout if key is not None else 0.0, key=key)
+def sft_weights(params: Params, cfg: ExperimentConfig) -> Params:
+    """Ordinary weights, adapters merged."""
+    return merged_weights(params, cfg.sft.lora)
 
 
 def _sft_terms(weights: Params, inputs: Any, cfg: ExperimentConfig) -> tuple[Mean, Mean]:
@@ -91,7 +87,7 @@ def _by_slice(*rows: Array) -> tuple[jax.Array, ...]:
 @partial(jax.jit, static_argnames=("cfg",))
 def sft_losses(params: Params, batch: dict[str, Array], *, cfg: ExperimentConfig) -> tuple[Mean, Mean]:
     """(cross-entropy, KL times kl_weight) of a batch on clean labels and without dropout: for validation. params: as in the state."""
-    weights = sft_weights(params, cfg)
+    weights = attached_weights(params, cfg.sft.lora)
     return accumulate(lambda part: _sft_terms(weights, part, cfg), _sft_inputs(batch, None, cfg, 1).parts)
 
 
@@ -104,14 +100,16 @@ def sft_step(state: TrainState, batch: dict[str, Array], *, cfg: ExperimentConfi
     keys = jax.vmap(lambda u: jax.random.fold_in(key, u))(jnp.asarray(batch["uid"]))
     inputs = _sft_inputs(batch, keys, cfg, micro_count(batch["uid"].shape[0], cfg.train.microbatch))
 
+    moving, frozen = split(state.params, cfg.optim, cfg.sft.stage)
+
     # The two terms have counts of their own. These depend on the batch alone, so each micro-batch divides by those of the whole batch.
     def objective(params: Params, part: Any) -> tuple[jax.Array, tuple[Mean, Mean]]:
-        params = cut_frozen(params, cfg.optim, cfg.sft.stage)
-        ce, kl = _sft_terms(sft_weights(params, cfg, dropout), part, cfg)
+        weights = attached_weights(join(params, frozen), cfg.sft.lora, dropout)
+        ce, kl = _sft_terms(weights, part, cfg)
         return ce.total / jnp.maximum(inputs.tokens, 1) + kl.total / jnp.maximum(inputs.latents, 1), (ce, kl)
 
     def loss_and_grad(part: Any) -> tuple[Any, Any]:
-        (_, terms), grads = jax.value_and_grad(objective, has_aux=True)(state.params, part)
+        (_, terms), grads = jax.value_and_grad(objective, has_aux=True)(moving, part)
         return list(terms), grads
 
     (ce, kl), grads = accumulate(loss_and_grad, inputs.parts)

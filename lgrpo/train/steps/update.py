@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lgrpo.config import ExperimentConfig
-from lgrpo.train.optimizer import make_optimizer, trainable
+from lgrpo.config import ExperimentConfig, LoraConfig
+from lgrpo.models.lora import attach, merge
+from lgrpo.train.optimizer import join, make_optimizer, split
 from lgrpo.types import Max, Mean, Params, TrainState
 
 Metrics = dict[str, Mean | Max]
@@ -23,13 +24,31 @@ def total_updates(cfg: ExperimentConfig, *, rl: bool) -> int:
     return cfg.train.num_steps * (cfg.train.updates_per_step if rl else 1)
 
 
+def lora_of(cfg: ExperimentConfig, *, rl: bool) -> LoraConfig:
+    """The adapters of a kind of run; of rank 0 where the weights themselves are trained."""
+    return cfg.algo.lora if rl else cfg.sft.lora
+
+
+def attached_weights(params: Params, lora: LoraConfig, key: jax.Array | None = None) -> Params:
+    """Weights for a forward pass inside an update: adapters are merged layer by layer. key: draws their dropout (None: none)."""
+    if not lora.rank:
+        return params
+    return attach(params["base"], params["adapters"], lora.alpha / lora.rank, dropout=0.0 if key is None else lora.dropout, key=key)
+
+
+def merged_weights(params: Params, lora: LoraConfig) -> Params:
+    """Ordinary weights, for all that knows no adapters."""
+    return merge(params["base"], params["adapters"], lora.alpha / lora.rank) if lora.rank else params
+
+
 def init_state(params: Params, cfg: ExperimentConfig, *, rl: bool) -> TrainState:
-    """Fresh optimizer state around `params`; keeps a copy of them when the KL needs a reference."""
-    optimizer = make_optimizer(cfg.optim, params, total_updates(cfg, rl=rl), cfg.sft.stage)
-    reference = jax.tree.map(jnp.copy, params) if rl and cfg.algo.kl_coef > 0 else None
+    """Fresh optimizer state around `params`; keeps a copy of them when the KL needs a reference. With adapters their base is the reference."""
+    moving, _ = split(params, cfg.optim, cfg.sft.stage)
+    optimizer = make_optimizer(cfg.optim, moving, total_updates(cfg, rl=rl))
+    reference = jax.tree.map(jnp.copy, params) if rl and cfg.algo.kl_coef > 0 and not cfg.algo.lora.rank else None
     # One array each: a donated buffer may not appear twice.
     return TrainState(
-        jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), reference
+        jnp.zeros((), jnp.int32), params, optimizer.init(moving), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), reference
     )
 
 
@@ -52,17 +71,16 @@ def accumulate(loss_and_grad: Callable[[Any], tuple[Any, Any]], parts: Any) -> t
 
 
 def apply_update(state: TrainState, grads: Params, cfg: ExperimentConfig, total: int) -> tuple[TrainState, Metrics]:
-    """One optimizer update; a non-finite gradient leaves everything but the counters as it was."""
-    optimizer = make_optimizer(cfg.optim, state.params, total, cfg.sft.stage)
-    moving = trainable(state.params, cfg.optim, cfg.sft.stage)
-    norm = optax.global_norm(jax.tree.map(lambda g, t: g if t else jnp.zeros((), g.dtype), grads, moving))
+    """One optimizer update by the gradients of what is trained (`split`); a non-finite gradient leaves everything but the counters as it was."""
+    moving, frozen = split(state.params, cfg.optim, cfg.sft.stage)
+    optimizer = make_optimizer(cfg.optim, moving, total)
+    norm = optax.global_norm(grads)
     finite = jnp.isfinite(norm)
     safe = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), grads)
-    updates, opt_state = optimizer.update(safe, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = optimizer.update(safe, state.opt_state, moving)
     keep = partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
     state = state.replace(
-        params=keep(params, state.params),
+        params=join(keep(optax.apply_updates(moving, updates), moving), frozen),
         opt_state=keep(opt_state, state.opt_state),
         nonfinite=jnp.where(finite, 0, state.nonfinite + 1),
         skipped=state.skipped + jnp.where(finite, 0, 1),
