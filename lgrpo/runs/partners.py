@@ -154,7 +154,10 @@ def wait_for_reason(error: BaseException) -> None:
 
 
 def exchange(what: str, mine: dict[str, str], patience: float) -> list[dict[str, str]] | None:
-    """The facts of all processes, in their order; all of them exchange the same `what` equally often. None on a single process. Errors: UserError when one is late."""
+    """The facts of all processes, in their order; all of them exchange a `what` equally often. None on a single process.
+
+    Errors: UserError when one is late.
+    """
     if _watch is None:
         return None
     from lgrpo.errors import UserError
