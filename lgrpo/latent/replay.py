@@ -49,15 +49,18 @@ def completion_hidden(
     return jnp.concatenate([first, hidden], axis=2).reshape(batch * group, length, -1)
 
 
-def without_broken(rollout: Rollout) -> tuple[Rollout, jax.Array]:
+def without_broken(rollout: Rollout, *, logps: bool = False) -> tuple[Rollout, jax.Array]:
     """rollout without what rows hold that broke, or that recorded a number which is not finite; and bool [B,G]: the rows that are left.
 
     A masked weight of 0 is not enough: 0 * NaN is NaN, and the inputs of a broken row would spread through attention, forward and backward. Leaves
-    [B,G,...]; of a broken row only `finish` stays.
+    [B,G,...]; of a broken row only `finish` stays. logps: recorded log-probs that count must be finite too.
     """
-    mask = rollout.mask
-    steps = (rollout.logps, rollout.scores, rollout.weights)
-    finite = [jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 3)), jnp.isfinite(x), True) for x in steps]
+    latent = (rollout.mask & rollout.is_latent)[..., None]
+    finite = [
+        jnp.isfinite(rollout.weights) | ~rollout.mask[..., None],
+        jnp.isfinite(rollout.scores) | ~latent,
+        jnp.isfinite(rollout.logps) | ~rollout.loss_mask if logps else jnp.ones_like(rollout.mask),
+    ]
     whole = rollout.finish != Finish.NAN
     for x in finite:
         whole &= x.all(axis=tuple(range(2, x.ndim)))

@@ -131,3 +131,21 @@ def test_winner_score_variants():
         np.testing.assert_allclose(got, [want], err_msg=name)
     free = winner_scores(record(logps, mask, is_latent), valid, AlgoConfig(winner_must_be_valid=False))
     assert free[0, 3] == -5
+
+
+def test_winner_scores_leave_out_what_the_policy_did_not_choose():
+    """A forced end of thinking is in the mask, not in the loss mask; its log-prob is that of a token that nobody sampled."""
+    shape = (1, 2, 3)
+    record = Rollout(
+        ids=np.zeros((*shape, 1), np.int32),
+        scores=np.zeros((*shape, 1), np.float32),
+        weights=np.ones((*shape, 1), np.float32),
+        is_latent=np.zeros(shape, bool),
+        mask=np.ones(shape, bool),
+        loss_mask=np.array([[[True, False, True], [True, True, True]]]),
+        logps=np.array([[[-1.0, -90.0, -1.0], [-2.0, -2.0, -2.0]]], np.float32),
+        finish=np.ones(shape[:2], np.int32),
+        chain_len=np.zeros(shape[:2], np.int32),
+        thought=np.zeros(shape[:2], bool),
+    )
+    np.testing.assert_allclose(winner_scores(record, np.ones((1, 2), bool), AlgoConfig()), [[-1.0, -2.0]])

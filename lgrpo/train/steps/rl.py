@@ -47,7 +47,7 @@ def regroup(rollout: Rollout, group_size: int) -> Rollout:
 @partial(jax.jit, static_argnames=("cfg",))
 def make_train_batch(prompts: PromptBatch, grouped: Rollout, rewards: Array, valid: Array, *, cfg: ExperimentConfig) -> TrainBatch:
     """Advantages and masks. grouped leaves [B,G,...], rewards float32 [B,G], valid bool [B,G]."""
-    grouped, whole = without_broken(grouped)
+    grouped, whole = without_broken(grouped, logps=True)
     valid = valid & whole
     advantages = rollout_advantages(grouped, rewards, valid, cfg.algo)
     counted = grouped.loss_mask if cfg.algo.invalid != "exclude" else grouped.loss_mask & valid[..., None]
