@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lgrpo.errors import UserError
-from lgrpo.evaluation.pass_at_k import bootstrap_weights, mean_interval
+from lgrpo.evaluation.pass_at_k import bootstrap_weights, mean_interval, wilson_interval
 from lgrpo.evaluation.shards import Row, read_rows
 from lgrpo.evaluation.summary import columns, shown
 from lgrpo.runs.metrics import summary_table
@@ -34,8 +34,8 @@ def paired(a: np.ndarray, b: np.ndarray, *, resamples: int = 10_000, seed: int =
     better, worse, p = sign_test(difference)
     return {
         "problems": len(a),
-        "a": mean_interval(a, draws[0]),
-        "b": mean_interval(b, draws[0]),
+        "a": wilson_interval(a),
+        "b": wilson_interval(b),
         "difference": mean_interval(difference, np.concatenate(draws)),
         "better": better,
         "worse": worse,

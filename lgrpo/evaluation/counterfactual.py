@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lgrpo.evaluation.compare import sign_test
-from lgrpo.evaluation.pass_at_k import mean_interval
+from lgrpo.evaluation.pass_at_k import mean_interval, wilson_interval
 from lgrpo.evaluation.shards import Row
 from lgrpo.evaluation.summary import columns, shown
 from lgrpo.latent.intervene import Intervention, Kind
@@ -62,9 +62,9 @@ def effects(undisturbed: Sequence[Row], by_kind: dict[str, Sequence[Row]], weigh
         difference = (table["correct"] - base["correct"])[:, 0]
         won, lost, p = sign_test(difference)
         out[name] = {
-            "accuracy": mean_interval(table["correct"][:, 0], weights),
+            "accuracy": wilson_interval(table["correct"][:, 0].astype(float)),
             "change": mean_interval(difference, weights),
-            "answer_changed": mean_interval((table["answer"] != base["answer"])[:, 0].astype(float), weights),
+            "answer_changed": wilson_interval((table["answer"] != base["answer"])[:, 0].astype(float)),
             "latent_steps": mean_interval(table["latent_steps"][:, 0], weights),
             "won": won,
             "lost": lost,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 Interval = dict[str, float]
 
@@ -85,8 +86,24 @@ def interval(value: float, draws: np.ndarray, level: float = 0.95) -> Interval:
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
+def wilson_interval(values: np.ndarray, level: float = 0.95) -> Interval:
+    """Mean over problems with Wilson's interval. values [problems], each in [0, 1].
+
+    Where a value is a mean over samples it varies less than a coin: the number of coins is that with the same variance of the mean. At 30 problems,
+    97 % right, resampling covers the truth in 59 of 100 cases, since it is [1, 1] whenever all are right; this one in 93 (docs/evaluation.md).
+    """
+    count, mean = len(values), float(values.mean())
+    spread = float(values.var(ddof=1)) / count if count > 1 else 0.0
+    coins = max(count - 1, mean * (1 - mean) / spread) if spread > 0 else count
+    z = float(stats.norm.ppf((1 + level) / 2))
+    centre, half = mean + z * z / (2 * coins), z * np.sqrt(mean * (1 - mean) / coins + (z / (2 * coins)) ** 2)
+    low, high = (centre - half) / (1 + z * z / coins), (centre + half) / (1 + z * z / coins)
+    return {"value": mean, "low": float(max(low, 0.0)), "high": float(min(high, 1.0))}
+
+
 def mean_interval(values: ArrayLike, weights: np.ndarray) -> Interval:
-    """Mean over problems. values [problems]; weights: see bootstrap_weights (the same for all that is to be compared)."""
+    """Mean over problems, resampled; for shares see wilson_interval. values [problems]; weights: see bootstrap_weights (the same for all that is to be
+    compared)."""
     values = np.asarray(values, np.float64)
     return interval(values.mean(), weights @ values / len(values))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lgrpo.evaluation.pass_at_k import Interval, maj_curve, mean_interval, pass_curve, ratio_interval
+from lgrpo.evaluation.pass_at_k import Interval, maj_curve, mean_interval, pass_curve, ratio_interval, wilson_interval
 from lgrpo.evaluation.shards import Row
 from lgrpo.rewards.grade import ERRORS
 from lgrpo.types import Finish
@@ -44,10 +44,10 @@ def summarise(rows: Sequence[Row], weights: np.ndarray) -> dict[str, Interval]:
     table = columns(rows)
     correct, samples = table["correct"], table["correct"].shape[1]
     curve = pass_curve(correct)
-    out: dict[str, Interval | None] = {f"pass@{k}": mean_interval(curve[:, k - 1], weights) for k in range(1, samples + 1)}
+    out: dict[str, Interval | None] = {f"pass@{k}": wilson_interval(curve[:, k - 1]) for k in range(1, samples + 1)}
     if samples > 1:
         votes = maj_curve(table["answer"].tolist(), correct)
-        out |= {f"maj@{k}": mean_interval(votes[:, k - 1], weights) for k in range(2, samples + 1)}
+        out |= {f"maj@{k}": wilson_interval(votes[:, k - 1]) for k in range(2, samples + 1)}
     finish = table["finish"]
     finished = np.isin(finish, FINISHED)
     for name in LENGTHS:

@@ -20,6 +20,7 @@ from lgrpo.evaluation.pass_at_k import (
     pass_at_k,
     pass_curve,
     ratio_interval,
+    wilson_interval,
 )
 
 
@@ -115,3 +116,20 @@ def test_a_paired_difference_is_narrower_than_two_separate_ones():
     assert found["difference"]["value"] == pytest.approx((b - a).mean())
     assert found["difference"]["low"] > 0 and found["p"] < 0.01 and found["worse"] == 0
     assert found["difference"]["high"] - found["difference"]["low"] < 0.5 * (found["a"]["high"] - found["a"]["low"])
+
+
+def test_intervals_of_few_problems_cover_the_truth():
+    """30 problems, 97 % right: a bootstrap is [1, 1] whenever all are right, and covers 59 of 100."""
+    rng = np.random.default_rng(0)
+    truth, hits = 0.97, []
+    for _ in range(600):
+        found = wilson_interval((rng.random(30) < truth).astype(float))
+        hits.append(found["low"] <= truth <= found["high"])
+    assert np.mean(hits) > 0.9
+    assert wilson_interval(np.ones(30))["low"] < 0.9
+    # Wilson's closed form for coins, and narrower where a value is a mean over samples.
+    coins, means = np.repeat([1.0, 0.0], [24, 6]), np.full(30, 0.8) + np.tile([0.05, -0.05], 15)
+    p, n, z = 0.8, 29, 1.959964
+    low = (p + z * z / (2 * n) - z * np.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)) / (1 + z * z / n)
+    np.testing.assert_allclose(wilson_interval(coins)["low"], low, rtol=1e-3)
+    assert wilson_interval(means)["low"] > 0.75
