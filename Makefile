@@ -17,8 +17,9 @@ demo-seeds: $(VENV)/.run
 eval-demo: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo.evaluation --workdir runs/demo
 
+# Hundreds of small programs, many of them compiled by several processes: all are kept.
 test: $(VENV)/.dev
-	$(CACHE) $(PY) -m pytest -n 2
+	$(CACHE) JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 $(PY) -m pytest -n 2
 
 # The built wheel, used as a stranger would: .ci/wheel
 test-wheel:

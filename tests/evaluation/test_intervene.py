@@ -12,7 +12,7 @@ import pytest
 from lgrpo.data.pipeline import prompt_batches
 from lgrpo.evaluation import counterfactual
 from lgrpo.evaluation.measure import NOISE_FREE, Pass, sample, static_config
-from lgrpo.latent.intervene import Kind
+from lgrpo.latent.intervene import Intervention, Kind, replace_latents
 from lgrpo.latent.replay import replay_logps
 from lgrpo.types import Finish, PromptBatch
 
@@ -83,6 +83,20 @@ def test_answers_follow_from_what_was_recorded(params, cfg, batch, disturbed, ki
 def test_interventions_change_what_comes_after(clean, disturbed):
     for kind in (Kind.SHUFFLED, Kind.ZEROED, Kind.REPEATED, Kind.HARDENED):
         assert not np.array_equal(clean.logps * ~clean.is_latent, disturbed[kind].logps * ~disturbed[kind].is_latent), kind
+
+
+@pytest.mark.parametrize("kind", [Kind.SHUFFLED, Kind.REORDERED])
+@pytest.mark.parametrize("has", [1, 2, 3])
+def test_a_donor_with_fewer_latents_gives_its_last(kind, has):
+    """What stands in its record behind its latents is its answer, which nobody must be fed."""
+    ids = np.array([[[1, 2], [3, 4], [5, 6]]])
+    weights = np.array([[[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]], np.float32)
+    how = Intervention(np.array([kind], np.int32), ids, weights, np.array([has], np.int32))
+    own = (np.array([[7, 8]]), np.array([[0.5, 0.5]], np.float32))
+    for step in range(3):
+        fed, weight = jax.device_get(replace_latents(how, np.int32(step), *own, *own))
+        np.testing.assert_array_equal(fed[0], ids[0, min(step, has - 1)])
+        np.testing.assert_array_equal(weight[0], weights[0, min(step, has - 1)])
 
 
 def test_donors_have_another_problem_and_latents(clean):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from oracles import replay as oracle
-from support import END, change, fresh_state, params, prompts, roll, tiny, train_batch
+from support import END, assert_rounding, change, fresh_state, params, prompts, roll, tiny, train_batch
 
 from lgrpo.latent.laws.exact import Exact
 from lgrpo.latent.laws.gaussian import Gaussian
@@ -88,7 +88,7 @@ def test_bfloat16_cache_shows_its_rounding_and_nothing_else():
     refilled = refill_rollout(params(cfg.model), prompts(), jax.random.key(0), cfg=change(cfg, rollout__decode="refill", rollout__lanes=2))
     looped = jax.jit(rollout, static_argnames="cfg")(params(cfg.model), prompts(), jax.random.key(0), cfg=cfg)
     np.testing.assert_array_equal(refilled.ids, looped.ids)
-    np.testing.assert_allclose(refilled.logps, looped.logps, atol=1e-5)
+    assert_rounding(refilled.logps, looped.logps)
 
 
 @pytest.mark.parametrize("name", ["gumbel_mean", "exact"])

@@ -190,6 +190,26 @@ def test_labels_survive_a_round_trip(tmp_path, data):
         label_files.load_labels(cfg, tokenizer, "train", fingerprint="f00d", uid=asked, latents=6)
 
 
+def test_a_stream_does_not_go_on_with_other_labels(data, whole, tmp_path):
+    """Written again under the same manifest, by an encoder that was trained a little further, say."""
+    cfg, tokenizer = latent_config(data, whole), load_tokenizer(DataConfig())
+    stream = sft_stream(cfg, tokenizer, "train", batch=16)
+    next(stream)
+    state = json.loads(json.dumps(stream.get_state()))
+    source, copy = whole / "labels" / "train", tmp_path / "labels" / "train"
+    manifest = {k: v for k, v in label_files.read_manifest(source).items() if k != "content"}
+    with np.load(source / label_files.ARRAYS) as file:
+        arrays = dict(file)
+    for factor in (1, 0.5):
+        label_files.write_labels(copy, manifest, uid=arrays["uid"], ids=arrays["ids"], probs=arrays["probs"] * factor)
+        other = sft_stream(change(cfg, sft__label_path=str(tmp_path / "labels")), tokenizer, "train", batch=16)
+        if factor == 1:  # elsewhere, but the same
+            other.set_state(state)
+            continue
+        with pytest.raises(UserError, match=r"does not fit this stream .*labels"):
+            other.set_state(state)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
