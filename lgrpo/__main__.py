@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from lgrpo.cli.common import Parser
+from lgrpo.cli.common import Parser, ended
 from lgrpo.errors import UserError
+from lgrpo.runs import output
 
 _ON_EXPERIMENTS = ("train", "sft", "eval", "trace", "check", "overlap")
 _TOOLS = ("ablate", "report", "compare", "selftest", "import-hf", "export-hf", "init")
@@ -26,7 +25,8 @@ Every setting is an option: --algo.clip-low 0.1 --rollout.latent.law.clamp None 
 `python -m lgrpo train EXPERIMENT --help` lists them with their values in that experiment.
 A run continues from the newest checkpoint of its workdir; --checkpoint.resume False refuses to.
 
-exit codes: 0 done, 2 a mistake in the command or the config, 75 stopped by a signal after saving (run the same command again)"""
+exit codes: 0 done; 1 a fault of the program, with a traceback; 2 a mistake that one line explains, in the command, the config, the files or
+the machine; 75 stopped by a signal after saving (run the same command again)"""
 
 
 def _module(command: str) -> ModuleType:
@@ -78,19 +78,9 @@ def run(argv: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point. UserError: `error: ...` on stderr and exit code 2."""
-    try:
-        sys.exit(run(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:  # `... --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(f"error: {error}; make room and run the same command again: checkpoints are intact", file=sys.stderr)
-        sys.exit(2)
+    with output.protected():
+        code = ended(lambda: run(sys.argv[1:]))
+    sys.exit(code)
 
 
 if __name__ == "__main__":

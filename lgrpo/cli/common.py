@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ def start(options: argparse.Namespace, cfg: Any) -> None:
         raise UserError(f"--workdir is missing; give the folder for the results, e.g. --workdir /tmp/{cfg.name}")
     from lgrpo.runs import multihost
 
-    multihost.initialize()
+    multihost.initialize(cfg.train.start_timeout)
     cache_compilations(cfg.train.compilation_cache)
 
 
@@ -46,3 +49,30 @@ def cache_compilations(folder: str) -> None:
 def add_dtype(parser: argparse.ArgumentParser) -> None:
     choices = ("keep", "float32", "bfloat16")
     parser.add_argument("--dtype", choices=choices, default="keep", help="type of the weights; keep: as they are")
+
+
+def _explained(error: Exception) -> str:
+    """What to tell the user in place of a traceback; "" where a traceback is what helps."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{error}; make room and run the same command again: checkpoints are intact"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error}; mend that and run the same command again: checkpoints that were saved are intact"
+    return ""
+
+
+def ended(work: Callable[[], int]) -> int:
+    """Exit code of what a process came for; its errors are told on stderr, last of all, and to the other processes of the run."""
+    from lgrpo.runs import partners  # no JAX before the command asks for it
+
+    try:
+        code = work()
+        partners.done()
+    except Exception as error:
+        said = _explained(error)
+        partners.wait_for_reason(error)  # where another process is the cause, this one ends with what that one said
+        print(f"error: {said}" if said else traceback.format_exc().rstrip(), file=sys.stderr, flush=True)
+        code = 2 if said else 1
+        partners.fail(said or f"{type(error).__name__}: {error}", code)
+    return code

@@ -31,13 +31,19 @@ from lgrpo.latent.law import Law
 
 # A run may be continued with other values here; any other change would make it another experiment.
 RESUME_MAY_CHANGE = (
-    *("name", "train.num_steps", "train.log_every", "train.diagnostics", "train.compilation_cache"),
+    *("name", "train.num_steps", "train.log_every", "train.diagnostics", "train.compilation_cache", "train.start_timeout"),
     *("logging", "checkpoint", "evaluation", "mesh", "sft.packing"),
 )
 _LATENT, _LAW = "rollout.latent", "rollout.latent.law"
-ADDED = {"model.attention": "plain", "rollout.cache_parts": 1, "sft.packing": False} | {
-    f"algo.lora.{name}": value for name, value in (("rank", 0), ("alpha", 128.0), ("dropout", 0.0))
-}
+ADDED = {
+    "model.attention": "plain",
+    "rollout.cache_parts": 1,
+    "checkpoint.rollback": None,
+    "train.start_timeout": 300.0,
+    "logging.alarms.uninformative_steps": 20,
+    "logging.alarms.nan_above": 0.0,
+    "sft.packing": False,
+} | {f"algo.lora.{name}": value for name, value in (("rank", 0), ("alpha", 128.0), ("dropout", 0.0))}
 """Fields that checkpoints of earlier versions lack, and the value that says what those versions did. A new field gets a line here."""
 
 
@@ -240,9 +246,11 @@ def from_json(data: Mapping[str, Any], *, trusted: bool = False) -> ExperimentCo
     return _build(ExperimentConfig, data, "")
 
 
-def check_resume(old: ExperimentConfig, new: ExperimentConfig) -> None:
-    """Refuse to continue a run as another experiment. Errors: UserError with the diff of the fields outside RESUME_MAY_CHANGE."""
-    allowed = [a for a in RESUME_MAY_CHANGE if a != "train.num_steps" or old.optim.schedule == "constant"]  # a cosine ends with the run
+def check_resume(old: ExperimentConfig, new: ExperimentConfig, also: Sequence[str] = ()) -> None:
+    """Refuse to continue a run as another experiment. Errors: UserError with the diff of the fields outside RESUME_MAY_CHANGE and `also`."""
+    allowed = [
+        a for a in (*RESUME_MAY_CHANGE, *also) if a != "train.num_steps" or old.optim.schedule == "constant"
+    ]  # a cosine ends with the run
     changed = {p: v for p, v in diff(old, new).items() if not any(p == a or p.startswith(a + ".") for a in allowed)}
     if changed:
         lines = "".join(f"\n  {path}: {a!r} in the checkpoint, {b!r} now" for path, (a, b) in changed.items())

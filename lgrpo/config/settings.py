@@ -287,6 +287,8 @@ class TrainConfig:
     """Take the best evaluated checkpoint of init_from instead of the newest."""
     compilation_cache: str = "~/.cache/lgrpo/xla"
     """Folder where the command line keeps compiled programs between runs; JAX_COMPILATION_CACHE_DIR goes before it; empty: none."""
+    start_timeout: Positive = 300.0
+    """Seconds that the processes of a run wait for each other at the start."""
     log_every: Count = 1
     """Steps between two lines of metrics."""
     diagnostics: Literal["off", "cheap", "full"] = "full"
@@ -306,6 +308,8 @@ class CheckpointConfig:
     """Also keep the checkpoint with the best evaluation."""
     resume: bool = True
     """Continue from the workdir's newest checkpoint when it has one."""
+    rollback: Natural | None = None
+    """Go back to this saved step, after a divergence; optim.lr may then differ. Later checkpoints move to <workdir>/rolled_back."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -349,6 +353,10 @@ class AlarmConfig:
     """policy/replay_gap in nats: the learner does not see the probabilities that were sampled from."""
     entropy_below: float | None = None
     """Minus policy/logp in nats per step, the sampled estimate of the entropy; that of a latent step counts its density, so measure yours first."""
+    nan_above: float | None = 0.0
+    """rollout/nan_frac: completions whose logits were not finite."""
+    uninformative_steps: Natural = 20
+    """RL steps in a row without one group whose valid rewards differ: nothing is learned. 0: not watched."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,8 @@ def prompt_stream(
         rows = _part(rows, shard)
         return _prompt_batch(columns, rows), [table.gold[i] for i in rows]
 
-    return _stream(table, cfg, split, assemble, batch=batch, shuffle=shuffle, shard=shard)
+    gold = hashlib.sha256("\0".join(table.gold).encode()).hexdigest()[:8]
+    return _stream(table, cfg, split, assemble, batch=batch, shuffle=shuffle, shard=shard, fingerprint=f"{_fingerprint(table)} {gold}")
 
 
 def prompt_batches(
@@ -182,9 +183,9 @@ def _part(x: np.ndarray, shard: tuple[int, int]) -> np.ndarray:
 
 
 def _fingerprint(table: _Table) -> str:
-    """Identity of supervised records: their uids and all their tokens, whatever they are padded to."""
+    """Identity of tokenised records: their uids and all their tokens, whatever they are padded to."""
     found = hashlib.sha256(table.uid.tobytes())
-    for ids in (table.prompts, table.chains, table.answers):
+    for ids in (part for part in (table.prompts, table.chains, table.answers) if part):
         found.update(np.array([len(row) for row in ids], np.int32).tobytes())
         found.update(np.concatenate([np.asarray(row, np.int32) for row in ids]).tobytes())
     return found.hexdigest()[:16]

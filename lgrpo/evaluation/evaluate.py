@@ -204,6 +204,7 @@ def run(cfg: ExperimentConfig, workdir: str | pathlib.Path, *, suite: Sequence[s
             folder = workdir / out / name
             found = evaluate(params, each, tokenizer, mesh, full=True, folder=folder, interrupted=stop.agreed)
             if found is None:
+                multihost.say("stopped; the batches that were done are kept; run the same command again")
                 return EXIT_PREEMPTED
             results[name] = found
             wanted = min(cfg.evaluation.problems or sizes[name], sizes[name])

@@ -29,6 +29,7 @@ from lgrpo.errors import UserError
 from lgrpo.models.lora import merge
 from lgrpo.runs import integrity, multihost
 from lgrpo.runs.retention import DAMAGE, NewestAndBest, best_step, open_manager
+from lgrpo.runs.stored import abstract, flatten, read_arrays, read_buffer, read_meta, require_same, split, stored_arrays, unflatten
 from lgrpo.runs.versions import versions
 from lgrpo.types import Params, TrainState
 
@@ -45,85 +46,6 @@ class Restored:
     data: dict[str, Any]
     buffer: Any
     extra: dict[str, Any]
-
-
-# -- trees as flat dicts ------------------------------------------------------------------------------------------------------------------
-
-
-def _flatten(tree: Any) -> dict[str, Any]:
-    """Leaves by dotted name; None and empty containers have no leaves. Errors: ValueError when two names coincide."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    flat = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    if len(flat) != len(leaves):
-        raise ValueError("checkpoint: two leaves have the same dotted name; rename a dict key that contains a dot")
-    return flat
-
-
-def _unflatten(target: Any, flat: dict[str, Any]) -> Any:
-    return jax.tree.unflatten(jax.tree.structure(target), [flat[name] for name in _flatten(target)])
-
-
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Shape, type and placement of a target leaf; without a placement, the first device. Errors: ValueError when it does not divide."""
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    sharding.shard_shape(np.shape(leaf))  # raises here, where it cannot be taken for a damaged file
-    return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
-
-
-def _split(state: TrainState) -> tuple[Params, TrainState]:
-    return state.params, state.replace(params=None)
-
-
-def _stored(manager: ocp.CheckpointManager, step: int, item: str) -> dict[str, Any]:
-    """Name -> array metadata of a stored item. Errors: ValueError when they cannot be read."""
-    metadata = manager.item_metadata(step)[item]
-    if metadata is None or metadata.tree is None:
-        raise ValueError(f"{item} has no readable metadata")
-    return dict(metadata.tree)
-
-
-def _require_same(stored: dict[str, Any], target: dict[str, jax.ShapeDtypeStruct], where: str, *, dtypes: bool) -> None:
-    """Errors: UserError naming the first tensor that differs."""
-    mend = "use the model settings that the checkpoint was made with (its config.json)"
-    for name in sorted(stored.keys() | target.keys()):
-        if name not in stored or name not in target:
-            side = "this model but not in the checkpoint" if name in target else "the checkpoint but not in this model"
-            raise UserError(f"{where}: tensor {name} is in {side}; {mend}")
-        theirs, ours = stored[name], target[name]
-        if tuple(theirs.shape) != tuple(ours.shape):
-            raise UserError(
-                f"{where}: tensor {name} has shape {tuple(theirs.shape)} in the checkpoint and {tuple(ours.shape)} in this model; {mend}"
-            )
-        if dtypes and np.dtype(theirs.dtype) != np.dtype(ours.dtype):
-            raise UserError(
-                f"{where}: tensor {name} is {np.dtype(theirs.dtype)} in the checkpoint and {np.dtype(ours.dtype)} in this model; {mend}"
-            )
-
-
-def _read_arrays(manager: ocp.CheckpointManager, step: int, item: str, target: Any, where: str, *, dtypes: bool = True) -> Any:
-    """One stored item in the structure, types and placement of `target`, a tree of _abstract leaves."""
-    wanted = _flatten(target)
-    _require_same(_stored(manager, step, item), wanted, where, dtypes=dtypes)
-    return _unflatten(target, manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)}))[item])
-
-
-def _read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    integrity.verify_here(manager.directory / str(step), ["meta"])
-    meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-    if not isinstance(meta, dict):
-        raise ValueError("meta is no JSON object")
-    return meta
-
-
-def _read_buffer(manager: ocp.CheckpointManager, step: int, target: Any, meta: dict[str, Any]) -> Any:
-    """NumPy arrays in the structure of `target` (None: a dict by dotted name), with the shapes that were stored."""
-    if meta["buffer"] is None:
-        return None
-    flat = {name: np.zeros(shape, dtype) for name, (shape, dtype) in meta["buffer"]["empty"].items()}
-    if meta["buffer"]["full"]:
-        shapes = {n: np.empty(m.shape, m.dtype) for n, m in _stored(manager, step, "buffer").items()}
-        flat |= manager.restore(step, args=ocp.args.Composite(buffer=ocp.args.StandardRestore(shapes))).buffer
-    return flat if target is None else _unflatten(target, flat)
 
 
 def write_config(workdir: PathLike, cfg: ExperimentConfig) -> None:
@@ -148,7 +70,9 @@ class Checkpoints:
         self._workdir = epath.Path(workdir).absolute()
         self._folder = self._workdir / "checkpoints"
         self._saving, self._failed = -1, False
-        self._manager = open_manager(self._folder, create=True, policy=NewestAndBest(cfg.keep, cfg.keep_best), finishing=self._sign)
+        self._policy = NewestAndBest(cfg.keep, cfg.keep_best)
+        self._manager = open_manager(self._folder, create=True, policy=self._policy, finishing=self._sign)
+        self._known = set(self._manager.all_steps())
         if not cfg.resume and self.latest() is not None:
             step = self.latest()
             self.close()
@@ -164,30 +88,36 @@ class Checkpoints:
         cfg: ExperimentConfig,
         extra: dict[str, Any],
         metric: float | None,
+        prune: bool = True,
     ) -> None:
-        """Save everything under `step` (finished steps). Does nothing when that step is already saved.
+        """Save everything under `step` (finished steps). Does nothing when that step was saved here or was there at the start.
 
         data, extra: JSON-able. buffer: pytree of NumPy arrays, the same on every process, or None. metric: higher is better; None or NaN:
-        not evaluated. Errors: TypeError for what is not JSON-able; an error of the previous save's background write.
+        not evaluated. prune: whether older checkpoints may go.
+        Errors: TypeError for what is not JSON-able; UserError for a step that another run wrote meanwhile; an error of the
+        previous save's background write.
         """
-        if step in self._manager.all_steps():
+        if step in self._known:
             return
-        flat = {n: np.array(x) for n, x in _flatten(buffer).items()}  # copies: the caller may go on using its arrays
+        if (self._folder / str(step)).exists():
+            raise UserError(f"{self._folder / str(step)}: another run wrote this step meanwhile; give each run a --workdir of its own")
+        flat = {n: np.array(x) for n, x in flatten(buffer).items()}  # copies: the caller may go on using its arrays
         full = {n: x for n, x in flat.items() if x.size}  # Orbax refuses arrays without elements
         kept = {"full": sorted(full), "empty": {n: [list(x.shape), str(x.dtype)] for n, x in flat.items() if not x.size}}
         meta = {"config": to_json(cfg), "data": data, "extra": extra, "versions": versions(), "buffer": None if buffer is None else kept}
         json.dumps(meta)  # raises here rather than in the background
-        params, rest = _split(state)
+        params, rest = split(state)
         items = {
-            "params": ocp.args.StandardSave(_flatten(params)),
-            "rest": ocp.args.StandardSave(_flatten(rest)),
+            "params": ocp.args.StandardSave(flatten(params)),
+            "rest": ocp.args.StandardSave(flatten(rest)),
             "meta": ocp.args.JsonSave(meta),
         }
         if full:
             items["buffer"] = ocp.args.StandardSave(full)
         measured = None if metric is None or math.isnan(metric) else float(metric)
         self.wait()  # the manager would wait itself, but _saving is read until then
-        self._saving = step
+        self._saving, self._policy.frozen = step, not prune
+        self._known.add(step)
         with self._explained():
             self._manager.save(step, args=ocp.args.Composite(**items), metrics={"metric": measured}, force=True)
 
@@ -245,46 +175,71 @@ class Checkpoints:
         return best_step(list(self._manager._checkpoints))
 
     def restore(
-        self, target_state: TrainState, buffer_target: Any, cfg: ExperimentConfig, step: int | None = None, vocabulary: str = ""
+        self,
+        target_state: TrainState,
+        buffer_target: Any,
+        cfg: ExperimentConfig,
+        step: int | None = None,
+        vocabulary: str = "",
+        may_change: Sequence[str] = (),
     ) -> Restored:
         """The newest readable checkpoint (or that of `step`), placed as target_state says, whatever mesh wrote it.
 
         target_state: ShapeDtypeStructs with shardings, or arrays. buffer_target: structure of the buffer, its shapes do not matter; None:
-        dict by dotted name. vocabulary: TextTokenizer.vocabulary; empty: not compared. A newer checkpoint that cannot be read is reported on
+        dict by dotted name. vocabulary: TextTokenizer.vocabulary; empty: not compared. may_change: further settings that may differ.
+        A newer checkpoint that cannot be read is reported on
         stderr and moved to <workdir>/unreadable, never deleted.
         Errors: UserError, before any array is read, when the config differs where it may not (check_resume) or the vocabulary; when a tensor
         differs; when nothing can be read.
         """
         self.wait()
-        params, rest = jax.tree.map(_abstract, _split(target_state))
+        params, rest = jax.tree.map(abstract, split(target_state))
 
         def read(at: int) -> Restored:
-            meta = _read_meta(self._manager, at)
-            check_resume(from_json(meta["config"]), cfg)
+            meta = read_meta(self._manager, at)
+            check_resume(from_json(meta["config"]), cfg, may_change)
             if vocabulary:
                 _check_vocabulary(meta["extra"], vocabulary, self._folder)
             where = f"{self._folder / str(at)}"
             integrity.verify(self._folder / str(at))
-            state = _read_arrays(self._manager, at, "rest", rest, where).replace(
-                params=_read_arrays(self._manager, at, "params", params, where)
-            )
-            return Restored(at, state, meta["data"], _read_buffer(self._manager, at, buffer_target, meta), meta["extra"])
+            weights = read_arrays(self._manager, at, "params", params, where)
+            integrity.require_finite(flatten(weights), where)
+            state = read_arrays(self._manager, at, "rest", rest, where).replace(params=weights)
+            return Restored(at, state, meta["data"], read_buffer(self._manager, at, buffer_target, meta), meta["extra"])
 
         restored, broken = _newest_readable(self._manager, self._folder, read, [step] if step is not None else None)
         if broken:
             self._set_aside(broken)
         return restored
 
-    def _set_aside(self, steps: list[int]) -> None:
-        """Move damaged checkpoints away, so that they are neither counted as newest nor in the way when their step comes again."""
+    def roll_back(self, step: int, lr: float) -> bool:
+        """Make `step` the newest: later checkpoints are moved to <workdir>/rolled_back. Nothing to do where the newest one says that it follows from
+        such a step back, to this step and with this learning rate. Returns whether the run goes on from `step` now.
+
+        Errors: UserError when it was not saved.
+        """
+        steps = sorted(self._manager.all_steps())
+        with contextlib.suppress(*DAMAGE):
+            if steps and steps[-1] > step and read_meta(self._manager, steps[-1])["extra"].get("rollback") == {"step": step, "lr": lr}:
+                return False
+        if step not in steps:
+            raise UserError(f"checkpoint.rollback={step}: {self._folder} holds the steps {steps}; choose one of them")
+        if later := [s for s in steps if s > step]:
+            multihost.say(f"{self._folder}: back to step {step}; the checkpoints {later} are moved to {self._workdir / 'rolled_back'}")
+            self._set_aside(later, "rolled_back")
+        return True
+
+    def _set_aside(self, steps: list[int], name: str = "unreadable") -> None:
+        """Move checkpoints away, so that they are neither counted as newest nor in the way when their step comes again."""
         if multihost.is_main():
-            aside = self._workdir / "unreadable"
+            aside = self._workdir / name
             aside.mkdir(exist_ok=True)
             for step in steps:
                 free = next(p for i in range(1000) if not (p := aside / f"{step}{f'.{i}' if i else ''}").exists())
                 (self._folder / str(step)).rename(free)
         multihost.barrier("lgrpo_set_aside")
         self._manager.reload()
+        self._known = set(self._manager.all_steps())
 
 
 def _newest_readable(
@@ -318,13 +273,13 @@ def _open(path: PathLike) -> tuple[ocp.CheckpointManager, epath.Path]:
 def _read_policy(manager: ocp.CheckpointManager, folder: epath.Path, step: int, target: Params) -> Params:
     """The stored parameters as `target` wants them: adapters merged, and the decoder alone where the run trained an encoder too."""
     integrity.verify(folder / str(step), ["params"])
-    stored = _stored(manager, step, "params")
+    stored = stored_arrays(manager, step, "params")
     adapted = any(name.startswith("adapters.") for name in stored)
-    wanted = _flatten(target)
+    wanted = flatten(target)
     part = "decoder." if "decoder" not in target and any(name.endswith("decoder.embed") for name in stored) else ""
     root = ("base." if adapted else "") + part
     inside = {name.removeprefix(root): leaf for name, leaf in stored.items() if name.startswith(root)}
-    _require_same(inside, wanted, str(folder / str(step)), dtypes=False)
+    require_same(inside, wanted, str(folder / str(step)), dtypes=False)
     asked = {root + name: leaf for name, leaf in wanted.items()}
     prefix = f"adapters.{part}"
     first = next(iter(wanted.values())).sharding
@@ -337,10 +292,11 @@ def _read_policy(manager: ocp.CheckpointManager, folder: epath.Path, step: int, 
     with reader:
         restore = ocp.args.PyTreeRestore(item=asked, restore_args=ocp.checkpoint_utils.construct_restore_args(asked), partial_restore=True)
         found = reader.restore(folder / str(step) / "params", args=restore)
-    params = _unflatten(target, {name: found[root + name] for name in wanted})
+    integrity.require_finite(found, str(folder / str(step)))
+    params = unflatten(target, {name: found[root + name] for name in wanted})
     if not adapted:
         return params
-    meta = _read_meta(manager, step)
+    meta = read_meta(manager, step)
     lora = from_json(meta["config"]).sft.lora
     scale = meta["extra"].get("adapter_scale") or lora.alpha / lora.rank  # runs of before are of supervised training
     parts = {name.removeprefix(prefix): x for name, x in found.items() if name.startswith(prefix)}
@@ -355,7 +311,7 @@ def load_params(path: PathLike, target_params: Params, *, best: bool = False) ->
     decoder (Latent-SFT stage 1) the decoder is taken unless the target has both.
     Errors: UserError when there is none, or for the first tensor that differs, with both shapes.
     """
-    target = jax.tree.map(_abstract, target_params)
+    target = jax.tree.map(abstract, target_params)
     manager, folder = _open(path)
     with manager:
         steps = None
@@ -368,7 +324,7 @@ def has_encoder(path: PathLike) -> bool:
     """Whether the newest checkpoint is one of Latent-SFT stage 1, read from its tensors' names. Path and errors as load_params."""
     manager, folder = _open(path)
     with manager:
-        names = _newest_readable(manager, folder, lambda step: set(_stored(manager, step, "params")))[0]
+        names = _newest_readable(manager, folder, lambda step: set(stored_arrays(manager, step, "params")))[0]
     return any(name.endswith("encoder.compress") for name in names)
 
 
@@ -386,7 +342,7 @@ def _of_meta(path: PathLike, pick: Callable[[dict[str, Any]], T]) -> T:
     """pick(meta) of the newest checkpoint of which it can be had. Path and errors as load_params."""
     manager, folder = _open(path)
     with manager:
-        return _newest_readable(manager, folder, lambda step: pick(_read_meta(manager, step)))[0]
+        return _newest_readable(manager, folder, lambda step: pick(read_meta(manager, step)))[0]
 
 
 def saved_extra(path: PathLike) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
@@ -38,10 +39,29 @@ def of_the_disk(error: BaseException) -> bool:
 
 def disk_error(folder: epath.Path, step: int, error: BaseException) -> UserError:
     """What to tell the user when saving `step` failed."""
+    if not folder.exists():
+        return UserError(f"{folder}: saving step {step} failed: the folder is gone; put it back, or start again in another --workdir")
     whole = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]  # Orbax counts the failed one among its own
     rest = f"checkpoint {max(whole)} is intact" if whole else "no checkpoint is there yet"
     reason = " ".join(str(error).split())[:200]
     return UserError(f"{folder}: saving step {step} failed ({reason}); {rest}: make room and run the same command again")
+
+
+def require_finite(arrays: dict[str, Any], where: str) -> None:
+    """Errors: UserError naming the first of these tensors that holds NaN or inf."""
+    floats = {name: x for name, x in arrays.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+    good = dict(zip(floats, jax.device_get(_finite(list(floats.values()))), strict=True))
+    bad = sorted(name for name, fine in good.items() if not fine)
+    if bad:
+        raise UserError(
+            f"{where}: {len(bad)} of its {len(arrays)} tensors are not finite (the first: {bad[0]}); take an older checkpoint: "
+            "--checkpoint.rollback STEP, with a lower --optim.lr, or other weights to start from"
+        )
+
+
+@jax.jit
+def _finite(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.isfinite(x).all() for x in arrays]
 
 
 def _files(folder: epath.Path) -> list[str]:

@@ -1,7 +1,8 @@
-"""Ctrl-C and preemption: the first signal asks for a checkpoint, the second one ends the process at once."""
+"""Ctrl-C, preemption and lost terminals: the first signal asks for a checkpoint, a second SIGINT or SIGTERM ends the process at once."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -12,7 +13,9 @@ from typing import Any
 from lgrpo.runs import multihost
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: saved, run the same command again to continue
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_INSISTING = (signal.SIGINT, signal.SIGTERM)
+# A terminal that goes away sends SIGHUP more than once, and SLURM's --signal=USR1@120 is followed by a SIGTERM: these only ask.
+_ASKING = (signal.SIGHUP, signal.SIGUSR1)
 
 
 class StopFlag:
@@ -49,7 +52,8 @@ class StopFlag:
     def __enter__(self) -> StopFlag:
         if threading.current_thread() is threading.main_thread():
             self._watch()
-            self._before = {s: signal.signal(s, self._handle) for s in _SIGNALS}
+            heard = [s for s in (*_INSISTING, *_ASKING) if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]  # nohup
+            self._before = {s: signal.signal(s, self._handle) for s in heard}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -87,6 +91,8 @@ def _end_at_second(pipe: int) -> None:
     """Ends the process at the second signal whose number comes through `pipe`. Unfinished files have temporary names, so nothing is half there."""
     seen = 0
     while number := os.read(pipe, 1):
-        seen += number[0] in _SIGNALS
+        seen += number[0] in _INSISTING
         if seen > 1:
+            with contextlib.suppress(OSError):
+                os.write(2, b"ended at once, nothing more was saved; run the same command again\n")
             os._exit(128 + number[0])

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from lgrpo.config import LoggingConfig
+from lgrpo.errors import UserError
 from lgrpo.runs import multihost
 from lgrpo.runs.compiling import CompileClock
 
@@ -73,6 +74,7 @@ METRICS: dict[str, Metric] = {
     "grad/nonfinite": Metric("updates", "last", "skipped non-finite updates in a row"),
     "grad/skipped": Metric("updates", "last", "skipped non-finite updates in all"),
     "optim/lr": Metric("1", "last", "learning rate"),
+    "run/rollback": Metric("step", "once", "the run went back to this step (checkpoint.rollback) and on from there"),
     "time/rollout_s": Metric("s", "sum over generations", "sampling"),
     "time/grade_s": Metric("s", "sum over generations", "grading on the host"),
     "time/train_s": Metric("s", "last", "updates"),
@@ -126,11 +128,11 @@ def check_names(names: Iterable[str]) -> None:
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Lines of a metrics.jsonl (or of the one in a workdir), oldest first; a half-written last line is left out, null stays None.
 
-    Errors: ValueError with the line number for any other line that is not a JSON object with a step.
+    Errors: UserError with the line number for any other line that is not a JSON object with a step.
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
-    lines = path.read_text().split("\n")
+    lines = path.read_text(errors="replace").split("\n")
     rows = []
     for number, line in enumerate(lines, 1):
         if not line:
@@ -142,7 +144,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             if number == len(lines):  # no newline behind it: the writer was killed
                 break
-            raise ValueError(f"{path}:{number}: not a line of metrics ({error}); remove it") from error
+            raise UserError(f"{path}:{number}: not a line of metrics ({error}); remove it") from error
     return rows
 
 
@@ -163,10 +165,16 @@ class MetricsWriter:
     """Appends to <workdir>/metrics.jsonl on the main process; silent on the others. Also a context manager."""
 
     def __init__(
-        self, workdir: str | os.PathLike[str], cfg: LoggingConfig, resume_step: int = 0, clock: CompileClock | None = None
+        self,
+        workdir: str | os.PathLike[str],
+        cfg: LoggingConfig,
+        resume_step: int = 0,
+        clock: CompileClock | None = None,
+        first: Mapping[str, float] | None = None,
     ) -> None:
         """resume_step: finished steps of the checkpoint that the run goes on from; later lines are dropped, since they will come again.
-        clock: its laps become time/compile_s of each line."""
+        clock: its laps become time/compile_s of each line. first: goes into the first line that is written, once."""
+        self._first = dict(first or {})
         folder, self._clock = Path(workdir), clock
         self._path, self._file, self._board = folder / FILE, None, None
         # TensorBoard takes milliseconds a step, which the next step need not wait for.
@@ -180,7 +188,7 @@ class MetricsWriter:
             from tensorboardX import SummaryWriter  # here, because it takes a second to import
 
             # purge_step makes TensorBoard forget what a killed run wrote after the checkpoint.
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line {"step": step, "area/name": value, ...}, flushed. Values are numbers or arrays of one element.
@@ -188,6 +196,7 @@ class MetricsWriter:
         JSON has no NaN or inf: such a value is written as null, and "nonfinite" maps its name to "nan", "inf" or "-inf".
         Errors: ValueError for a name that is not declared.
         """
+        values, self._first = {**values, **self._first}, {}
         check_names(values)
         if self._file is None:
             return
@@ -256,9 +265,33 @@ def summary_table(rows: Sequence[Mapping[str, Any] | Sequence[Any]], columns: Se
     return "\n".join([line(columns), line(["-" * w for w in widths]), *(line(row) for row in cells)])
 
 
+class _Lines:
+    """For a bar in a log file: what would overwrite a line becomes a line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self._stream.write(text.strip() + "\n")
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+class _Bar(tqdm):
+    """tqdm whose postfix waits for the next time the bar is drawn."""
+
+    def set_postfix(self, ordered_dict: Any = None, refresh: bool = True, **values: Any) -> None:
+        super().set_postfix(ordered_dict, refresh=False, **values)
+
+
 def progress(iterable_or_total: Iterable[Any] | int, desc: str, enabled: bool, initial: int = 0) -> tqdm:
     """A tqdm bar on stderr over an iterable, or to be updated by hand up to a total, of which `initial` are done. Silent unless enabled on the main process."""
+    # In a log file a line a minute, instead of a line that grows with every step.
     common = {"desc": desc, "disable": not (enabled and multihost.is_main()), "initial": initial, "file": sys.stderr, "dynamic_ncols": True}
+    if not common["disable"] and not sys.stderr.isatty():
+        common |= {"file": _Lines(sys.stderr), "mininterval": 60.0, "maxinterval": 60.0, "dynamic_ncols": False, "ncols": 0}
     if isinstance(iterable_or_total, int):
-        return tqdm(total=iterable_or_total, **common)
-    return tqdm(iterable_or_total, **common)
+        return _Bar(total=iterable_or_total, **common)
+    return _Bar(iterable_or_total, **common)

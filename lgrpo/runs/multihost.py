@@ -9,34 +9,42 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lgrpo.errors import UserError
+from lgrpo.runs import partners, rendezvous
 
-def initialize() -> None:
+
+def initialize(patience: float = 300.0) -> None:
     """Join the other processes when the environment announces more than one; must run before any other use of JAX.
 
     Announced by JAX_NUM_PROCESSES > 1 (with JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID), by a TPU pod slice (several names in
     TPU_WORKER_HOSTNAMES), several TPU slices (MEGASCALE_COORDINATOR_ADDRESS), SLURM_NTASKS > 1 inside a SLURM step, or LGRPO_DISTRIBUTED=1,
     which leaves it to JAX to find out (a TPU VM knows its pod from its metadata, not from its environment).
-    Processes other than the first write nothing on stdout from here on. Errors: KeyError when a variable is missing.
+    Processes other than the first write nothing on stdout from here on. patience: seconds to wait for the others.
+    Errors: UserError when a variable is missing or left over, or when a process does not come.
     """
     env = os.environ
+    _check_slices(env)
     if int(env.get("JAX_NUM_PROCESSES", "1")) > 1:
+        if missing := [n for n in ("JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_ID") if not env.get(n)]:
+            raise UserError(
+                f"JAX_NUM_PROCESSES={env['JAX_NUM_PROCESSES']} but {' and '.join(missing)} not set; set all three on every host"
+            )
         jax.config.update("jax_cpu_collectives_implementation", "gloo")  # used where the devices are CPUs
-        jax.distributed.initialize(
-            coordinator_address=env["JAX_COORDINATOR_ADDRESS"],
-            num_processes=int(env["JAX_NUM_PROCESSES"]),
-            process_id=int(env["JAX_PROCESS_ID"]),
-        )
+        address, processes, index = env["JAX_COORDINATOR_ADDRESS"], int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"])
+        rendezvous.meet(address, processes, index, patience)
+        jax.distributed.initialize(coordinator_address=address, num_processes=processes, process_id=index)
     elif _announced(env):
-        jax.distributed.initialize()  # JAX knows these clusters
+        jax.distributed.initialize(initialization_timeout=int(patience))  # JAX knows these clusters
     else:
         return
+    partners.watch()
     if not is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (results are printed once)
 
@@ -45,6 +53,39 @@ def _announced(env: os._Environ[str]) -> bool:
     hosts = env.get("TPU_WORKER_HOSTNAMES", "")
     slurm = "SLURM_STEP_ID" in env and int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1"))) > 1
     return env.get("LGRPO_DISTRIBUTED") == "1" or "," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in env or slurm
+
+
+def _check_slices(env: Mapping[str, str]) -> None:
+    """Errors: UserError for MEGASCALE_* variables of another job: JAX would wait for slices that do not exist."""
+    names = sorted(n for n in env if n.startswith("MEGASCALE_"))
+    if "MEGASCALE_COORDINATOR_ADDRESS" not in env:
+        return
+    slices, mine = env.get("MEGASCALE_NUM_SLICES", ""), env.get("MEGASCALE_SLICE_ID", "")
+    why = ""
+    if not (slices.isdecimal() and int(slices) > 1):
+        why = f"MEGASCALE_NUM_SLICES is {slices or 'not set'}"
+    elif not (mine.isdecimal() and int(mine) < int(slices)):
+        why = f"MEGASCALE_SLICE_ID is {mine or 'not set'} of {slices} slices"
+    elif env.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu":
+        why = f"JAX_PLATFORMS is {env['JAX_PLATFORMS']}, and only TPUs have slices"
+    if why:
+        raise UserError(f"{', '.join(names)}: set, but {why}: left over from another job; unset them, or set all of them")
+
+
+def agree_on(facts: Mapping[str, str], what: str, patience: float = 300.0) -> None:
+    """That all processes have the same facts. what: names this comparison. Errors: UserError, on every process, for the first that differ."""
+    found = partners.exchange(what, dict(facts), patience) or []
+    for name in sorted({n for one in found for n in one} - {"host"}):
+        groups: dict[str, list[str]] = {}
+        for one in found:
+            groups.setdefault(one.get(name, "absent"), []).append(one["host"])
+        if len(groups) > 1:
+            shown = "; ".join(f"{_shorten(value)} on {', '.join(hosts)}" for value, hosts in groups.items())
+            raise UserError(f"the processes disagree on {name}: {shown}; start the same command, code and data on every host")
+
+
+def _shorten(value: str) -> str:
+    return value if len(value) < 60 else value[:57] + "..."
 
 
 def several() -> bool:

@@ -18,9 +18,13 @@ class NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
 
     def __init__(self, newest: int, best: bool) -> None:
         self.newest, self.best = newest, best
+        self.frozen = False
+        """Nothing goes: set while a run may turn out to have gone wrong."""
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Which of the checkpoints, oldest first, stay."""
+        if self.frozen:
+            return [True] * len(checkpoints)
         keep = {c.step for c in checkpoints[-self.newest :]}
         best = best_step(checkpoints)
         return [c.step in keep or (self.best and c.step == best) for c in checkpoints]

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lgrpo.cli.common import ended
 from lgrpo.config import (
     AlgoConfig,
     CheckpointConfig,
@@ -32,6 +33,7 @@ from lgrpo.config import (
     RolloutConfig,
     TrainConfig,
 )
+from lgrpo.runs import multihost, output, partners
 from lgrpo.runs.checkpoint import Checkpoints
 from lgrpo.train import collect, health, rl
 from lgrpo.train.setup import open_session
@@ -63,8 +65,9 @@ def config(options: argparse.Namespace) -> ExperimentConfig:
 
 
 def announce(phase: str) -> None:
-    """One line, at once."""
-    print(MARK, phase, file=sys.stderr, flush=True)
+    """One line, at once, from the main process."""
+    if multihost.is_main():
+        print(MARK, phase, file=sys.stderr, flush=True)
 
 
 def _announced(owner: Any, name: str, phase: Callable[[], str]) -> None:
@@ -106,6 +109,7 @@ def instrument() -> None:
 
 def _digests(tree: Any) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = [(path, multihost.host(leaf)) for path, leaf in leaves]
     return {jax.tree_util.keystr(path): hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest() for path, leaf in leaves}
 
 
@@ -116,6 +120,8 @@ def write_final(cfg: ExperimentConfig, workdir: Path) -> None:
     if session.restored is None or session.start != cfg.train.num_steps:
         raise RuntimeError(f"the newest checkpoint is that of step {session.start}, not of the last step")
     final = {"state": _digests(session.state), "buffer": _digests(session.restored.buffer), "data": session.restored.data}
+    if not multihost.is_main():
+        return
     temporary = workdir / (FINAL + ".tmp")
     temporary.write_text(json.dumps(final, indent=1, sort_keys=True))
     temporary.replace(workdir / FINAL)
@@ -129,6 +135,8 @@ def main() -> int:
     for name, default in (("--steps", 12), ("--seed", 0), ("--fsdp", 1), ("--tensor", 1)):
         parser.add_argument(name, type=int, default=default)
     options = parser.parse_args()
+    multihost.initialize()
+    partners.GONE = 20.0  # of the kills of one process only the first part is waiting
     cfg = config(options)
     instrument()
     code = rl.run(cfg, options.workdir)
@@ -138,4 +146,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with output.protected():
+        code = ended(main)
+    sys.exit(code)

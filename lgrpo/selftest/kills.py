@@ -1,18 +1,21 @@
-"""Kills a tiny run again and again, and compares it with one that nobody killed: python -m lgrpo selftest resume|soak.
+"""Harms a tiny run again and again, and compares it with one that nobody harmed: python -m lgrpo selftest resume|soak.
 
-The parent starts lgrpo.selftest.job, waits until it announces a phase chosen at random, waits a random moment longer, sends SIGKILL and starts
-it again. Equal means: every line of metrics.jsonl (without time/ and perf/) and every bit of the final state, the buffer and the data position.
+The parent starts lgrpo.selftest.job, waits until it announces a phase chosen at random, waits a random moment longer, does one of FAULTS and starts
+it again where it ended. Equal means: every line of metrics.jsonl (without time/ and perf/) and every bit of the final state, the buffer and the data position.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
 import random
+import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,7 +33,12 @@ _MOST = {"rollout": 5, "refill": 2, "update": 5, "save": 3, "evaluation": 2, "re
 """A kill comes at the latest at this announcement of its phase since the start of the process."""
 _LAST_UPDATE = 6
 """A process that comes so far without reaching its kill is killed at whatever it announces next."""
+FAULTS = ("kill", "stop", "full", "damage")
+"""SIGKILL to one of its processes; SIGSTOP to one for some seconds; files that cannot grow any more; SIGKILL, and then the newest checkpoint damaged."""
 FINAL, MARK = "final.json", "selftest:"  # as in selftest.job, which imports JAX
+_ROOM = 512
+"""Bytes that a file may have on a disk that is full."""
+_DATELESS = ("commit_success.txt", "_CHECKPOINT_METADATA")  # hold no data: damage there changes nothing
 PATIENCE = 900.0
 """Seconds until a job that neither announces anything nor ends counts as hanging."""
 
@@ -41,12 +49,27 @@ class Job:
 
     options: tuple[str, ...]
     cache: Path
-    env: dict[str, str] = dataclasses.field(default_factory=dict)
+    processes: int = 1
+    """More than one: on CPU, each with devices of its own."""
 
-    def start(self, workdir: Path) -> subprocess.Popen[str]:
+    def start(self, workdir: Path) -> list[subprocess.Popen[str]]:
+        """Its processes; the first one's stderr is a pipe, those of the others are files beside the workdir."""
         env = {"JAX_COMPILATION_CACHE_DIR": str(self.cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"} | dict(os.environ)
         command = [sys.executable, "-m", "lgrpo.selftest.job", str(workdir), *self.options]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", env=env | self.env)
+        common: dict[str, Any] = {"stdout": subprocess.DEVNULL, "text": True, "errors": "replace"}
+        if self.processes == 1:
+            return [subprocess.Popen(command, stderr=subprocess.PIPE, env=env, **common)]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        env |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_PROCESSES": str(self.processes), "JAX_COORDINATOR_ADDRESS": address}
+        found = []
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        for index in range(self.processes):
+            with contextlib.ExitStack() as stack:
+                log = stack.enter_context((workdir.parent / f"process{index}.log").open("w")) if index else subprocess.PIPE
+                found.append(subprocess.Popen(command, stderr=log, env=env | {"JAX_PROCESS_ID": str(index)}, **common))
+        return found
 
 
 @dataclasses.dataclass
@@ -56,6 +79,7 @@ class Tally:
     passed: int = 0
     failures: list[str] = dataclasses.field(default_factory=list)
     kills: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    faults: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     steps: int = 0
     """Lines of metrics compared."""
     memory: list[int] = dataclasses.field(default_factory=list)
@@ -81,31 +105,72 @@ def _resident(pid: int | str) -> int:
     return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), 0)
 
 
-def _until(process: subprocess.Popen[str], phase: str, count: int, delay: float, tally: Tally) -> tuple[str, str]:
-    """Follows a job and kills it `delay` seconds after it announced `phase` for the count-th time; phase "": never.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What happens to a job: `fault`, `delay` seconds after it announced `phase` for the count-th time. phase "": nothing."""
 
-    Returns (the phase in which it was killed, "" for not at all; the end of its stderr).
-    """
+    phase: str = ""
+    count: int = 0
+    delay: float = 0.0
+    fault: str = "kill"
+    victim: int = 0
+    """Which of its processes, modulo their number."""
+    pause: float = 0.0
+    """Seconds between SIGSTOP and SIGCONT."""
+
+
+def _harm(processes: Sequence[subprocess.Popen[str]], plan: Plan) -> None:
+    victim = processes[plan.victim % len(processes)]
+    if plan.fault == "stop":
+        victim.send_signal(signal.SIGSTOP)
+        time.sleep(plan.pause)
+        victim.send_signal(signal.SIGCONT)
+    elif plan.fault == "full":
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (_ROOM, _ROOM))
+    else:
+        victim.send_signal(signal.SIGKILL)
+
+
+def _until(processes: Sequence[subprocess.Popen[str]], plan: Plan, tally: Tally) -> tuple[str, str]:
+    """Follows a job to its end and harms it as planned. Returns (the phase in which that was, "" for not at all; the end of its stderr)."""
     tail: collections.deque[str] = collections.deque(maxlen=15)
-    guard = threading.Timer(PATIENCE, process.kill)
-    guard.start()
-    killed, seen = "", collections.Counter[str]()
-    assert process.stderr is not None
-    for line in process.stderr:
+    guards = [threading.Timer(PATIENCE, process.kill) for process in processes]
+    for guard in guards:
+        guard.start()
+    harmed, seen = "", collections.Counter[str]()
+    assert processes[0].stderr is not None
+    for line in processes[0].stderr:
         tail.append(line)
-        if killed or not phase or not line.startswith(MARK):
+        if harmed or not plan.phase or not line.startswith(MARK):
             continue
         now = line.split()[-1]
         seen[now] += 1
-        if seen[phase] == count or seen["update"] > _LAST_UPDATE:
-            time.sleep(delay)
-            if now != "restore" and (size := _resident(process.pid)):  # before the first step a job is smaller
+        if seen[plan.phase] == plan.count or seen["update"] > _LAST_UPDATE:
+            time.sleep(plan.delay)
+            if now != "restore" and (size := _resident(processes[0].pid)):  # before the first step a job is smaller
                 tally.memory.append(size)
-            process.send_signal(signal.SIGKILL)
-            killed = now
-    process.wait()
-    guard.cancel()
-    return killed if process.returncode == -signal.SIGKILL else "", "".join(tail)
+            _harm(processes, plan)
+            harmed = now
+    for process, guard in zip(processes, guards, strict=True):
+        process.wait()
+        guard.cancel()
+    return harmed, "".join(tail)
+
+
+def _damage(workdir: Path, rng: random.Random) -> str:
+    """A flipped byte in the newest checkpoint, where there is one before it to go back to. Returns the file, "" for none."""
+    folder = workdir / "checkpoints"
+    steps = sorted((int(p.name) for p in folder.iterdir() if p.name.isdecimal()), reverse=True) if folder.is_dir() else []
+    if len(steps) < 2:
+        return ""
+    files = [p for p in sorted((folder / str(steps[0])).rglob("*")) if p.is_file() and p.stat().st_size and p.name not in _DATELESS]
+    path = rng.choice(files)
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 0xFF
+    path.write_bytes(data)
+    return str(path.relative_to(workdir))
 
 
 def _lines(workdir: Path) -> list[dict[str, Any]]:
@@ -139,17 +204,31 @@ def compare_final(whole: Path, parts: Path) -> str:
 
 def unbroken(job: Job, workdir: Path) -> list[dict[str, Any]]:
     """The run to compare with. Errors: UserError with the end of its stderr when it fails."""
-    process = job.start(workdir)
-    _, tail = _until(process, "", 0, 0.0, Tally())
-    if process.returncode:
-        raise UserError(f"selftest: the run that is not killed failed with exit code {process.returncode}:\n{tail}")
+    processes = job.start(workdir)
+    _, tail = _until(processes, Plan(), Tally())
+    if any(process.returncode for process in processes):
+        raise UserError(f"selftest: the run that is not killed failed with exit code {processes[0].returncode}:\n{tail}")
     return _lines(workdir)
 
 
-def _choose(rng: random.Random, number: int) -> tuple[str, int, float]:
-    """(phase, which of its announcements, seconds after that) of a kill. Kills in a row fall in different phases."""
+def _choose(rng: random.Random, number: int, faults: Sequence[str]) -> Plan:
+    """Faults in a row fall in different phases. Kills are most of them."""
     phase = PHASES[number % len(PHASES)]
-    return phase, rng.randint(1, _MOST[phase]), rng.choice((0.0, rng.uniform(0, 0.05), rng.uniform(0, 0.5)))
+    count, delay = rng.randint(1, _MOST[phase]), rng.choice((0.0, rng.uniform(0, 0.05), rng.uniform(0, 0.5)))
+    fault = rng.choice((*faults, "kill", "kill"))
+    return Plan(phase, count, delay, fault, rng.randrange(8), rng.uniform(0.5, 4.0))
+
+
+def _ended_as_planned(processes: Sequence[subprocess.Popen[str]], plan: Plan, tail: str) -> str:
+    """What is wrong with how a harmed job ended, "" for nothing."""
+    codes = [process.returncode for process in processes]
+    last = tail.rstrip().rpartition("\n")[2]
+    if plan.fault == "full":
+        good = 2 in codes and all(code in (1, 2) for code in codes) and (codes[0] == 1 or last.startswith("error:"))
+    else:
+        victim = plan.victim % len(codes)
+        good = codes[victim] in (-signal.SIGKILL, 0) and all(code in (0, 1) for i, code in enumerate(codes) if i != victim)
+    return "" if good else f"exit codes {codes}:\n{tail}"
 
 
 def kill_loop(
@@ -163,29 +242,39 @@ def kill_loop(
     kills: int | None = None,
     deadline: float = float("inf"),
     out: Callable[[str], None],
+    faults: Sequence[str] = ("kill",),
 ) -> None:
-    """Runs jobs in `folder`/<n>, one after another, until `kills` of them were killed or the deadline (time.monotonic) has passed.
+    """Runs jobs in `folder`/<n>, one after another, until `kills` of them were harmed or the deadline (time.monotonic) has passed.
 
-    The last job is always allowed to finish. Every kill is one check (the metrics on disk agree so far), every finished run another two.
+    The last job is always allowed to finish. Every fault that ends a job is two checks (how it ended, and the metrics on disk agree so far), every
+    finished run another two.
     """
     number, runs = rng.randrange(len(PHASES)), 0
     done, workdir = 0, folder / "0"
     while True:
         more = (kills is None or done < kills) and time.monotonic() < deadline
-        phase, count, delay = _choose(rng, number) if more else ("", 0, 0.0)
-        process = job.start(workdir)
-        killed, tail = _until(process, phase, count, delay, tally)
+        plan = _choose(rng, number, faults) if more else Plan()
+        processes = job.start(workdir)
+        harmed, tail = _until(processes, plan, tally)
         lines = _lines(workdir)
-        if killed:
+        finished = all(process.returncode == 0 for process in processes)
+        if harmed:
             number, done = number + 1, done + 1
             with tally.lock:
-                tally.kills[killed] += 1
-            what = f"kill {done} ({killed}, {delay * 1000:.0f} ms later), {len(lines)} steps on disk"
+                tally.kills[harmed] += 1
+                tally.faults[plan.fault] += 1
+        if harmed and not finished and plan.fault != "stop":
+            what = f"{plan.fault} {done} ({harmed}, {plan.delay * 1000:.0f} ms later), {len(lines)} steps on disk"
             tally.check(what, compare_lines(expect, lines, finished=False), out)
+            if problem := _ended_as_planned(processes, plan, tail):
+                tally.check(f"{plan.fault} {done}", problem, out)
+                return
+            if plan.fault == "damage" and (file := _damage(workdir, rng)):
+                out(f"    damaged {file}")
             continue
-        name = f"run {runs + 1} after {done} kills"
-        if process.returncode:
-            tally.check(name, f"exit code {process.returncode}:\n{tail}", out)
+        name = f"run {runs + 1} after {done} faults"
+        if not finished:
+            tally.check(name, f"exit codes {[process.returncode for process in processes]}:\n{tail}", out)
         else:
             tally.check(f"{name}: metrics of {len(lines)} steps", compare_lines(expect, lines, finished=True), out)
             tally.check(f"{name}: final state", compare_final(whole, workdir), out)
@@ -231,19 +320,22 @@ def resume(*, kills: int, workdir: Path | None, seed: int, options: Sequence[str
 
 
 def soak(*, minutes: float, processes: int, workdir: Path | None, seed: int, options: Sequence[str] = ()) -> int:
-    """Kill loops side by side for so many minutes; then what was found, and memory at the start and the end. Exit code as resume."""
+    """Jobs side by side for so many minutes, all FAULTS mixed, the last job of two processes; then what was found. Exit code as resume."""
     folder, job, temporary = _prepare(workdir, options)
-    expect = unbroken(job, folder / "whole")
+    jobs = [job] * (processes - 1) + [dataclasses.replace(job, processes=2)]
+    names = ["whole"] * (processes - 1) + ["whole_two"]
+    expected = {name: unbroken(each, folder / name) for name, each in dict(zip(names, jobs, strict=True)).items()}
     tally, before, deadline = Tally(), _resident("self"), time.monotonic() + 60 * minutes
-    print(f"unbroken run: {len(expect)} steps; {processes} processes side by side for {minutes:g} minutes", flush=True)
+    print(f"unbroken runs are done; {processes} jobs side by side for {minutes:g} minutes, one of them of two processes", flush=True)
 
     def loop(index: int) -> None:
         out = lambda text: print(f"[{index}] {text}", flush=True)  # noqa: E731
         where, rng = folder / f"killed{index}", random.Random(1000 * seed + index)
         try:
-            kill_loop(job, folder / "whole", expect, where, tally, rng=rng, deadline=deadline, out=out)
+            name = names[index]
+            kill_loop(jobs[index], folder / name, expected[name], where, tally, rng=rng, deadline=deadline, out=out, faults=FAULTS)
         except Exception as error:  # a thread's error would go unseen
-            tally.check(f"process {index}", f"{type(error).__name__}: {error}", out)
+            tally.check(f"job {index}", f"{type(error).__name__}: {error}", out)
 
     threads = [threading.Thread(target=loop, args=(i,)) for i in range(processes)]
     for thread in threads:
@@ -251,8 +343,8 @@ def soak(*, minutes: float, processes: int, workdir: Path | None, seed: int, opt
     for thread in threads:
         thread.join()
     after = _resident("self")
-    kills = sum(tally.kills.values())
-    print(f"kills survived: {kills} (" + ", ".join(f"{tally.kills[p]} in {p}" for p in PHASES) + ")")
+    print("faults survived: " + ", ".join(f"{tally.faults[f]} {f}" for f in FAULTS))
+    print(f"phases: {sum(tally.kills.values())} (" + ", ".join(f"{tally.kills[p]} in {p}" for p in PHASES) + ")")
     print(f"steps compared: {tally.steps}")
     print(f"differences found: {len(tally.failures)}")
     if tally.memory:

@@ -56,6 +56,7 @@ def readings(metrics: dict[str, float], alarms: AlarmConfig) -> dict[str, tuple[
         "invalid_above": ("rollout/invalid_frac", 1.0, "above"),
         "replay_gap_above": ("policy/replay_gap", 1.0, "above"),
         "entropy_below": ("policy/logp", -1.0, "below"),
+        "nan_above": ("rollout/nan_frac", 1.0, "above"),
     }
     found = {}
     for field, (name, sign, side) in watched.items():
@@ -69,9 +70,10 @@ class Guards:
     """Call `after` once per step."""
 
     def __init__(self, session: Session) -> None:
-        self._cfg, self._folder = session.cfg, session.workdir / "nonfinite"
+        self._session, self._cfg, self._folder = session, session.cfg, session.workdir / "nonfinite"
         self._skipped = int(session.state.skipped)
         self._ringing: set[str] = set()
+        self._barren = 0  # steps in a row without an informative group
 
     def after(self, done: int, metrics: dict[str, float], batch: Any) -> None:
         """batch: what the step trained on. Errors: UserError once optim.max_nonfinite updates in a row were skipped."""
@@ -82,7 +84,19 @@ class Guards:
                 kept = f"its batch is in {path}" if path else "its batch is not kept"
                 print(f"warning: step {done}: non-finite gradient, update skipped ({self._skipped} in all); {kept}", file=sys.stderr)
         self._alarms(done, metrics)
-        check_gradients(metrics, self._cfg, done)
+        self._informative(done, metrics)
+        check_gradients(metrics, self._session, done)
+
+    def _informative(self, done: int, metrics: dict[str, float]) -> None:
+        limit, share = self._cfg.logging.alarms.uninformative_steps, metrics.get("dynamic/informative_frac")
+        if not limit or share is None:
+            return
+        self._barren = 0 if share > 0 else self._barren + 1
+        if self._barren and self._barren % limit == 0:
+            multihost.say(
+                f"warning: step {done}: {self._barren} steps without a group whose valid rewards differ, reward/mean is "
+                f"{metrics['reward/mean']:.4g}: nothing is learned (logging.alarms.uninformative_steps={limit})"
+            )
 
     def _alarms(self, done: int, metrics: dict[str, float]) -> None:
         """One line when a value crosses its limit; another one only after it has been back."""

@@ -17,18 +17,37 @@ from lgrpo.train.setup import Session, publish
 from lgrpo.types import Params
 
 
-def check_gradients(metrics: dict[str, float], cfg: ExperimentConfig, done: int) -> None:
+def check_gradients(metrics: dict[str, float], session: Session, done: int) -> None:
     """Errors: UserError once cfg.optim.max_nonfinite updates in a row were skipped."""
-    if metrics["grad/nonfinite"] >= cfg.optim.max_nonfinite:
+    cfg, streak = session.cfg, int(metrics["grad/nonfinite"])
+    if streak < cfg.optim.max_nonfinite:
+        return
+    session.checkpoints.wait()
+    good, lr = session.checkpoints.latest(), f"{cfg.optim.lr / 3:.2g}"
+    mend = f"start again in a new --workdir with --optim.lr {lr}"
+    if good is not None:
+        mend = f"the last good step is {good}: run the same command with --checkpoint.rollback {good} --optim.lr {lr}"
+    raise UserError(
+        f"step {done}: {streak} non-finite gradients in a row (optim.max_nonfinite={cfg.optim.max_nonfinite}); {mend}; "
+        "see grad/norm and policy/ratio_max in metrics.jsonl and the batches in nonfinite/"
+    )
+
+
+def check_rewards(rewards: np.ndarray, answers: Sequence[str], step: int) -> None:
+    """rewards: [N], rows of a prompt together; answers: gold of each prompt. Errors: UserError for NaN or inf, of which nothing can be learned."""
+    bad = np.flatnonzero(~np.isfinite(rewards))
+    if len(bad):
+        gold = answers[bad[0] // (len(rewards) // len(answers))]
         raise UserError(
-            f"step {done}: {int(metrics['grad/nonfinite'])} non-finite gradients in a row (optim.max_nonfinite={cfg.optim.max_nonfinite}); "
-            "the newest checkpoint is intact: lower optim.lr, see grad/norm and policy/ratio_max in metrics.jsonl and the batches in nonfinite/"
+            f"step {step}: {len(bad)} of {len(rewards)} rewards are not finite (the first is {rewards[bad[0]]}, where gold is {gold!r}); "
+            "mend the reward function: a completion without a verdict gets 0"
         )
 
 
-def should_save(cfg: ExperimentConfig, done: int) -> bool:
-    """At the end, and every cfg.checkpoint.every steps."""
-    return done == cfg.train.num_steps or bool(cfg.checkpoint.every and done % cfg.checkpoint.every == 0)
+def should_save(session: Session, done: int) -> bool:
+    """At the end, every cfg.checkpoint.every steps, and when a checkpoint was due before and had to wait."""
+    cfg = session.cfg
+    return session.held or done == cfg.train.num_steps or bool(cfg.checkpoint.every and done % cfg.checkpoint.every == 0)
 
 
 def should_evaluate(cfg: ExperimentConfig, done: int) -> bool:

@@ -89,6 +89,7 @@ def run(cfg: ExperimentConfig, folder: str | pathlib.Path) -> int:
                 continue
             found = _label_split(params, cfg, stream, mesh, stop)
             if found is None:
+                multihost.say("stopped; splits that were done are kept; run the same command again")
                 return EXIT_PREEMPTED
             labels.write_labels(folder / split, manifest | {"versions": versions()}, **found)
             multihost.barrier(f"lgrpo_labels_{split}")  # the next stage reads them on every process

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.pipeline import prompt_stream
@@ -23,8 +24,8 @@ from lgrpo.runs.metrics import progress
 from lgrpo.sharding import batch_ways, put_batch
 from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
 from lgrpo.train.guards import Guards
-from lgrpo.train.health import evaluation_metrics, should_save, summary
-from lgrpo.train.setup import Session, open_session, publish
+from lgrpo.train.health import check_rewards, evaluation_metrics, should_save, summary
+from lgrpo.train.setup import Session, agree_on_records, open_session, publish
 from lgrpo.train.steps.rl import make_train_batch, rollout_step, train_step, winner_step
 from lgrpo.types import Params, PromptBatch, Rollout, Scored, TrainState
 
@@ -33,18 +34,21 @@ SUMMARY = ("reward/mean", "rollout/latent_steps", "rollout/chain_tokens", "rollo
 
 def run(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> int:
     """Trains, or goes on training, in `workdir`. Returns the exit code: 0, or 75 when a signal stopped it after saving."""
-    session = open_session(cfg, pathlib.Path(workdir), rl=True, buffer=empty_buffer)
-    try:
-        with StopFlag() as stop, jax.set_mesh(session.mesh):
-            return train(session, stop)
-    finally:
-        session.close()
+    with StopFlag() as stop:
+        session = open_session(cfg, pathlib.Path(workdir), rl=True, buffer=empty_buffer)
+        try:
+            with jax.set_mesh(session.mesh):
+                code = EXIT_PREEMPTED if stop.agreed() else train(session, stop)
+        finally:
+            session.close()
+    return session.leave(code)
 
 
 def train(session: Session, stop: StopFlag) -> int:
     """The loop. Everything that must survive a kill is in (state, data state, buffer)."""
     cfg, state = session.cfg, session.state
     data = prompt_stream(cfg, session.tokenizer, cfg.data.train_split, batch=cfg.train.prompts_per_step)
+    agree_on_records(data.fingerprint, cfg)
     buffer, guards = empty_buffer(cfg), Guards(session)
     if session.restored:
         data.set_state(session.restored.data)
@@ -53,8 +57,7 @@ def train(session: Session, stop: StopFlag) -> int:
         multihost.say(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.dropped} records too long")
 
     def save(done: int, data_state: dict[str, Any], metrics: dict[str, float], **more: Any) -> None:
-        best, extra = metrics.get("eval/pass@1_sampled"), session.extra() | more
-        session.checkpoints.save(done, state=state, data=data_state, buffer=buffer, cfg=cfg, extra=extra, metric=best)
+        session.save(done, state, data_state, buffer, session.extra() | more, metrics.get("eval/pass@1_sampled"))
 
     if session.pending is not None and not _finish_step(session, stop):
         return EXIT_PREEMPTED
@@ -79,7 +82,7 @@ def train(session: Session, stop: StopFlag) -> int:
             bar.set_postfix(reward=f"{metrics['reward/mean']:.3f}", latents=f"{metrics['rollout/latent_steps']:.1f}")
             bar.update()
             stopping = stop.agreed()
-            if should_save(cfg, done) or stopping:
+            if should_save(session, done) or stopping:
                 save(done, data.get_state(), metrics)
             if stopping and done < cfg.train.num_steps:
                 return EXIT_PREEMPTED
@@ -123,7 +126,9 @@ def _experience(
         def one(rows: Rollout, gold: list[str]) -> Scored:
             return score(rows, gold, session.tokenizer, cfg)
 
-        return score_own(one, rollout, answers) if multihost.several() else one(rollout, answers)
+        scored = score_own(one, rollout, answers) if multihost.several() else one(rollout, answers)
+        check_rewards(np.asarray(scored.rewards), answers, step + 1)
+        return scored
 
     return collect(sample, grade, data, buffer, cfg=cfg, step=step, timer=timer, interrupted=stop.agreed)
 

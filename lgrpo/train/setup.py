@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from lgrpo.algos.stage1 import STAGES, encoder_from, stage1_specs
 from lgrpo.config import ExperimentConfig, LoraConfig, ModelConfig
+from lgrpo.config.overrides import leaves_with_bounds
 from lgrpo.config.validate import require_valid
 from lgrpo.data.prompts import TextTokenizer, describe_think_tokens, load_tokenizer, resolve
 from lgrpo.errors import UserError
@@ -26,7 +27,10 @@ from lgrpo.models.spec import param_shardings, param_specs, spec_abstract, spec_
 from lgrpo.runs import multihost
 from lgrpo.runs.checkpoint import Checkpoints, Restored, check_source, has_encoder, load_params, write_config
 from lgrpo.runs.compiling import CompileClock
+from lgrpo.runs.interrupt import EXIT_PREEMPTED
+from lgrpo.runs.lock import Lock
 from lgrpo.runs.metrics import MetricsWriter
+from lgrpo.runs.versions import source_digest, versions
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
 from lgrpo.train.steps.update import init_state, lora_of, merged_weights
 from lgrpo.types import Params, TrainState
@@ -46,6 +50,10 @@ class Session:
     writer: MetricsWriter
     clock: CompileClock
     lora: LoraConfig
+    """Of what is trained; rank 0: no adapters."""
+    lock: Lock
+    held: bool = False
+    """A checkpoint was due inside a streak of skipped updates, and waits for its end."""
     opened: float = dataclasses.field(default_factory=time.perf_counter)
 
     @property
@@ -61,13 +69,40 @@ class Session:
     def extra(self) -> dict[str, Any]:
         """What a checkpoint keeps besides arrays: seconds spent on the run so far, over all its restarts, the vocabulary and the scale of adapters."""
         before = self.restored.extra["seconds"] if self.restored else 0.0
+        back = self.restored.extra.get("rollback") if self.restored else None
+        if self.restored and self.restored.step == self.cfg.checkpoint.rollback:
+            back = {"step": self.restored.step, "lr": self.cfg.optim.lr}
         extra = {"seconds": before + time.perf_counter() - self.opened, "vocabulary": self.tokenizer.vocabulary}
+        extra |= {"rollback": back} if back else {}
         return extra | ({"adapter_scale": self.lora.alpha / self.lora.rank} if self.lora.rank else {})
 
+    def save(self, done: int, state: TrainState, data: dict[str, Any], buffer: Any, extra: dict[str, Any], metric: float | None) -> None:
+        """Under `done` finished steps. Inside a streak of skipped updates nothing is saved, as what led to it may be in the weights already;
+        only the last step is, beside all that was there before."""
+        streak = int(state.nonfinite) > 0
+        if streak and done != self.cfg.train.num_steps:
+            self.held = True
+            return
+        self.lock.require()
+        self.checkpoints.save(done, state=state, data=data, buffer=buffer, cfg=self.cfg, extra=extra, metric=metric, prune=not streak)
+        self.held = False
+
     def close(self) -> None:
-        """Waits for pending saves and closes the writers."""
-        self.checkpoints.close()
-        self.writer.close()
+        """Waits for pending saves, closes the writers and lets go of the workdir."""
+        try:
+            self.checkpoints.close()
+        finally:
+            self.writer.close()
+            self.lock.release()
+
+    def leave(self, code: int) -> int:
+        """After close: says on the last line where a run that was stopped goes on. Returns the exit code."""
+        if code == EXIT_PREEMPTED:
+            step = self.checkpoints.latest()
+            saved = "nothing saved yet" if step is None else f"saved step {step}"
+            why = "; the steps since then were inside a streak of skipped updates" if self.held else ""
+            multihost.say(f"{saved}{why}; run the same command again")
+        return code
         self.clock.close()
 
 
@@ -79,7 +114,23 @@ def prepare(cfg: ExperimentConfig, *, kind: str) -> tuple[ExperimentConfig, Text
     require_valid(cfg, device_count=jax.device_count(), kind=kind)
     if multihost.several() and cfg.rollout.decode == "refill":
         raise UserError("rollout.decode=refill: its host side sees one process only; use loop where there are several")
+    _agree(cfg, tokenizer)
     return cfg, tokenizer
+
+
+def _agree(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> None:
+    """That every process is about to compute the same. Errors: UserError naming what differs, and where."""
+    if not multihost.several():
+        return
+    facts = {path: repr(value) for path, value, _ in leaves_with_bounds(cfg)}
+    facts |= {"the source of lgrpo": source_digest(), "the tokenizer": tokenizer.vocabulary}
+    facts |= {f"the version of {name}": version for name, version in versions().items() if name != "git"}
+    multihost.agree_on(facts, "settings", cfg.train.start_timeout)
+
+
+def agree_on_records(fingerprint: str, cfg: ExperimentConfig) -> None:
+    """That every process trains on the same tokenised records (Stream.fingerprint). Errors: UserError."""
+    multihost.agree_on({"the tokenised records": fingerprint}, "records", cfg.train.start_timeout)
 
 
 def trained_specs(cfg: ExperimentConfig, *, rl: bool) -> dict[str, Any]:
@@ -170,13 +221,44 @@ def open_session(
     Errors: UserError for an invalid config, a workdir of another config, initial parameters that do not fit.
     """
     cfg, tokenizer = prepare(cfg, kind="train" if rl else "sft")
+    lock = _own(workdir)
+    try:
+        return _open(cfg, tokenizer, workdir, lock, rl=rl, buffer=buffer)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _own(workdir: pathlib.Path) -> Lock:
+    """The workdir, made where it is missing, for this run alone. Errors: UserError."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        return Lock(workdir)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--workdir {workdir}: {reason}; give a folder that can be made and written") from error
+
+
+def _open(
+    cfg: ExperimentConfig,
+    tokenizer: TextTokenizer,
+    workdir: pathlib.Path,
+    lock: Lock,
+    *,
+    rl: bool,
+    buffer: Callable[[ExperimentConfig], Any],
+) -> Session:
     mesh = make_mesh(cfg.mesh)
-    workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir, cfg.checkpoint)
-    restored = None
+    restored, first, back = None, {}, cfg.checkpoint.rollback
+    went_back = back is not None and checkpoints.roll_back(back, cfg.optim.lr)
+    multihost.agree_on({"the newest step in --workdir": str(checkpoints.latest())}, "checkpoints", cfg.train.start_timeout)
     if checkpoints.latest() is not None:
-        restored = checkpoints.restore(abstract_state(cfg, mesh, rl=rl), buffer(cfg), cfg, vocabulary=tokenizer.vocabulary)
+        free = ("optim.lr",) if went_back else ()
+        target = abstract_state(cfg, mesh, rl=rl)
+        restored = checkpoints.restore(target, buffer(cfg), cfg, vocabulary=tokenizer.vocabulary, may_change=free)
         multihost.say(f"resuming {workdir} at step {restored.step}")
+        first = {"run/rollback": float(back)} if went_back else {}
         state = restored.state
     else:
         if cfg.train.init_from:
@@ -187,5 +269,5 @@ def open_session(
     # The line of a step whose evaluation is to be repeated is written again too.
     written = restored.step - ("pending" in restored.extra) if restored else 0
     clock = CompileClock()
-    writer = MetricsWriter(workdir, cfg.logging, resume_step=written, clock=clock)
-    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer, clock, lora_of(cfg, rl=rl))
+    writer = MetricsWriter(workdir, cfg.logging, resume_step=written, clock=clock, first=first)
+    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer, clock, lora_of(cfg, rl=rl), lock)

@@ -23,7 +23,7 @@ from lgrpo.runs.metrics import progress
 from lgrpo.sharding import batch_ways, put_batch
 from lgrpo.train.guards import Guards
 from lgrpo.train.health import evaluation_metrics, should_evaluate, should_save, summary
-from lgrpo.train.setup import Session, open_session
+from lgrpo.train.setup import Session, agree_on_records, open_session
 from lgrpo.train.steps.sft import sft_losses, sft_step, sft_weights
 from lgrpo.types import TrainState
 
@@ -51,12 +51,14 @@ SUMMARY = ("sft/ce", "sft/kl", "grad/norm", "time/step_s")
 
 def run(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> int:
     """Trains, or goes on training, in `workdir`. Returns the exit code: 0, or 75 when a signal stopped it after saving."""
-    session = open_session(cfg, pathlib.Path(workdir), rl=False)
-    try:
-        with StopFlag() as stop, jax.set_mesh(session.mesh):
-            return train(session, stop)
-    finally:
-        session.close()
+    with StopFlag() as stop:
+        session = open_session(cfg, pathlib.Path(workdir), rl=False)
+        try:
+            with jax.set_mesh(session.mesh):
+                code = EXIT_PREEMPTED if stop.agreed() else train(session, stop)
+        finally:
+            session.close()
+    return session.leave(code)
 
 
 def heldout_batches(session: Session) -> Sequence[dict[str, Any]]:
@@ -108,6 +110,7 @@ def validation(
 def _open_data(session: Session) -> SftStream:
     cfg = session.cfg
     data = sft_stream(cfg, session.tokenizer, cfg.data.train_split, batch=cfg.sft.batch_size, ways=batch_ways(session.mesh))
+    agree_on_records(data.fingerprint, cfg)
     if session.restored:
         data.set_state(session.restored.data)
     else:
@@ -136,7 +139,7 @@ def train(session: Session, stop: StopFlag) -> int:
         # An evaluated step that is the best so far is worth a checkpoint of its own.
         best = measured is not None and watch.stale == 0 and cfg.checkpoint.keep_best
         stopping = stop.agreed()
-        if should_save(cfg, done) or finished or best or stopping:
+        if should_save(session, done) or finished or best or stopping:
             extra = session.extra() | {"progress": dataclasses.asdict(watch), "finished": finished} | pending
             _save(session, done, state, data, extra, measured)
         return 0 if finished else EXIT_PREEMPTED if stopping else None
@@ -170,4 +173,4 @@ def _save(session: Session, done: int, state: TrainState, data: SftStream, extra
         if "pending" not in extra:
             session.checkpoints.amend(done, extra=extra, metric=measured)
         return
-    session.checkpoints.save(done, state=state, data=data.get_state(), buffer=None, cfg=session.cfg, extra=extra, metric=measured)
+    session.save(done, state, data.get_state(), None, extra, measured)

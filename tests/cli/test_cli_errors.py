@@ -107,11 +107,10 @@ def test_help(monkeypatch, capsys, experiment):
     assert main(monkeypatch, capsys)[0] == 2
 
 
-def test_errors_of_our_own_keep_their_traceback(monkeypatch, experiment):
+def test_errors_of_our_own_keep_their_traceback(monkeypatch, capsys, experiment):
     monkeypatch.setattr(train_command, "run", lambda *_: (_ for _ in ()).throw(KeyError("bug")))
-    monkeypatch.setattr(sys, "argv", ["lgrpo", "train", experiment, "--workdir", "w"])
-    with pytest.raises(KeyError, match="bug"):
-        cli.main()
+    code, _, err = main(monkeypatch, capsys, "train", experiment, "--workdir", "w")
+    assert code == 1 and err.startswith("Traceback") and err.endswith("KeyError: 'bug'\n")
 
 
 def test_user_errors_from_inside_a_loop_are_one_line(monkeypatch, capsys, experiment):

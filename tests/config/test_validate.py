@@ -219,7 +219,7 @@ def test_require_valid_prints_one_problem_per_line():
 def test_every_number_has_a_bound_beside_it_or_a_rule_of_its_own():
     own_rule = {
         *("data.think_end_id", "data.eos_id", "algo.dual_clip", "evaluation.noise_scale", "mesh.data", "mesh.fsdp", "mesh.tensor"),
-        *("logging.alarms.invalid_above", "logging.alarms.replay_gap_above"),
+        *("logging.alarms.invalid_above", "logging.alarms.replay_gap_above", "logging.alarms.nan_above"),
         *(f"model.rope_scaling.{name}" for name in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position")),
     }
     cfg = apply_diff(ExperimentConfig(name="x"), {"model.rope_scaling.factor": 8.0})

@@ -88,12 +88,13 @@ POINTS = {
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_rl_stops_inside_a_step(tmp_path, data_dir, rl_whole, signal_at, monkeypatch, point):
+def test_rl_stops_inside_a_step(tmp_path, data_dir, rl_whole, signal_at, monkeypatch, capsys, point):
     lucky(monkeypatch)
     cfg = experiment(data_dir, 4)
     module, name, at, step = POINTS[point]
     undo = signal_at(module, name, at)
     assert rl.run(cfg, tmp_path) == EXIT_PREEMPTED
+    assert capsys.readouterr().err.splitlines()[-1] == f"saved step {step}; run the same command again"
     undo()
     assert steps_saved(tmp_path) == [step]
     assert rl.run(cfg, tmp_path) == 0

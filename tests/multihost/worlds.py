@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+MAIN = Path(__file__).with_name("main.py")
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = """
 import sys
@@ -63,17 +64,20 @@ def free_port():
         return s.getsockname()[1]
 
 
-def start(processes, *args, devices=4, interrupt=""):
-    """The same command on `processes` processes that have `devices` CPU devices together. main.py explains `interrupt`."""
+def start(processes, *args, devices=4, interrupt="", program=MAIN, only=None, more=None):
+    """The same command on `processes` processes that have `devices` CPU devices together. main.py explains `interrupt`.
+
+    only: the numbers of those that are started; more: further arguments of some.
+    """
     common = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_NUM", "JAX_COORD", "JAX_PROCESS"))}
     common["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices // processes} --xla_backend_optimization_level=0"
     common |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     common |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
     common |= {"TEST_SIGNAL": interrupt} if interrupt else {}
     found = []
-    for index in range(processes):
+    for index in range(processes) if only is None else only:
         env = common | ({"JAX_NUM_PROCESSES": str(processes), "JAX_PROCESS_ID": str(index)} if processes > 1 else {})
-        command = [sys.executable, str(Path(__file__).with_name("main.py")), *map(str, args)]
+        command = [sys.executable, str(program), *map(str, (*args, *(more or {}).get(index, ())))]
         found.append(subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     return found
 

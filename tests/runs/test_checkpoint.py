@@ -189,7 +189,7 @@ def test_running_out_of_memory_is_no_damage(run, monkeypatch, tmp_path):
     save(ckpt, 3)
     save(ckpt, 6)
     ckpt.wait()
-    monkeypatch.setattr("lgrpo.runs.checkpoint._read_arrays", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("RESOURCE_EXHAUSTED")))
+    monkeypatch.setattr("lgrpo.runs.checkpoint.read_arrays", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("RESOURCE_EXHAUSTED")))
     with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
         ckpt.restore(make_state(), None, CFG)
     assert not (tmp_path / "unreadable").exists()

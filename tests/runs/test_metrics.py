@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lgrpo.config import LoggingConfig
+from lgrpo.errors import UserError
 from lgrpo.runs import metrics
 from lgrpo.runs.metrics import MetricsWriter, read_metrics, summary_table
 
@@ -73,7 +74,7 @@ def test_a_crash_while_rewinding_keeps_the_old_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize("bad", ["{broken", "[1, 2]", '{"reward/mean": 1}', '{"step": "x"}'])
 def test_damage_in_the_middle_is_reported_not_skipped(tmp_path, bad):
     (tmp_path / metrics.FILE).write_text(f'{{"step": 1}}\n{bad}\n{{"step": 3}}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:2"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl:2: not a line of metrics .*; remove it"):
         read_metrics(tmp_path)
 
 
@@ -100,6 +101,22 @@ def test_tensorboard_copy_holds_the_finite_values(tmp_path):
         found |= {v.tag: (event.step, v.simple_value) for v in event.summary.value}
         at += size + 16
     assert found == {"reward/mean": (7, 0.25)}
+
+
+def test_tensorboard_forgets_what_a_killed_run_wrote_before_its_first_checkpoint(tmp_path):
+    from tensorboardX.proto import event_pb2
+
+    with MetricsWriter(tmp_path, LoggingConfig(tensorboard=True), 0) as writer:  # from step 0, whatever is there already
+        writer.write(1, {"reward/mean": 0.25})
+    starts = []
+    for file in (tmp_path / "tensorboard").iterdir():
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            size = int.from_bytes(data[at : at + 8], "little")
+            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
+            starts += [event.step] if event.session_log.status == event_pb2.SessionLog.START else []
+            at += size + 16
+    assert starts == [1], "nothing tells TensorBoard to drop the points from step 1 on"
 
 
 def test_summary_table_aligns_dicts_and_rows():

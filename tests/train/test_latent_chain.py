@@ -38,6 +38,7 @@ from lgrpo.runs import checkpoint
 from lgrpo.runs.checkpoint import load_params, saved_extra
 from lgrpo.runs.interrupt import EXIT_PREEMPTED
 from lgrpo.runs.metrics import read_metrics
+from lgrpo.runs.stored import stored_arrays
 from lgrpo.train import chain, sft
 from lgrpo.train import labels as label_pass
 
@@ -166,7 +167,7 @@ def checkpoint_params(path):
     """The stored tree of a stage 1 run, zeros."""
     manager, _ = checkpoint._open(path)
     with manager:
-        stored = checkpoint._stored(manager, manager.latest_step(), "params")
+        stored = stored_arrays(manager, manager.latest_step(), "params")
         return traverse_util.unflatten_dict({name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in stored.items()}, sep=".")
 
 

@@ -1,0 +1,100 @@
+"""How several processes end when one of them is missing, different, failing or killed: within seconds, each with one line, none by an abort."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from multihost.worlds import finish, start, write_experiment
+
+from lgrpo.errors import UserError
+from lgrpo.runs import multihost
+
+PARTNER = Path(__file__).with_name("partner.py")
+
+
+def partners(*what, patience=30, only=None):
+    """(exit codes, last lines of stderr, all of stderr, seconds) of processes that do `what`."""
+    began = time.monotonic()
+    found = start(len(what), ",".join(what), patience, devices=len(what), program=PARTNER, only=only)
+    codes, _, err = finish(found, timeout=60)
+    return codes, [text.splitlines()[-1] if text else "" for text in err], err, time.monotonic() - began
+
+
+def errors(text):
+    return [line for line in text.splitlines() if line.startswith("error:")]
+
+
+@pytest.mark.parametrize(("index", "what", "code"), [(0, "fault", 1), (1, "wrong", 2)])
+def test_a_failing_process_ends_with_its_error_and_the_others_with_a_line(index, what, code):
+    doing = ["waits", "waits"]
+    doing[index] = what
+    codes, last, err, seconds = partners(*doing)
+    assert (codes[index], codes[1 - index]) == (code, 1), err
+    assert "on purpose" in last[index]
+    assert last[1 - index].startswith(f"error: process {1 - index} (") and f"process {index} (" in last[1 - index]
+    assert "on purpose" in last[1 - index] and len(errors(err[1 - index])) == 1
+    assert not any("Check failure stack trace" in text for text in err), err
+    assert seconds < 40
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_killed_process_leaves_no_word_and_is_missed(index):
+    doing = ["waits", "waits"]
+    doing[index] = "killed"
+    codes, last, err, seconds = partners(*doing)
+    assert (codes[index], codes[1 - index]) == (-9, 1), err
+    assert last[1 - index].startswith(f"error: process {1 - index} (") and f"process {index}" in last[1 - index]
+    assert seconds < 40
+
+
+def test_who_does_not_come_is_named():
+    codes, last, err, seconds = partners("waits", "waits", "waits", patience=4, only=(0, 2))
+    assert codes == [2, 2], err
+    assert all("1 of 3 processes did not come" in line and ": 1; start them" in line for line in last), err
+    assert all(len(text.splitlines()) == 1 for text in err) and seconds < 40
+
+
+def test_facts_that_differ_end_all_of_them():
+    codes, last, err, _ = partners("round", "square")
+    assert codes == [2, 2], err
+    for line in last:
+        assert "the processes disagree on the shape: round on process 0 (" in line and "square on process 1 (" in line
+    assert partners("round", "round")[0] == [0, 0]
+
+
+def test_a_setting_that_differs_on_one_host_starts_no_run(tmp_path):
+    """Through the command line, and before anything is written."""
+    experiment = write_experiment(tmp_path, tmp_path / "data")
+    found = start(2, "train", experiment, "--workdir", tmp_path / "run", devices=4, more={1: ("--optim.lr", "0.5")})
+    codes, _, err = finish(found)
+    assert codes == [2, 2], err
+    for text in err:
+        assert len(errors(text)) == 1 and text.splitlines()[-1] == errors(text)[0]
+        assert "disagree on optim.lr: 0.01 on process 0 (" in text and "; 0.5 on process 1 (" in text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({}, "MEGASCALE_NUM_SLICES is not set"),
+        ({"MEGASCALE_NUM_SLICES": "1"}, "MEGASCALE_NUM_SLICES is 1"),
+        ({"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "2"}, "MEGASCALE_SLICE_ID is 2 of 2 slices"),
+        ({"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "0", "JAX_PLATFORMS": "cpu"}, "only TPUs have slices"),
+    ],
+)
+def test_variables_of_another_job_are_named(env, said):
+    with pytest.raises(UserError, match=f"MEGASCALE_COORDINATOR_ADDRESS.*{said}: left over from another job; unset them"):
+        multihost._check_slices({"MEGASCALE_COORDINATOR_ADDRESS": "h:1"} | env)
+    good = {"MEGASCALE_COORDINATOR_ADDRESS": "h:1", "MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}
+    multihost._check_slices(good)
+
+
+def test_a_coordinator_without_a_number_is_one_line(monkeypatch):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    with pytest.raises(UserError, match="JAX_COORDINATOR_ADDRESS not set"):
+        multihost.initialize()
+    assert sys.stdout is not None
