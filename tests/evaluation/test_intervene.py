@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import assert_rounding
 
 from lgrpo.data.pipeline import prompt_batches
 from lgrpo.evaluation import counterfactual
@@ -39,7 +40,7 @@ def disturbed(params, cfg, mesh, batch, clean):
 
 def test_nothing_is_changed_by_kind_none(clean, disturbed):
     for mine, theirs in zip(jax.tree.leaves(clean), jax.tree.leaves(disturbed[Kind.NONE]), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+        assert_rounding(mine, theirs, units=64 if mine.dtype == np.float32 else 0)  # another program
     assert clean.is_latent.sum(-1).min() >= 2
 
 
@@ -76,7 +77,7 @@ def test_answers_follow_from_what_was_recorded(params, cfg, batch, disturbed, ki
     prompts = PromptBatch(*map(jnp.asarray, (batch.tokens, batch.mask, batch.uid)))
     replayed = np.asarray(REPLAY(params, prompts, record, cfg=static_config(cfg, CLEAN)))[:, 0]
     answer = disturbed[kind].mask & ~disturbed[kind].is_latent & disturbed[kind].loss_mask
-    np.testing.assert_allclose(replayed[answer], disturbed[kind].logps[answer], atol=1e-4)
+    assert_rounding(replayed[answer], disturbed[kind].logps[answer], size=10.0)
     assert answer.sum() > 8
 
 
