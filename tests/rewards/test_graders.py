@@ -40,7 +40,7 @@ from lgrpo.rewards.official import official_answer, strip_string
         ("The answer is A cat", "A"),
         ("The answer is A or B", None),
         ("The answer is A. No, the answer is B", "B"),
-        ("(A)? (B)? I would say (C)", "C"),
+        ("Neither (A) nor (B), I would say (C)", "C"),
         ("Of (A) and (D), it must be (D), not a doubt", "D"),
         ("so I think\nB", "B"),
         ("A man and a plan", None),

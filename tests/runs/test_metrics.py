@@ -151,9 +151,9 @@ def test_a_full_disk_in_tensorboards_thread_is_not_lost(tmp_path):
     writer.close()
 
 
-@pytest.mark.parametrize(("resume_step", "purged"), [(0, None), (3, 4)])
+@pytest.mark.parametrize(("resume_step", "purged"), [(0, 1), (3, 4)])
 def test_tensorboard_forgets_what_comes_again(tmp_path, monkeypatch, resume_step, purged):
-    """The first step after the checkpoint, not that of the checkpoint; nothing for a fresh run."""
+    """From the first step after the checkpoint on, not from that of the checkpoint."""
     import tensorboardX
 
     honest, seen = tensorboardX.SummaryWriter, []
