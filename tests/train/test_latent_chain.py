@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
-from support import change
+from support import assert_rounding, change
 
 from lgrpo.config import (
     CheckpointConfig,
@@ -41,6 +41,8 @@ from lgrpo.runs.metrics import read_metrics
 from lgrpo.runs.stored import stored_arrays
 from lgrpo.train import chain, sft
 from lgrpo.train import labels as label_pass
+from lgrpo.train.setup import open_session
+from lgrpo.train.steps.sft import sft_weights
 
 
 def config(data, stage="latent"):
@@ -278,6 +280,14 @@ def test_validation_and_early_stop(data, tmp_path, monkeypatch):
     target = abstract_params(resolved(cfg).model)
     best, last = load_params(tmp_path, target, best=True), load_params(tmp_path, target)
     assert (np.asarray(best["blocks"]["wq"]) != np.asarray(last["blocks"]["wq"])).any()
+    # Both are the state's adapters on their base; checkpoints of before do not say their scale.
+    session = open_session(cfg, tmp_path, rl=False)
+    want = sft_weights(session.state.params, session.cfg)
+    scaled = saved_extra(tmp_path)
+    for extra in (scaled, {name: x for name, x in scaled.items() if name != "adapter_scale"}):
+        session.checkpoints.amend(4, extra=extra, metric=0.1)
+        assert_rounding(load_params(tmp_path, target), jax.device_get(want), units=8)
+    session.close()
     then = change(cfg, train__init_from=str(tmp_path), train__init_best=True, train__num_steps=1, sft__lora=LoraConfig(), optim__lr=1e-30)
     scores = iter([0.5])
     assert sft.run(dataclasses.replace(then, name="next"), tmp_path / "next") == 0
