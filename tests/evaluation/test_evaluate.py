@@ -66,7 +66,7 @@ def test_numbers_and_names(result):
         wanted |= {"pass@1": np.mean([row["correct"] for row in rows])}
         wanted |= {"truncated_frac": np.mean([row["finish"] == "LENGTH" for row in rows])}
         wanted |= {
-            "invalid_frac": np.mean([row["finish"] != "EOS" for row in rows]),
+            "invalid_frac": np.mean([row["finish"] not in ("EOS", "FORCED_EXIT") for row in rows]),
             "forced_frac": np.mean([row["forced"] for row in rows]),
         }
         wanted |= {f"pass@{len(by_uid[0])}": np.mean([any(row["correct"] for row in some) for some in by_uid])}

@@ -114,6 +114,8 @@ def test_all_kinds_share_one_compilation(params, cfg, mesh, batch, clean, distur
     from lgrpo.evaluation import measure
 
     with jax.set_mesh(mesh):
+        for change in (None, counterfactual.build(Kind.NONE, clean, batch.uid)):  # here, and not as fixtures of other tests may have done
+            sample(params, cfg, mesh, CLEAN, batch, 0, change)
         before = measure._rollout._cache_size()
         for kind in Kind:
             sample(params, cfg, mesh, CLEAN, batch, 0, counterfactual.build(kind, clean, batch.uid))
