@@ -6,6 +6,7 @@ import enum
 import functools
 
 import jax
+import numpy as np
 
 
 class Stream(enum.IntEnum):
@@ -18,15 +19,17 @@ class Stream(enum.IntEnum):
     DROPOUT = 4
 
 
-def key_for(seed: int, step: int | jax.Array, stream: Stream) -> jax.Array:
+def key_for(seed: int | jax.Array, step: int | jax.Array, stream: Stream) -> jax.Array:
     """Key of one use of randomness in one step. Errors: ValueError for a negative seed."""
-    if seed < 0:
-        raise ValueError(f"seed: {seed} is negative; use a number >= 0")
+    if isinstance(seed, int):
+        if seed < 0:
+            raise ValueError(f"seed: {seed} is negative; use a number >= 0")
+        seed = np.uint32(seed)  # an array, so that another seed is not another program
     return _folded(seed, step, int(stream))
 
 
-@functools.partial(jax.jit, static_argnames=("seed", "stream"))  # one program instead of three
-def _folded(seed: int, step: int | jax.Array, stream: int) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("stream",))  # one program instead of three
+def _folded(seed: jax.Array, step: int | jax.Array, stream: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), stream)
 
 

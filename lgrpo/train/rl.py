@@ -26,7 +26,7 @@ from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
 from lgrpo.train.guards import Guards
 from lgrpo.train.health import check_rewards, evaluation_metrics, should_save, summary
 from lgrpo.train.setup import Session, agree_on_records, open_session, publish
-from lgrpo.train.steps.rl import make_train_batch, rollout_step, train_step, winner_step
+from lgrpo.train.steps.rl import SAMPLING, make_train_batch, rollout_step, train_step, winner_step
 from lgrpo.types import Params, PromptBatch, Rollout, Scored, TrainState
 
 SUMMARY = ("reward/mean", "rollout/latent_steps", "rollout/chain_tokens", "rollout/answer_tokens", "rollout/invalid_frac", "time/step_s")
@@ -118,7 +118,7 @@ def _experience(
         key, placed = jax.random.fold_in(step_key, index), put_batch(trim_prompts(prompts, cfg.data.prompt_bucket), mesh)
         if cfg.rollout.decode == "refill":
             ways = batch_ways(mesh)
-            return refill_rollout(weights, placed, key, cfg=cfg, interrupted=lambda: stop.requested, ways=ways)
+            return refill_rollout(weights, placed, key, cfg=SAMPLING.of(cfg), interrupted=lambda: stop.requested, ways=ways)
         rollout = rollout_step(weights, placed, key, cfg=cfg)
         return put_batch(rollout, mesh) if multihost.several() else rollout  # whole groups on one host, for its grader
 
@@ -145,7 +145,7 @@ def _learn(
     batch = make_train_batch(groups.prompts, groups.rollout, groups.rewards, groups.valid, cfg=session.cfg)
     state, update = train_step(state, batch, cfg=session.cfg)
     if session.cfg.train.diagnostics != "off":
-        update |= winner_step(groups.rollout, groups.rewards, groups.valid, cfg=session.cfg.algo)
+        update |= winner_step(groups.rollout, groups.rewards, groups.valid, cfg=session.cfg)
     metrics = measure()
     return state, metrics | {name: float(value) for name, value in jax.device_get(update).items()}
 

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from lgrpo.algos.stage1 import STAGES, encoder_from, stage1_specs
 from lgrpo.config import ExperimentConfig, LoraConfig, ModelConfig
 from lgrpo.config.overrides import leaves_with_bounds
+from lgrpo.config.reads import Reads, Wants
 from lgrpo.config.validate import require_valid
 from lgrpo.data.prompts import TextTokenizer, describe_think_tokens, load_tokenizer, resolve
 from lgrpo.errors import UserError
@@ -168,8 +169,48 @@ def _policy_start(cfg: ExperimentConfig, mesh: Mesh) -> Params:
     if cfg.train.init_from:
         target = spec_abstract(specs, cfg.model, shardings)
         return load_params(pathlib.Path(cfg.train.init_from), target, best=cfg.train.init_best)
-    key = key_for(cfg.seed, 0, Stream.INIT)
-    return jax.jit(lambda: spec_init(specs, cfg.model, key), out_shardings=shardings)()
+    return _random_policy(cfg.model, mesh)(key_for(cfg.seed, 0, Stream.INIT))
+
+
+# Programs of a run's start, each once in a process whatever the seed: several runs may share one.
+
+
+@functools.cache
+def _random_policy(model: ModelConfig, mesh: Mesh) -> Callable[[jax.Array], Params]:
+    specs = param_specs(model)
+    return jax.jit(lambda key: spec_init(specs, model, key), out_shardings=spec_shardings(specs, mesh))
+
+
+@functools.cache
+def _encoder_and_decoder(model: ModelConfig, mesh: Mesh) -> Callable[[Params, jax.Array], Params]:
+    specs = stage1_specs(model)
+    compress = {"compress": specs["encoder"]["compress"]}
+
+    def both(policy: Params, key: jax.Array) -> Params:
+        return {"encoder": encoder_from(policy, spec_init(compress, model, key)["compress"]), "decoder": policy}
+
+    return jax.jit(both, out_shardings=spec_shardings(specs, mesh))
+
+
+@functools.cache
+def _random_adapters(model: ModelConfig, rank: int, stage1: bool, mesh: Mesh) -> Callable[[jax.Array], Params]:
+    specs = adapter_specs(stage1_specs(model) if stage1 else param_specs(model), rank)
+    return jax.jit(lambda key: spec_init(specs, model, key), out_shardings=spec_shardings(specs, mesh))
+
+
+@functools.cache
+def _fresh_state(view: Reads, mesh: Mesh, rl: bool) -> Callable[[Params], TrainState]:
+    return jax.jit(lambda params: init_state(params, view, rl=rl), out_shardings=state_shardings(view, mesh, rl=rl))
+
+
+_STATE = Wants(("model", "optim", "sft.stage", "sft.lora", "algo.lora"), unread=("optim.lr", "optim.clip_norm"))
+
+
+def fresh_state(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> TrainState:
+    """State of a new run around fresh_params."""
+    # The rates play no part in an empty state, of the KL's weight only whether there is one.
+    facts = {"optim.lr": 1.0, "optim.clip_norm": 1.0, "algo.kl_coef": float(cfg.algo.kl_coef > 0)}
+    return _fresh_state(_STATE.of(cfg, **facts), mesh, rl)(fresh_params(cfg, mesh, rl=rl))
 
 
 def _stage1_start(cfg: ExperimentConfig, mesh: Mesh) -> Params:
@@ -179,23 +220,17 @@ def _stage1_start(cfg: ExperimentConfig, mesh: Mesh) -> Params:
     source = cfg.train.init_from
     if source and has_encoder(source):
         return load_params(pathlib.Path(source), spec_abstract(specs, cfg.model, shardings), best=cfg.train.init_best)
-    compress = {"compress": specs["encoder"]["compress"]}
     key = jax.random.fold_in(key_for(cfg.seed, 0, Stream.INIT), 1)  # apart from the keys of the policy's tensors
-
-    def both(policy: Params) -> Params:
-        return {"encoder": encoder_from(policy, spec_init(compress, cfg.model, key)["compress"]), "decoder": policy}
-
-    return jax.jit(both, out_shardings=shardings)(_policy_start(cfg, mesh))
+    return _encoder_and_decoder(cfg.model, mesh)(_policy_start(cfg, mesh), key)
 
 
 def fresh_params(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> Params:
     """Parameters of a new run, placed, in the structure of trained_specs. Adapters start as no change."""
     start = _stage1_start(cfg, mesh) if not rl and cfg.sft.stage in STAGES else _policy_start(cfg, mesh)
-    if not lora_of(cfg, rl=rl).rank:
+    if not (rank := lora_of(cfg, rl=rl).rank):
         return start
-    specs = trained_specs(cfg, rl=rl)["adapters"]
     key = jax.random.fold_in(key_for(cfg.seed, 0, Stream.INIT), 2)
-    return {"base": start, "adapters": jax.jit(lambda: spec_init(specs, cfg.model, key), out_shardings=spec_shardings(specs, mesh))()}
+    return {"base": start, "adapters": _random_adapters(cfg.model, rank, not rl and cfg.sft.stage in STAGES, mesh)(key)}
 
 
 def publish(params: Params, cfg: ExperimentConfig, mesh: Mesh) -> Params:
@@ -263,8 +298,7 @@ def _open(
     else:
         if cfg.train.init_from:
             check_source(cfg.train.init_from, cfg.model, tokenizer.vocabulary)
-        placed = state_shardings(cfg, mesh, rl=rl)
-        state = jax.jit(lambda p: init_state(p, cfg, rl=rl), out_shardings=placed)(fresh_params(cfg, mesh, rl=rl))
+        state = fresh_state(cfg, mesh, rl=rl)
     write_config(workdir, cfg)
     # The line of a step whose evaluation is to be repeated is written again too.
     written = restored.step - ("pending" in restored.extra) if restored else 0

@@ -7,7 +7,7 @@ import pytest
 from support import assert_rounding, change, fresh_state, prompts, roll, tiny, train_batch
 
 from lgrpo.algos import diagnostics as d
-from lgrpo.config import AlgoConfig, LatentConfig
+from lgrpo.config import ExperimentConfig, LatentConfig
 from lgrpo.latent.law import Step
 from lgrpo.latent.laws.exact import Exact
 from lgrpo.latent.laws.gumbel import Gumbel
@@ -121,7 +121,7 @@ def test_winners_of_hand_made_groups():
         mask=np.ones(shape, bool), is_latent=np.broadcast_to(np.arange(shape[-1]) < 2, shape), logps=np.zeros(shape, np.float32)
     )
     rewards = np.array([[1, 0, 0, 0], [1, 1, 1, 1]], np.float32)
-    found = winner_step(record, rewards, rewards >= 0, cfg=AlgoConfig())
+    found = winner_step(record, rewards, rewards >= 0, cfg=ExperimentConfig())
     assert {name: float(x) for name, x in found.items()} == pytest.approx(
         {"diag/winner_share": 0.5, "diag/winner_latent_share": 2 / shape[-1]}
     )

@@ -11,6 +11,8 @@ from support import END, VOCAB, change, first_moments, fresh_state, params, prom
 
 from lgrpo.algos.policy_loss import k3_kl
 from lgrpo.latent.replay import replay_logps
+from lgrpo.models.lora import adapter_specs
+from lgrpo.models.spec import param_specs, spec_init
 from lgrpo.train.optimizer import learning_rate
 from lgrpo.train.steps.rl import train_step
 from lgrpo.train.steps.sft import sft_step
@@ -159,3 +161,19 @@ def test_supervised_microbatches_do_not_change_the_update():
     assert outs[0][1]["sft/kl"] > 0 and outs[0][1]["sft/ce"] > 0
     for name in ("sft/ce", "sft/kl", "sft/loss", "grad/norm"):
         assert outs[0][1][name] == pytest.approx(outs[1][1][name], rel=1e-4), name
+
+
+def test_donated_state_is_overwritten():
+    """The compiler takes every buffer of the state over into the new one: a second copy of weights or moments would cost as much as training."""
+    for cfg in (change(CFG, algo__kl_coef=0.1), change(CFG, algo__kl_coef=0.1, algo__lora__rank=2)):
+        weights = params(cfg.model)
+        if cfg.algo.lora.rank:
+            fresh = spec_init(adapter_specs(param_specs(cfg.model), 2), cfg.model, jax.random.key(0))
+            weights = {"base": weights, "adapters": fresh}
+        state = init_state(jax.tree.map(jnp.array, weights), cfg, rl=True)
+        size = sum(x.nbytes for x in jax.tree.leaves(state))
+        stats = train_step.lower(state, batch(), cfg=cfg).compile().memory_analysis()
+        assert stats.alias_size_in_bytes >= 0.999 * size
+        kept = jax.tree.leaves(state)
+        train_step(state, batch(), cfg=cfg)
+        assert all(x.is_deleted() for x in kept)

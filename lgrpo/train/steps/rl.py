@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,13 +12,19 @@ from lgrpo.algos.advantages import rollout_advantages
 from lgrpo.algos.diagnostics import FIRST_UPDATE, group_diagnostics, update_diagnostics
 from lgrpo.algos.policy_loss import k3_kl, policy_loss
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.reads import Wants
 from lgrpo.latent.replay import replay, replay_logps
 from lgrpo.latent.rollout import rollout
 from lgrpo.train.optimizer import join, learning_rate, split
-from lgrpo.train.steps.update import Metrics, accumulate, apply_update, attached_weights, micro_count, slices_of, total_updates
+from lgrpo.train.steps.program import Program
+from lgrpo.train.steps.update import Metrics, accumulate, apply_update, attached_weights, micro_count, scheduled_updates, slices_of
 from lgrpo.types import Array, Max, Mean, Params, PromptBatch, Rollout, TrainBatch, TrainState, masked_max, masked_mean
 
-rollout_step = jax.jit(rollout, static_argnames=("cfg",))
+SAMPLING = Wants(("model", "rollout", "data.think_end_id", "data.eos_id"))
+_COEFFICIENTS = tuple(f"algo.{name}" for name in ("clip_low", "clip_high", "dual_clip", "negative_weight", "kl_coef"))
+_OPTIM = ("optim.lr", "optim.clip_norm")
+
+rollout_step = Program(rollout, SAMPLING)
 
 
 def group(rollout: Rollout, group_size: int) -> Rollout:
@@ -35,15 +40,22 @@ def regroup(rollout: Rollout, group_size: int) -> Rollout:
     return (group if isinstance(rollout.mask, np.ndarray) else _group)(rollout, group_size)
 
 
-@partial(jax.jit, static_argnames=("cfg",))
-def make_train_batch(prompts: PromptBatch, grouped: Rollout, rewards: Array, valid: Array, *, cfg: ExperimentConfig) -> TrainBatch:
+def _make_train_batch(prompts: PromptBatch, grouped: Rollout, rewards: Array, valid: Array, *, cfg: ExperimentConfig) -> TrainBatch:
     """Advantages and masks. grouped leaves [B,G,...], rewards float32 [B,G], valid bool [B,G]."""
     advantages = rollout_advantages(grouped, rewards, valid, cfg.algo)
     counted = grouped.loss_mask if cfg.algo.invalid != "exclude" else grouped.loss_mask & valid[..., None]
     return TrainBatch(prompts, grouped, advantages, counted)
 
 
-winner_step = jax.jit(group_diagnostics, static_argnames=("cfg",))
+_ADVANTAGES = Wants(("algo",), unread=(*_COEFFICIENTS, "algo.dynamic", "algo.lora"))
+make_train_batch = Program(_make_train_batch, _ADVANTAGES)
+
+
+def _winners(grouped: Rollout, rewards: Array, valid: Array, *, cfg: ExperimentConfig) -> Metrics:
+    return group_diagnostics(grouped, rewards, valid, cfg=cfg.algo)
+
+
+winner_step = Program(_winners, _ADVANTAGES)
 
 
 def _policy_terms(
@@ -96,7 +108,7 @@ def _update(state: TrainState, batch: tuple[TrainBatch, Array], cfg: ExperimentC
     per_slice, lora = cfg.algo.loss_mean == "microbatch", cfg.algo.lora
     moving, frozen = split(state.params, cfg.optim)
     # Without its adapters a policy is its frozen start.
-    reference = state.params["base"] if lora.rank and cfg.algo.kl_coef > 0 else state.reference
+    reference = state.params["base"] if lora.rank and cfg.keeps_start else state.reference
 
     def objective(params: Params, part: tuple[TrainBatch, Array]) -> tuple[jax.Array, tuple[Mean, Metrics]]:
         loss, metrics = _policy_terms(attached_weights(join(params, frozen), lora), *part, reference, cfg)
@@ -114,14 +126,13 @@ def _update(state: TrainState, batch: tuple[TrainBatch, Array], cfg: ExperimentC
     return state, metrics | more
 
 
-@partial(jax.jit, static_argnames=("cfg",), donate_argnames=("state",))
-def train_step(state: TrainState, batch: TrainBatch, *, cfg: ExperimentConfig) -> tuple[TrainState, dict[str, jax.Array]]:
+def _train_step(state: TrainState, batch: TrainBatch, *, cfg: ExperimentConfig) -> tuple[TrainState, dict[str, jax.Array]]:
     """All updates of one RL step. batch leaves [B, ...] are cut into cfg.train.updates_per_step parts, each into micro-batches.
 
     Returns the new state and scalar metrics (means over the updates, maxima where the metric is one). `policy/replay_gap` is that of the first
     update, before any weight has moved.
     """
-    updates, total = cfg.train.updates_per_step, total_updates(cfg, rl=True)
+    updates, total = cfg.train.updates_per_step, cfg.total_updates
     slices = micro_count(batch.advantages.shape[0], cfg.train.microbatch)
     old_logps = _old_logps(attached_weights(state.params, cfg.algo.lora), batch, cfg, slices)
     parts = slices_of((batch, old_logps), updates)
@@ -132,6 +143,22 @@ def train_step(state: TrainState, batch: TrainBatch, *, cfg: ExperimentConfig) -
     state = state.replace(step=state.step + 1)
     rate = learning_rate(cfg.optim, total)(jnp.maximum(state.step * updates - state.skipped - 1, 0))
     return state, out | {"optim/lr": jnp.asarray(rate), "grad/skipped": state.skipped, "grad/nonfinite": state.nonfinite}
+
+
+_LEARNING = Wants(
+    (
+        *("model", "rollout", "algo", "optim", "data.think_end_id", "sft.stage"),
+        *(f"train.{name}" for name in ("updates_per_step", "microbatch", "logprob_chunk", "share_prefix", "diagnostics")),
+    ),
+    arrays=(*_COEFFICIENTS, *_OPTIM),
+    unread=("algo.dynamic",),
+)
+train_step = Program(
+    _train_step,
+    _LEARNING,
+    facts=lambda cfg: {"total_updates": scheduled_updates(cfg, rl=True), "keeps_start": cfg.algo.kl_coef > 0},
+    donate=("state",),
+)
 
 
 def _reduce(metric: Mean | Max) -> jax.Array:

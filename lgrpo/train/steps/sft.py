@@ -12,12 +12,14 @@ from lgrpo.algos.latent_sft import LatentLabels, SftTargets, chain_as_thoughts, 
 from lgrpo.algos.packed import PackedRows, pack_rows, packed_hidden
 from lgrpo.algos.stage1 import STAGES, label_count, stage1_terms
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.reads import Wants
 from lgrpo.keys import Stream, key_for
 from lgrpo.latent.logprobs import chunked_logps
 from lgrpo.latent.replay import completion_hidden
 from lgrpo.models.decoder import compute_params
 from lgrpo.train.optimizer import join, learning_rate, split
-from lgrpo.train.steps.update import accumulate, apply_update, attached_weights, merged_weights, micro_count, slices_of, total_updates
+from lgrpo.train.steps.program import Program
+from lgrpo.train.steps.update import accumulate, apply_update, attached_weights, merged_weights, micro_count, scheduled_updates, slices_of
 from lgrpo.types import Array, Mean, Params, PromptBatch, TrainState
 
 
@@ -84,17 +86,15 @@ def _by_slice(*rows: Array) -> tuple[jax.Array, ...]:
     return tuple(jnp.swapaxes(x, 0, 1) for x in rows)
 
 
-@partial(jax.jit, static_argnames=("cfg",))
-def sft_losses(params: Params, batch: dict[str, Array], *, cfg: ExperimentConfig) -> tuple[Mean, Mean]:
+def _sft_losses(params: Params, batch: dict[str, Array], *, cfg: ExperimentConfig) -> tuple[Mean, Mean]:
     """(cross-entropy, KL times kl_weight) of a batch on clean labels and without dropout: for validation. params: as in the state."""
     weights = attached_weights(params, cfg.sft.lora)
     return accumulate(lambda part: _sft_terms(weights, part, cfg), _sft_inputs(batch, None, cfg, 1).parts)
 
 
-@partial(jax.jit, static_argnames=("cfg",), donate_argnames=("state",))
-def sft_step(state: TrainState, batch: dict[str, Array], *, cfg: ExperimentConfig) -> tuple[TrainState, dict[str, jax.Array]]:
+def _sft_step(state: TrainState, batch: dict[str, Array], *, cfg: ExperimentConfig) -> tuple[TrainState, dict[str, jax.Array]]:
     """One supervised update: token mean of the cross-entropy plus, in the latent stage, the mean KL over latent steps. Noise is redrawn every step."""
-    total = total_updates(cfg, rl=False)
+    total = cfg.total_updates
     key = key_for(cfg.seed, state.step, Stream.LABEL_NOISE)
     dropout = key_for(cfg.seed, state.step, Stream.DROPOUT) if cfg.sft.lora.rank and cfg.sft.lora.dropout else None
     keys = jax.vmap(lambda u: jax.random.fold_in(key, u))(jnp.asarray(batch["uid"]))
@@ -119,6 +119,19 @@ def sft_step(state: TrainState, batch: dict[str, Array], *, cfg: ExperimentConfi
     out = {"sft/ce": ce.value(), "sft/kl": kl.value(), "sft/loss": ce.value() + kl.value(), "grad/norm": metrics["grad/norm"].value()}
     out["sft/tokens"] = processed_tokens(batch, cfg).astype(jnp.float32)
     return state, out | {"optim/lr": jnp.asarray(rate), "grad/skipped": state.skipped, "grad/nonfinite": state.nonfinite}
+
+
+_UNREAD = ("heldout", "patience", "label_path", "batch_size", "packing", "max_chain", "max_answer")
+_INPUTS = ("model", "sft", "data.think_end_id", "rollout.latent.k", "rollout.latent.tau", "train.logprob_chunk")
+_WANTS = {"arrays": ("sft.kl_weight",), "unread": tuple(f"sft.{name}" for name in _UNREAD)}
+_LEARNING = {"arrays": ("sft.kl_weight", "optim.lr", "optim.clip_norm", "seed"), "unread": _WANTS["unread"]}
+sft_losses = Program(_sft_losses, Wants(_INPUTS, **_WANTS))
+sft_step = Program(
+    _sft_step,
+    Wants((*_INPUTS, "optim", "train.microbatch"), **_LEARNING),
+    facts=lambda cfg: {"total_updates": scheduled_updates(cfg, rl=False)},
+    donate=("state",),
+)
 
 
 def processed_tokens(batch: dict[str, Array], cfg: ExperimentConfig) -> jax.Array:

@@ -24,6 +24,11 @@ def total_updates(cfg: ExperimentConfig, *, rl: bool) -> int:
     return cfg.train.num_steps * (cfg.train.updates_per_step if rl else 1)
 
 
+def scheduled_updates(cfg: ExperimentConfig, *, rl: bool) -> int:
+    """total_updates where the schedule of the learning rate depends on it, else 0."""
+    return total_updates(cfg, rl=rl) if cfg.optim.schedule == "cosine" else 0
+
+
 def lora_of(cfg: ExperimentConfig, *, rl: bool) -> LoraConfig:
     """The adapters of a kind of run; of rank 0 where the weights themselves are trained."""
     return cfg.algo.lora if rl else cfg.sft.lora
@@ -44,7 +49,7 @@ def merged_weights(params: Params, lora: LoraConfig) -> Params:
 def init_state(params: Params, cfg: ExperimentConfig, *, rl: bool) -> TrainState:
     """Fresh optimizer state around `params`; keeps a copy of them when the KL needs a reference. With adapters their base is the reference."""
     moving, _ = split(params, cfg.optim, cfg.sft.stage)
-    optimizer = make_optimizer(cfg.optim, moving, total_updates(cfg, rl=rl))
+    optimizer = make_optimizer(cfg.optim, moving, 0)  # of the schedule only a count is in the state
     reference = jax.tree.map(jnp.copy, params) if rl and cfg.algo.kl_coef > 0 and not cfg.algo.lora.rank else None
     # One array each: a donated buffer may not appear twice.
     return TrainState(
