@@ -17,8 +17,10 @@ demo-seeds: $(VENV)/.run
 eval-demo: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo.evaluation --workdir runs/demo
 
+# Hundreds of small programs, many of them compiled by several processes: all are kept. A worker takes a run of neighbours, which share fixtures, and
+# steals when it has nothing left.
 test: $(VENV)/.dev
-	$(CACHE) $(PY) -m pytest -n 2
+	$(CACHE) JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 $(PY) -m pytest -n 2 --dist worksteal
 
 # The built wheel, used as a stranger would: .ci/wheel
 test-wheel:
@@ -31,7 +33,7 @@ test-versions:
 	echo '*' > .venv-versions/.gitignore
 	.venv-versions/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-versions/bin/uv pip install --quiet --python .venv-versions/bin/python --upgrade --resolution $(RESOLUTION) -r requirements-dev.txt
-	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax-$(RESOLUTION) .venv-versions/bin/python -m pytest -n 2
+	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax-$(RESOLUTION) .venv-versions/bin/python -m pytest -n 2 --dist worksteal
 
 # requirements.lock: one working set of versions. Install it with: pip install -r requirements.lock
 lock: $(VENV)/.dev

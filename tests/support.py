@@ -65,6 +65,21 @@ def params(model, seed=0):
     return weights | {"unembed": weights["unembed"].at[:, np.array([END, EOS])].multiply(3.0)}
 
 
+def assert_rounding(got, want, units=64, size=0.0, err_msg=""):
+    """Two programs for one number: apart by the order of sums alone, which compilers and processors choose. Trees, leaf by leaf.
+
+    units: of float32's eps, at the largest magnitude of a leaf or at `size`, that of what was added up on the way, whichever is larger.
+    Bit for bit (assert_array_equal) is for one program on the same numbers: a run that is resumed.
+    """
+
+    def close(x, y):
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        largest = max(size, np.abs(y[np.isfinite(y)]).max(initial=0.0))
+        np.testing.assert_allclose(x, y, rtol=0, atol=units * float(np.finfo(np.float32).eps) * largest, err_msg=err_msg)
+
+    jax.tree.map(close, got, want)
+
+
 def chi_square(counts, probs):
     """p-value that `counts` follow `probs`; cells with fewer than 5 expected are pooled. Impossible cells must be empty."""
     counts, probs = np.asarray(counts, float), np.asarray(probs, float)

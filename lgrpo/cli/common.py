@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -65,6 +66,9 @@ def _explained(error: Exception) -> str:
 def ended(work: Callable[[], int]) -> int:
     """Exit code of what a process came for; its errors are told on stderr, last of all, and to the other processes of the run."""
     from lgrpo.runs import partners  # no JAX before the command asks for it
+
+    # Orbax leaves tasks behind that failed as the save did, which has told us already; asyncio would write each one's traceback below our line.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
     try:
         code = work()

@@ -20,6 +20,7 @@ from lgrpo.data.prompts import TextTokenizer
 from lgrpo.data.registry import instruction_of
 from lgrpo.data.sources import Record, load_records
 from lgrpo.errors import UserError
+from lgrpo.runs import multihost
 from lgrpo.types import PromptBatch
 
 T = TypeVar("T")
@@ -244,6 +245,10 @@ def _tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, su
             uid = int(np.argmin(fits))
             raise UserError(
                 f"data: {split} record {uid}: {what} has {len(ids[uid])} tokens, {field} is {limit}; raise it or set data.overlong=drop"
+            )
+        if what == "answer" and not fits.all():  # the target: what is left may be another task
+            multihost.say(
+                f"warning: data: {int((~fits).sum())} of {len(records)} {split} records left out: longer answer than {field}={limit}"
             )
         keep &= fits
     kept = np.flatnonzero(keep)

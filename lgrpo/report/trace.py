@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lgrpo.algos.advantages import group_advantages, rollout_advantages, token_advantages, winner_scores
+from lgrpo.algos import advantages as rules
 from lgrpo.config import AlgoConfig, ExperimentConfig
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.latent.logprobs import ban
@@ -121,13 +121,7 @@ def inspect(params: Params, prompts: PromptBatch, record: Rollout, *, cfg: Exper
 
 def winners(record: Rollout, rewards: Array, valid: Array, cfg: AlgoConfig) -> np.ndarray:
     """The sample that first-token selection keeps, bool [B, G]; none in a group without a correct sample. record leaves [B, G, ...]."""
-    late = cfg.invalid == "zero" and not cfg.winner_must_be_valid
-    each = group_advantages(rewards, valid, invalid=cfg.invalid, lone_survivor=cfg.lone_survivor, zero_last=late)
-    spread = np.asarray(token_advantages(each, winner_scores(record, valid, cfg), record.mask))
-    first = np.asarray(record.mask).argmax(-1)
-    kept = np.take_along_axis(spread, first[..., None], axis=-1)[..., 0] > 0
-    # Without an eligible sample token_advantages leaves the group alone: then nobody has won.
-    return kept & (kept.sum(-1, keepdims=True) == 1)
+    return np.asarray(rules.winners(rules.sample_advantages(rewards, valid, cfg), rules.winner_scores(record, valid, cfg)))
 
 
 _rollout = jax.jit(rollout, static_argnames=("cfg",))
@@ -146,8 +140,8 @@ def trace(
     texts = completion_texts(record, tokenizer, cfg)
     grouped = jax.tree.map(lambda x: x.reshape(len(golds), group, *x.shape[1:]), record)
     rewards, valid = scored.rewards.reshape(-1, group), scored.valid.reshape(-1, group)
-    advantages = np.asarray(rollout_advantages(grouped, rewards, valid, cfg.algo))
-    plain = np.asarray(rollout_advantages(grouped, rewards, valid, dataclasses.replace(cfg.algo, first_token=False)))
+    advantages = np.asarray(rules.rollout_advantages(grouped, rewards, valid, cfg.algo))
+    plain = np.asarray(rules.rollout_advantages(grouped, rewards, valid, dataclasses.replace(cfg.algo, first_token=False)))
     won = winners(grouped, rewards, valid, cfg.algo)
     out = []
     for b, gold in enumerate(golds):

@@ -30,6 +30,8 @@ from lgrpo.models.hf_io import TensorFiles, read_json, write_tensors
 from lgrpo.models.spec import abstract_params, count_params, param_shardings
 from lgrpo.runs import multihost
 from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config, write_config
+from lgrpo.runs.integrity import require_finite
+from lgrpo.runs.stored import flatten
 from lgrpo.sharding import make_mesh
 from lgrpo.types import TrainState
 
@@ -209,6 +211,7 @@ def import_hf(
         model = dataclasses.replace(model, vocab_size=vocab, dtype=param_dtype, param_dtype=param_dtype)
         cfg = _imported_config(workdir / "hf", raw, model)
         params = import_params(files, model, _shardings(model, placed), rows=rows)
+        require_finite(flatten(params), str(folder))
         zero = jnp.zeros((), jnp.int32)
         state = TrainState(zero, params, None, zero, zero, None)
         checkpoints.save(0, state=state, data={}, buffer=None, cfg=cfg, extra={"seconds": 0.0, "source": source}, metric=None)

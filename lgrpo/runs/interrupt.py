@@ -80,8 +80,9 @@ class StopFlag:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.requested:
             self.requested = True
+            more = "once more" if number in _INSISTING else "SIGTERM twice"
             print(
-                f"\n{signal.Signals(number).name}: will save and stop after this call; once more to stop at once",
+                f"\n{signal.Signals(number).name}: will save and stop after this call; {more} to stop at once",
                 file=sys.stderr,
                 flush=True,
             )

@@ -41,7 +41,8 @@ def initialize(patience: float = 300.0) -> None:
         rendezvous.meet(address, processes, index, patience)
         jax.distributed.initialize(coordinator_address=address, num_processes=processes, process_id=index)
     elif _announced(env):
-        jax.distributed.initialize(initialization_timeout=int(patience))  # JAX knows these clusters
+        with rendezvous.impatient(patience):
+            jax.distributed.initialize(initialization_timeout=int(patience) + 60)  # JAX knows these clusters
     else:
         return
     partners.watch()

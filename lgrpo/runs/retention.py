@@ -13,6 +13,10 @@ from etils import epath
 DAMAGE = (ValueError, OSError, KeyError, EOFError)
 
 
+CONCURRENT_GB = 1
+"""Of one item, on its way between memory and files at once. Orbax's own limit of 96 is none: a save held the state three times."""
+
+
 class NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
     """Keeps the newest n and, when asked, the one with the highest metric (the first of equals)."""
 
@@ -62,5 +66,9 @@ def open_manager(
         async_options=ocp.AsyncOptions(post_finalization_callback=finishing),  # runs before the folder gets its name
         best_fn=lambda m: m["metric"] if m["metric"] is not None else -math.inf,
     )
-    arrays, text = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
+    text = ocp.JsonCheckpointHandler
+
+    def arrays() -> ocp.StandardCheckpointHandler:
+        return ocp.StandardCheckpointHandler(save_concurrent_gb=CONCURRENT_GB, restore_concurrent_gb=CONCURRENT_GB)
+
     return _Manager(folder, options=options, item_handlers={"params": arrays(), "rest": arrays(), "buffer": arrays(), "meta": text()})

@@ -24,6 +24,7 @@ from lgrpo.latent.rollout import empty_record
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import param_shardings
 from lgrpo.runs.metrics import summary_table
+from lgrpo.runs.retention import CONCURRENT_GB
 from lgrpo.sharding import ROLLOUT_RULES, batch_sharding, batch_ways, make_mesh, replicated
 from lgrpo.train.layout import layout
 from lgrpo.train.setup import abstract_state
@@ -47,6 +48,15 @@ class Phase:
     def peak(self) -> int:
         """Everything at once: the compiler's temporaries are one block."""
         return self.resident + self.arguments + self.outputs + self.temporary
+
+
+def save_bytes(cfg: ExperimentConfig, devices: int, *, rl: bool) -> int:
+    """Bytes of host memory per device while a checkpoint is written: a copy of the state, and as much again on its way to the files, up to a limit.
+
+    Where the device is the host (CPU) they come on top of the update that runs beside the save.
+    """
+    state = sum(row.bytes for row in layout(cfg, devices, rl=rl) if row.part != "rollout")
+    return state + min(state, 2 * CONCURRENT_GB << 30)  # two items are written at once: parameters, and the rest
 
 
 def target_devices(target: str, count: int) -> list[jax.Device]:
@@ -190,7 +200,11 @@ def memory_table(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) 
         )
     )
     text.append(summary_table(lines, ["phase", "resident", "arguments", "outputs", "temporary", "peak"]))
-    text.append(f"peak: {_mib(max(p.peak for p in phases))} MiB")
+    peak, saving = max(p.peak for p in phases), save_bytes(cfg, len(devices), rl=rl)
+    text.append(f"peak: {_mib(peak)} MiB")
+    text.append(
+        f"host memory of a save: {_mib(saving)} MiB for each device" + (f", so {_mib(peak + saving)} here" if kind == "cpu" else "")
+    )
     if kind == "cpu" and cfg.model.dtype == "bfloat16":
         text.append("on CPU XLA computes bfloat16 in float32, so that temporaries are larger than on an accelerator: see --target")
     return "\n".join(text)

@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from lgrpo.__main__ import run as lgrpo
+from lgrpo.ablate import table as ablation_table
 from lgrpo.ablate.grid import find_grid, load_grid, parse_seeds, parse_set, plan
 from lgrpo.ablate.jobs import read_times
 from lgrpo.ablate.run import Slot, make_slots, own_cores, run_jobs
@@ -304,3 +306,16 @@ def test_numbers_of_the_table(tmp_path):
     (known,) = [row for row in compare(out / "plain" / "seed1", out / "better" / "seed1") if row["pass"] == "sampled"]
     assert change["over_problems"] == known["difference"]
     assert (change["low"], change["high"]) == (None, None)
+
+
+def test_differences_over_problems_are_of_all_seeds():
+    """Seeds that point to different sides: their mean, not the first of them."""
+    rng = np.random.default_rng(0)
+    sides = [[rng.random(20) for _ in range(3)] for _ in range(2)]
+    base, cell = (
+        [SimpleNamespace(metrics={"noise_free/pass@1": x.mean()}, problems={"noise_free/pass@1": x}, gold={0: "1"}) for x in side]
+        for side in sides
+    )
+    found = ablation_table._difference("noise_free/pass@1", list(zip(base, cell, strict=True)))
+    assert found["over_problems"]["value"] == pytest.approx(np.mean(sides[1]) - np.mean(sides[0]))
+    assert found["value"] == pytest.approx(np.mean(sides[1]) - np.mean(sides[0]))

@@ -61,7 +61,8 @@ def get_config():
 """
 
 
-def test_a_killed_run_changes_nothing_in_the_table(tmp_path):
+def test_a_killed_run_changes_nothing_in_the_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # one device is enough, and starts faster
     files = {
         "run.py": RUN.format(root=str(tmp_path), lgrpo=str(Path(__file__).parents[2])),
         "experiment.py": EXPERIMENT.format(data=str(tmp_path / "data")),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import change, fresh_state, prompts, roll, tiny, train_batch
+from support import assert_rounding, change, fresh_state, prompts, roll, tiny, train_batch
 
 from lgrpo.algos import diagnostics as d
 from lgrpo.config import ExperimentConfig, LatentConfig
@@ -138,9 +138,9 @@ def test_the_survey_of_the_vocabulary_is_that_of_all_logits():
 
     (_, found), grad = jax.value_and_grad(run, has_aux=True)(hidden, True)
     everything = np.asarray(token_logps(hidden @ table, jnp.broadcast_to(jnp.arange(300), (2, 5, 300)), temperature).chosen)
-    np.testing.assert_allclose(found.kth, np.sort(everything)[..., -4], atol=1e-5)
-    np.testing.assert_allclose(found.end, everything[..., 7], atol=1e-5)
-    np.testing.assert_array_equal(grad, jax.grad(run, has_aux=True)(hidden, False)[0])
+    assert_rounding(found.kth, np.sort(everything)[..., -4])
+    assert_rounding(found.end, everything[..., 7])
+    assert_rounding(grad, jax.grad(run, has_aux=True)(hidden, False)[0])  # two programs
 
 
 def run_step(cfg):

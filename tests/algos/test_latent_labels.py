@@ -12,6 +12,9 @@ import pytest
 from lgrpo.algos.latent_labels import decoder_sequence, encoder_sequence, project
 from lgrpo.latent.mixture import embed_mixture
 
+# Op by op these take seconds.
+encode = jax.jit(encoder_sequence, static_argnames="compression")
+decode = jax.jit(decoder_sequence, static_argnames="compression")
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "sft.npz")
 EOS = 59
 
@@ -42,7 +45,7 @@ def same(ours, golden, fill=0):
 @pytest.mark.parametrize("left", [0, 3])
 def test_the_encoder_reads_what_the_official_one_reads(name, left):
     prompt, prompt_mask, chain, chain_mask, end, *_ = case(name)
-    layout = encoder_sequence(*padded_left(prompt, prompt_mask, left), chain, chain_mask, end, compression=int(GOLDEN["compression_rate"]))
+    layout = encode(*padded_left(prompt, prompt_mask, left), chain, chain_mask, end, compression=int(GOLDEN["compression_rate"]))
     tokens = np.where(layout.is_compress, int(GOLDEN["compress_id"]), layout.tokens)
     same(tokens, GOLDEN[f"seq_{name}_cot_ids"])
     same(layout.attend, GOLDEN[f"seq_{name}_induction_mask"][:, 0])
@@ -55,7 +58,7 @@ def test_the_encoder_reads_what_the_official_one_reads(name, left):
 @pytest.mark.parametrize("left", [0, 3])
 def test_the_decoder_reads_what_the_official_one_reads(name, left):
     prompt, prompt_mask, *rest = case(name)
-    layout = decoder_sequence(*padded_left(prompt, prompt_mask, left), *rest, compression=int(GOLDEN["compression_rate"]))
+    layout = decode(*padded_left(prompt, prompt_mask, left), *rest, compression=int(GOLDEN["compression_rate"]))
     same(np.where(layout.is_latent, int(GOLDEN["latent_id"]), layout.tokens), GOLDEN[f"seq_{name}_input_ids"])
     same(np.where(layout.labelled, layout.tokens, -100), GOLDEN[f"seq_{name}_labels"], fill=-100)
     same(layout.positions, GOLDEN[f"seq_{name}_position_ids"])
@@ -72,7 +75,7 @@ def test_projection(name):
         return jnp.sum(get["weights"] * embed_mixture(jnp.asarray(get["table"]), ids, probs)), (ids, probs)
 
     with jax.default_matmul_precision("highest"):
-        grad, (ids, probs) = jax.grad(embedded, has_aux=True)(jnp.asarray(get["x"]))
+        grad, (ids, probs) = jax.jit(jax.grad(embedded, has_aux=True))(jnp.asarray(get["x"]))
     close = {"rtol": 5e-5, "atol": 5e-5}
     if "ids" in get:
         np.testing.assert_array_equal(ids, get["ids"])
@@ -96,8 +99,8 @@ def test_the_end_of_thinking_never_enters_a_mixture():
 def test_an_empty_chain_has_no_latents():
     prompt, prompt_mask, chain, chain_mask, end, answer, answer_mask = case("a")
     none = np.zeros_like(chain_mask)
-    layout = encoder_sequence(prompt, prompt_mask, chain, none, end, compression=2)
+    layout = encode(prompt, prompt_mask, chain, none, end, compression=2)
     assert not np.asarray(layout.latents).any()
     assert not np.asarray(layout.is_compress).any()
-    decoded = decoder_sequence(prompt, prompt_mask, chain, none, end, answer, answer_mask, compression=2)
+    decoded = decode(prompt, prompt_mask, chain, none, end, answer, answer_mask, compression=2)
     np.testing.assert_array_equal(np.asarray(decoded.positions)[0][:7], np.arange(7))

@@ -152,6 +152,16 @@ def test_overlong_records_are_dropped_and_counted(jsonl_cfg, tokenizer):
         prompt_stream(replaced(cfg, "data", max_prompt=5), tokenizer, "train", batch=1)
 
 
+def test_a_target_that_does_not_fit_is_said(jsonl_cfg, tokenizer, capsys):
+    cfg = replaced(jsonl_cfg(record(1), record(2), record(3)), "sft", max_answer=3)
+    sft_stream(cfg, tokenizer, "train", batch=1)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match="none of the 3"):
+        sft_stream(replaced(cfg, "sft", max_answer=2), tokenizer, "train", batch=1)
+    said = capsys.readouterr().err
+    assert said == "warning: data: 3 of 3 train records left out: longer answer than sft.max_answer=2\n"
+
+
 def test_lengths_at_the_limit_fit(jsonl_cfg, tokenizer):
     cfg = replaced(replaced(jsonl_cfg(record(1)), "data", max_prompt=6, overlong="error"), "sft", max_chain=7, max_answer=3)
     row = next(sft_stream(cfg, tokenizer, "train", batch=1))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lgrpo import __main__ as cli
+from lgrpo.config import AnswerConfig
 from lgrpo.config.validate import validate
 from lgrpo.errors import UserError
 from lgrpo.evaluation import compare, evaluate, measure
@@ -58,8 +59,19 @@ def test_every_problem_has_its_samples_once(result):
 
 
 def test_numbers_and_names(result):
-    for k in range(1, 5):
-        assert 0 <= result.sampled[f"pass@{k}"]["value"] <= 1
+    for name, numbers in (("noise_free", result.clean), ("sampled", result.sampled)):
+        rows = rows_of(result, name)
+        by_uid = [[row for row in rows if row["uid"] == uid] for uid in range(PROBLEMS)]
+        wanted = {length: np.mean([row[length] for row in rows]) for length in ("latent_steps", "chain_tokens", "answer_tokens")}
+        wanted |= {"pass@1": np.mean([row["correct"] for row in rows])}
+        wanted |= {"truncated_frac": np.mean([row["finish"] == "LENGTH" for row in rows])}
+        wanted |= {
+            "invalid_frac": np.mean([row["finish"] not in ("EOS", "FORCED_EXIT") for row in rows]),
+            "forced_frac": np.mean([row["forced"] for row in rows]),
+        }
+        wanted |= {f"pass@{len(by_uid[0])}": np.mean([any(row["correct"] for row in some) for some in by_uid])}
+        for metric, value in wanted.items():
+            assert numbers[metric]["value"] == pytest.approx(value), (name, metric)
     assert {"maj@2", "maj@4", "latent_share", "truncated_frac", "forced_frac", "grade/wrong", "grade/timeout"} <= set(result.sampled)
     assert "pass@2" not in result.clean and "maj@1" not in result.sampled
     assert 2 <= result.clean["latent_steps"]["value"] <= 4
@@ -121,6 +133,42 @@ def test_results_of_something_else_are_refused(run_it, cfg, params, tokenizer, m
     (tmp_path / "shards" / "sampled-00000-00000.jsonl").write_text('{"uid": 0')
     with pytest.raises(UserError, match="remove it"):
         run_it(cfg, folder=tmp_path)
+
+
+# Settings of an evaluation that its rows depend on, and those that they do not: the problems are compared as such.
+OTHER = {"samples": 8, "sample_chunk": 1, "batch": 4, "noise_scale": 0.3, "train_answer": False, "answer": AnswerConfig(temperature=0.3)}
+APART = {"every": 7, "problems": 3, "noise_sweep": (0.5,), "counterfactual": True, "closure": 3, "bootstrap": 7}
+
+
+def test_every_setting_is_part_of_an_evaluations_identity_or_named_here(cfg, params):
+    assert OTHER.keys() | APART.keys() == {f.name for f in dataclasses.fields(cfg.evaluation)}
+
+    def identity(cfg):
+        return json.loads(json.dumps(evaluate._identity(params, cfg, [])))
+
+    for name, value in OTHER.items():
+        assert identity(change(cfg, **{name: value})) != identity(cfg), name
+    for name, value in APART.items():
+        assert identity(change(cfg, **{name: value})) == identity(cfg), name
+    longer = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, max_new_tokens=9))
+    grader = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, grader="official"))
+    assert len({str(identity(c)) for c in (cfg, longer, grader, dataclasses.replace(cfg, seed=1))}) == 4
+
+
+def test_a_pass_samples_as_its_settings_say(cfg):
+    """Noise 0 is a scale and not `as in training`; answers by training's sampler or by the evaluation's own; greedy without noise."""
+    scales = {-1.0: cfg.rollout.latent.noise_scale, 0.0: 0.0, 0.3: 0.3}
+    assert scales[-1.0] > 0
+    for given, used in scales.items():
+        assert [how.noise_scale for how in measure.plan(change(cfg, noise_scale=given), full=False)] == [0.0, used]
+    greedy, noisy = measure.plan(cfg, full=False)
+    own = change(cfg, train_answer=False, answer=AnswerConfig(temperature=0.3))
+    assert measure.static_config(own, noisy).rollout.answer == AnswerConfig(temperature=0.3)
+    assert (
+        measure.static_config(change(own, train_answer=True), noisy).rollout.answer == cfg.rollout.answer != AnswerConfig(temperature=0.3)
+    )
+    assert measure.static_config(own, greedy).rollout.answer.sampler == "greedy"
+    assert measure.static_config(own, noisy).rollout.group_size == noisy.chunk
 
 
 def test_the_digest_of_weights():

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import assert_rounding
 
 from lgrpo.data.pipeline import prompt_batches
 from lgrpo.evaluation import counterfactual
 from lgrpo.evaluation.measure import NOISE_FREE, Pass, sample, static_config
-from lgrpo.latent.intervene import Kind
+from lgrpo.latent.intervene import Intervention, Kind, replace_latents
 from lgrpo.latent.replay import replay_logps
 from lgrpo.types import Finish, PromptBatch
 
@@ -39,7 +40,7 @@ def disturbed(params, cfg, mesh, batch, clean):
 
 def test_nothing_is_changed_by_kind_none(clean, disturbed):
     for mine, theirs in zip(jax.tree.leaves(clean), jax.tree.leaves(disturbed[Kind.NONE]), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+        assert_rounding(mine, theirs, units=64 if mine.dtype == np.float32 else 0)  # another program
     assert clean.is_latent.sum(-1).min() >= 2
 
 
@@ -76,13 +77,27 @@ def test_answers_follow_from_what_was_recorded(params, cfg, batch, disturbed, ki
     prompts = PromptBatch(*map(jnp.asarray, (batch.tokens, batch.mask, batch.uid)))
     replayed = np.asarray(REPLAY(params, prompts, record, cfg=static_config(cfg, CLEAN)))[:, 0]
     answer = disturbed[kind].mask & ~disturbed[kind].is_latent & disturbed[kind].loss_mask
-    np.testing.assert_allclose(replayed[answer], disturbed[kind].logps[answer], atol=1e-4)
+    assert_rounding(replayed[answer], disturbed[kind].logps[answer], size=10.0)
     assert answer.sum() > 8
 
 
 def test_interventions_change_what_comes_after(clean, disturbed):
     for kind in (Kind.SHUFFLED, Kind.ZEROED, Kind.REPEATED, Kind.HARDENED):
         assert not np.array_equal(clean.logps * ~clean.is_latent, disturbed[kind].logps * ~disturbed[kind].is_latent), kind
+
+
+@pytest.mark.parametrize("kind", [Kind.SHUFFLED, Kind.REORDERED])
+@pytest.mark.parametrize("has", [1, 2, 3])
+def test_a_donor_with_fewer_latents_gives_its_last(kind, has):
+    """What stands in its record behind its latents is its answer, which nobody must be fed."""
+    ids = np.array([[[1, 2], [3, 4], [5, 6]]])
+    weights = np.array([[[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]], np.float32)
+    how = Intervention(np.array([kind], np.int32), ids, weights, np.array([has], np.int32))
+    own = (np.array([[7, 8]]), np.array([[0.5, 0.5]], np.float32))
+    for step in range(3):
+        fed, weight = jax.device_get(replace_latents(how, np.int32(step), *own, *own))
+        np.testing.assert_array_equal(fed[0], ids[0, min(step, has - 1)])
+        np.testing.assert_array_equal(weight[0], weights[0, min(step, has - 1)])
 
 
 def test_donors_have_another_problem_and_latents(clean):
@@ -99,6 +114,8 @@ def test_all_kinds_share_one_compilation(params, cfg, mesh, batch, clean, distur
     from lgrpo.evaluation import measure
 
     with jax.set_mesh(mesh):
+        for change in (None, counterfactual.build(Kind.NONE, clean, batch.uid)):  # here, and not as fixtures of other tests may have done
+            sample(params, cfg, mesh, CLEAN, batch, 0, change)
         before = measure._rollout._cache_size()
         for kind in Kind:
             sample(params, cfg, mesh, CLEAN, batch, 0, counterfactual.build(kind, clean, batch.uid))

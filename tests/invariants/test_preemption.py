@@ -3,9 +3,8 @@
 import dataclasses
 import signal
 
-import numpy as np
 import pytest
-from invariants.test_resume import assert_same, config, final_state, lines
+from invariants.test_resume import assert_same, config, final_state, lines, lucky
 
 from lgrpo.config import EvaluationConfig
 from lgrpo.evaluation import evaluate, measure
@@ -48,6 +47,10 @@ def experiment(data_dir, steps):
     return dataclasses.replace(cfg, train=train, sft=small, evaluation=EVALUATION, checkpoint=keep)
 
 
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing in the program catches it or saves because of it."""
+
+
 def steps_saved(workdir):
     return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
 
@@ -60,23 +63,18 @@ def best(cfg, workdir):
 
 @pytest.fixture(scope="module")
 def rl_whole(data_dir, tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    lucky(patch)
     workdir = tmp_path_factory.mktemp("whole")
-    assert rl.run(experiment(data_dir, 4), workdir) == 0
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        lucky(patch)
+        assert rl.run(experiment(data_dir, 4), workdir) == 0
     return workdir
 
 
-def lucky(patch):
-    honest = rl.score
-
-    def score(rollout, answers, tokenizer, cfg):
-        scored = honest(rollout, answers, tokenizer, cfg)
-        luck = np.asarray(rollout.tokens)[:, 2] % 2 == 0
-        return scored.replace(rewards=luck.astype(np.float32), valid=np.ones_like(luck))
-
-    patch.setattr(rl, "score", score)
+@pytest.fixture(scope="module")
+def sft_whole(data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    assert sft.run(experiment(data_dir, 4), workdir) == 0
+    return workdir
 
 
 POINTS = {
@@ -107,20 +105,40 @@ def test_rl_stops_inside_a_step(tmp_path, data_dir, rl_whole, signal_at, monkeyp
     assert_same(mine[2], theirs[2])
 
 
+@pytest.mark.parametrize("loop", ["rl", "sft"])
+def test_a_kill_between_a_line_and_its_checkpoint_leaves_one_line(tmp_path, data_dir, rl_whole, sft_whole, signal_at, monkeypatch, loop):
+    """Stopped inside an evaluation, started again, and killed when its line was on disk and its checkpoint not yet amended."""
+    lucky(monkeypatch)
+    cfg, run = experiment(data_dir, 4), {"rl": rl.run, "sft": sft.run}[loop]
+    undo = signal_at(measure, "_rollout", 1)
+    assert run(cfg, tmp_path) == EXIT_PREEMPTED
+    undo()
+
+    def killed(*_, **__):
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "amend", killed)
+        with pytest.raises(KilledError):
+            run(cfg, tmp_path)
+    assert [row["step"] for row in lines(tmp_path)] == [1, 2] and steps_saved(tmp_path) == [2]
+    assert run(cfg, tmp_path) == 0
+    assert lines(tmp_path) == lines({"rl": rl_whole, "sft": sft_whole}[loop])
+
+
 @pytest.mark.parametrize("name", ["sft_losses", "rollout"])
-def test_sft_stops_inside_an_evaluation_twice(tmp_path, data_dir, signal_at, name):
-    """Interrupted, interrupted again in the same evaluation, and killed after it: still the same lines, best checkpoint and progress."""
+def test_sft_stops_inside_an_evaluation_twice(tmp_path, data_dir, sft_whole, signal_at, name):
+    """Interrupted, and interrupted again in the same evaluation: still the same lines, best checkpoint and progress."""
     cfg = experiment(data_dir, 4)
-    assert sft.run(cfg, tmp_path / "whole") == 0
     for _ in range(2):
         undo = signal_at(*((sft, name, 1) if name == "sft_losses" else (measure, "_rollout", 1)))
         assert sft.run(cfg, tmp_path / "parts") == EXIT_PREEMPTED
         undo()
         assert steps_saved(tmp_path / "parts") == [2] and len(lines(tmp_path / "parts")) == 1
     assert sft.run(cfg, tmp_path / "parts") == 0
-    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
-    assert best(cfg, tmp_path / "parts") == best(cfg, tmp_path / "whole")
-    mine, theirs = (final_state(cfg, tmp_path / workdir, is_rl=False) for workdir in ("parts", "whole"))
+    assert lines(tmp_path / "parts") == lines(sft_whole)
+    assert best(cfg, tmp_path / "parts") == best(cfg, sft_whole)
+    mine, theirs = (final_state(cfg, workdir, is_rl=False) for workdir in (tmp_path / "parts", sft_whole))
     assert_same(mine[0], theirs[0])
 
 

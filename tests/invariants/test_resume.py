@@ -67,6 +67,7 @@ def final_state(cfg, workdir, *, is_rl):
     session = open_session(cfg, workdir, rl=is_rl, buffer=collect.empty_buffer if is_rl else lambda _: None)
     session.close()
     assert session.start == cfg.train.num_steps
+    assert session.extra()["seconds"] > session.restored.extra["seconds"] > 0, "the clock of a run goes on over restarts"
     return session.state, session.restored.data, session.restored.buffer
 
 
@@ -79,8 +80,7 @@ def shorter(cfg, steps):
     return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, num_steps=steps))
 
 
-@pytest.fixture
-def lucky_grader(monkeypatch):
+def lucky(patch):
     """Rewards with spread in most groups, a pure function of what was sampled: the untrained model itself never scores."""
     honest = rl.score
 
@@ -89,20 +89,34 @@ def lucky_grader(monkeypatch):
         luck = np.asarray(rollout.tokens)[:, 2] % 2 == 0
         return scored.replace(rewards=luck.astype(np.float32), valid=np.ones_like(luck))
 
-    monkeypatch.setattr(rl, "score", score)
+    patch.setattr(rl, "score", score)
 
 
-def test_rl_resumes_bit_for_bit_with_a_filled_buffer(tmp_path, data_dir, lucky_grader):
+@pytest.fixture
+def lucky_grader(monkeypatch):
+    lucky(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def whole_run(data_dir, tmp_path_factory):
+    """An RL run that nothing stopped, with the lucky grader."""
+    workdir = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        lucky(patch)
+        assert rl.run(config(data_dir), workdir) == 0
+    return workdir
+
+
+def test_rl_resumes_bit_for_bit_with_a_filled_buffer(tmp_path, data_dir, lucky_grader, whole_run):
     cfg = config(data_dir)
-    assert rl.run(cfg, tmp_path / "whole") == 0
     for steps in (2, 4, STEPS):
         assert rl.run(shorter(cfg, steps), tmp_path / "parts") == 0
-    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
-    whole, parts = (final_state(cfg, tmp_path / name, is_rl=True) for name in ("whole", "parts"))
+    assert lines(tmp_path / "parts") == lines(whole_run)
+    whole, parts = (final_state(cfg, workdir, is_rl=True) for workdir in (whole_run, tmp_path / "parts"))
     assert_same(whole[0], parts[0])
     assert whole[1] == parts[1]
     assert_same(whole[2], parts[2])
-    assert sum(row["dynamic/buffered"] for row in lines(tmp_path / "whole")[:4]) > 0, "the buffer was never used, so nothing was tested"
+    assert sum(row["dynamic/buffered"] for row in lines(whole_run)[:4]) > 0, "the buffer was never used, so nothing was tested"
 
 
 def test_refill_and_buckets_leave_a_run_as_it_is(tmp_path, data_dir, lucky_grader):
@@ -129,10 +143,9 @@ def test_sft_resumes_bit_for_bit(tmp_path, data_dir):
     assert whole[1] == parts[1]
 
 
-def test_interruption_between_generations_repeats_the_step(tmp_path, data_dir, lucky_grader, monkeypatch):
+def test_interruption_between_generations_repeats_the_step(tmp_path, data_dir, lucky_grader, whole_run, monkeypatch):
     """A signal inside a refill must not lose the prompts that were already drawn for this step."""
     cfg = config(data_dir)
-    assert rl.run(cfg, tmp_path / "whole") == 0
     honest, calls = rl.rollout_step, []
 
     def interrupting(*args, **kwargs):
@@ -145,7 +158,7 @@ def test_interruption_between_generations_repeats_the_step(tmp_path, data_dir, l
     assert rl.run(cfg, tmp_path / "parts") == EXIT_PREEMPTED
     monkeypatch.setattr(rl, "rollout_step", honest)
     assert rl.run(cfg, tmp_path / "parts") == 0
-    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+    assert lines(tmp_path / "parts") == lines(whole_run)
 
 
 EXPERIMENT = """
@@ -157,22 +170,23 @@ def get_config():
 """
 
 
-def test_killed_process_resumes(tmp_path, data_dir):
+def test_killed_process_resumes(tmp_path, data_dir, whole_run):
     """SIGKILL at an arbitrary moment, through the command line."""
     cfg = config(data_dir)
+    tests = os.path.dirname(os.path.dirname(__file__))
     experiment = tmp_path / "experiment.py"
-    experiment.write_text(EXPERIMENT.format(tests=os.path.dirname(os.path.dirname(__file__)), data=str(data_dir)))
-    command = [sys.executable, "-m", "lgrpo", "train", str(experiment), "--workdir"]
-    assert rl.run(cfg, tmp_path / "whole") == 0
-    process = subprocess.Popen([*command, str(tmp_path / "parts")], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    experiment.write_text(EXPERIMENT.format(tests=tests, data=str(data_dir)))
+    command = [sys.executable, os.path.join(tests, "multihost", "main.py"), "train", str(experiment), "--workdir"]  # with the lucky grader
+    env = os.environ | {"PYTHONPATH": os.path.dirname(tests)}
+    process = subprocess.Popen([*command, str(tmp_path / "parts")], env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     log, deadline = tmp_path / "parts" / "metrics.jsonl", time.time() + 120
     while time.time() < deadline and process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 3):
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert subprocess.run([*command, str(tmp_path / "parts")], capture_output=True, timeout=240, check=False).returncode == 0
-    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
-    assert_same(final_state(cfg, tmp_path / "parts", is_rl=True)[0], final_state(cfg, tmp_path / "whole", is_rl=True)[0])
+    assert subprocess.run([*command, str(tmp_path / "parts")], env=env, capture_output=True, timeout=240, check=False).returncode == 0
+    assert lines(tmp_path / "parts") == lines(whole_run)
+    assert_same(final_state(cfg, tmp_path / "parts", is_rl=True)[0], final_state(cfg, whole_run, is_rl=True)[0])
     meta = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert meta == list(range(1, STEPS + 1))
     checkpoints = Checkpoints(tmp_path / "parts", cfg.checkpoint)

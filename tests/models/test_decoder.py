@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import decoder as oracle
+from support import assert_rounding
 
 from lgrpo.config import ModelConfig, RopeScaling
 from lgrpo.models import decoder, presets
@@ -49,6 +50,16 @@ def test_forward_and_logits_match_the_oracle(name):
         want = oracle.forward(params, cfg, np.asarray(params["embed"])[tokens[row]])
         np.testing.assert_allclose(hidden[row], want, atol=1e-4, rtol=1e-4)
         np.testing.assert_allclose(logits_of(params, hidden[row]), oracle.logits(params, want), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_logits_are_accumulated_and_returned_in_float32(dtype):
+    """The product of the numbers as they are stored. Rounded to bfloat16 it would be off by a few thousandths of its size."""
+    rng = np.random.default_rng(0)
+    x, table = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((5, 64), (64, 30)))
+    for found in (decoder.project(x, table), decoder.logits_of({"unembed": table}, x), decoder.logits_of({"embed": table.T}, x)):
+        assert found.dtype == jnp.float32
+        assert_rounding(found, np.asarray(x, np.float64) @ np.asarray(table, np.float64), size=64.0)
 
 
 def test_rope_scaling_regimes():

@@ -66,6 +66,14 @@ def test_logits_are_those_of_transformers(hf_folder, tmp_path, name):
     assert np.abs(logits - golden["logits"])[golden["mask"]].max() < 1e-4
 
 
+def test_weights_that_are_not_finite_are_not_imported(hf_folder, tmp_path):
+    folder = hf_folder()
+    edit(folder, lambda t: t["model.norm.weight"].__setitem__(0, np.inf))
+    with pytest.raises(UserError, match=r"1 of its .* tensors are not finite .*final_norm"):
+        import_hf(str(folder), tmp_path / "w")
+    assert not [p for p in (tmp_path / "w" / "checkpoints").iterdir() if p.name.isdecimal()]
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("sharded", [False, True])

@@ -85,6 +85,14 @@ def test_newer_files_keep_rotary_settings_together():
     assert cfg.rope_scaling == RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position=16)
 
 
+def test_what_a_file_leaves_out_is_the_familys_default():
+    """As transformers reads it: older files leave out what had one value only."""
+    needed = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    cfg = config_from_hf({name: QWEN[name] for name in needed}, "f")
+    assert (cfg.rms_eps, cfg.rope_theta, cfg.rope_scaling, cfg.tie_embeddings) == (1e-6, 10000.0, None, False)
+    assert (cfg.n_kv_heads, cfg.head_dim) == (28, 128)
+
+
 @pytest.mark.parametrize(
     ("base", "changes", "says"),
     [

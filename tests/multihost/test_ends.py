@@ -1,6 +1,7 @@
 """How several processes end when one of them is missing, different, failing or killed: within seconds, each with one line, none by an abort."""
 
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from multihost.worlds import finish, start, write_experiment
 
 from lgrpo.errors import UserError
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, rendezvous
 
 PARTNER = Path(__file__).with_name("partner.py")
 
@@ -73,6 +74,14 @@ def test_a_setting_that_differs_on_one_host_starts_no_run(tmp_path):
         assert len(errors(text)) == 1 and text.splitlines()[-1] == errors(text)[0]
         assert "disagree on optim.lr: 0.01 on process 0 (" in text and "; 0.5 on process 1 (" in text
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cluster_that_jax_finds_by_itself_is_not_waited_for_either(capfd, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(rendezvous.os, "_exit", lambda code: ended.set() if code == 2 else None)
+    with rendezvous.impatient(0.05):
+        assert ended.wait(10)
+    assert "not all processes of the run came within 0.05 s" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

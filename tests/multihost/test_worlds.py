@@ -1,4 +1,5 @@
-"""One, two and four processes with four devices in all: the same run. Only the order in which sums are added over devices differs (1e-5)."""
+"""Two and four processes with four devices in all, and this one with its eight: the same run. Only the order in which sums are added over devices
+differs (1e-5)."""
 
 import dataclasses
 import shutil
@@ -6,7 +7,9 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from multihost.main import lucky
 from multihost.worlds import config, run, write_experiment
+from support import change
 
 from lgrpo.config import MeshConfig
 from lgrpo.evaluation import evaluate
@@ -14,8 +17,10 @@ from lgrpo.models.spec import abstract_params
 from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config
 from lgrpo.runs.interrupt import EXIT_PREEMPTED
 from lgrpo.runs.metrics import read_metrics
+from lgrpo.train import rl, sft
 
 QUIET = ("--evaluation.every", "0", "--checkpoint.every", "1", "--checkpoint.keep", "9")
+SAME = {"evaluation__every": 0, "checkpoint__every": 1, "checkpoint__keep": 9}
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +50,25 @@ def steps(workdir):
     return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
 
 
+def here(loop, folder, workdir, **fields):
+    """In this process, on its eight devices: a process more would cost seconds."""
+    cfg = change(config(folder / "data"), mesh=MeshConfig(data=4, fsdp=2), **fields)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rl, "score", lucky)
+        assert loop.run(cfg, workdir) == 0
+
+
 @pytest.fixture(scope="module")
 def sft_alone(world):
-    experiment, folder = world
-    run(1, "sft", experiment, "--workdir", folder / "sft_alone")
-    return folder / "sft_alone"
+    here(sft, world[1], world[1] / "sft_alone")
+    return world[1] / "sft_alone"
 
 
 def test_one_process_then_four_then_one_are_one_run(world):
-    """Every checkpoint is restored by another number of processes than wrote it."""
+    """Every checkpoint is restored by another number of processes and devices than wrote it."""
     experiment, folder = world
     parts = folder / "parts"
-    run(1, "train", experiment, "--workdir", folder / "alone", *QUIET)
+    here(rl, folder, folder / "alone", **SAME)
     assert steps(folder / "alone") == [1, 2, 3]
     assert sum(x["dynamic/buffered"] for x in lines(folder / "alone")) > 0, "the buffer was never used"
     shutil.copytree(folder / "alone", parts)
@@ -65,7 +77,7 @@ def test_one_process_then_four_then_one_are_one_run(world):
     out = run(4, "train", experiment, "--workdir", parts, *QUIET, "--train.num-steps", 2)
     assert [("reward/mean" in text) for text in out] == [True, False, False, False], "the summary is printed once"
     assert steps(parts)[-1] == 2
-    run(1, "train", experiment, "--workdir", parts, *QUIET)
+    here(rl, folder, parts, **SAME)
     assert_same_run(parts, folder / "alone")
 
 

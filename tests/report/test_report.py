@@ -8,15 +8,15 @@ import xml.etree.ElementTree
 import browser
 import numpy as np
 import pytest
-from pages import Page, evaluation, read_csv, table, write_run
+from pages import Page, evaluation, interval, read_csv, table, write_run
 
 from lgrpo.__main__ import run as command
 from lgrpo.errors import UserError
-from lgrpo.report import plots
+from lgrpo.report import build, figures, plots
 from lgrpo.report.ablation import read_ablation
 from lgrpo.report.build import write_report
 from lgrpo.report.runs import find_runs, group_runs
-from lgrpo.report.series import Band, smooth, thin
+from lgrpo.report.series import Band, constant, smooth, thin
 from lgrpo.report.text import visible
 from lgrpo.runs.metrics import METRICS, read_metrics
 
@@ -188,13 +188,38 @@ def test_ablation_table(page):
 def test_config_difference_is_shown(page):
     """The changed setting, and neither seed nor name; what is equal only in the full lists."""
     at = page.texts.index("setting")
-    diff = [t for t in page.texts[at : page.texts.index("All settings")] if "." in t]
-    assert "rollout.latent.law.one_sided" in diff
+    shown = page.texts[at : page.texts.index("All settings")]
+    assert "rollout.latent.law.one_sided" in shown
+    assert not {"seed", "name", "optim.b1"} & set(shown)
+    assert "optim.b1" in page.texts
 
 
 def test_constant_metrics_are_listed_not_drawn(page):
     assert "rl-rollout-nan-frac" not in page.figures
     assert any("rollout/nan_frac = 0" in text for text in page.texts)
+
+
+def test_the_overview_is_that_of_the_evaluation(tmp_path):
+    """Every number of an eval.json differs here, so that none can stand for another."""
+    write_run(tmp_path / "a", steps=2)
+    names = ("pass@1", "chain_tokens", "answer_tokens", "invalid_frac")
+    evaluated = {
+        part: {name: interval(0.1 * i + 0.01 * j) for j, name in enumerate(names)} for i, part in enumerate(("noise_free", "sampled"))
+    }
+    (tmp_path / "a" / "eval" / "eval.json").write_text(json.dumps(evaluation(0.5) | evaluated))
+    found = build._overview(group_runs(find_runs([tmp_path])))
+    row = dict(zip(found["columns"], found["rows"][0], strict=True))
+    clean, sampled = evaluated["noise_free"], evaluated["sampled"]
+    wanted = {"pass@1": clean["pass@1"], "pass@1 sampled": sampled["pass@1"], "chain steps": clean["chain_tokens"]}
+    wanted |= {"answer tokens": clean["answer_tokens"], "invalid share": sampled["invalid_frac"], "steps": 2}
+    assert {name: row[name] for name in wanted} == wanted
+
+
+def test_numbers_have_four_digits_and_only_constants_are_constant():
+    assert [figures.number(x) for x in (0.123456, 12345.6, 3, None)] == ["0.1235", "1.235e+04", "3", "–"]
+    for values, expected in (([2.0, 2.0], 2.0), ([1.0, 1.000001], 1.0), ([1.0, 1.001], None), ([1.0, 1.05], None), ([0.0, 1e-9], None)):
+        x = np.array(values)
+        assert constant([Band("a", np.arange(2), x, x, x, np.ones(2))]) == expected, values
 
 
 def test_groups(folder):

@@ -10,7 +10,7 @@ import pytest
 from oracles import decoder, latent, replay
 from pages import Page
 from rich.console import Console
-from support import END, params, prompts, tiny
+from support import END, change, params, prompts, tiny
 
 from lgrpo.config import DataConfig
 from lgrpo.data.prompts import load_tokenizer, resolve
@@ -184,7 +184,8 @@ def test_nobody_wins_without_an_eligible_sample():
     nothing = np.zeros((4, 4), np.float32)
     assert not winners(grouped, nothing, np.ones((4, 4), bool), cfg.algo).any()
     one = np.eye(4, dtype=np.float32)
-    assert not winners(grouped, one, ~one.astype(bool), cfg.algo).any()  # the correct ones are invalid
+    for invalid in ("keep", "zero", "exclude"):  # the correct ones are invalid
+        assert not winners(grouped, one, ~one.astype(bool), change(cfg, algo__invalid=invalid).algo).any(), invalid
     assert (winners(grouped, one, np.ones((4, 4), bool), cfg.algo) == one.astype(bool)).all()
 
 

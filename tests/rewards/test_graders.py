@@ -39,6 +39,8 @@ from lgrpo.rewards.official import official_answer, strip_string
         ("A good answer is a long one", None),
         ("The answer is A cat", "A"),
         ("The answer is A or B", None),
+        ("The answer is A. No, the answer is B", "B"),
+        ("Neither (A) nor (B), I would say (C)", "C"),
         ("Of (A) and (D), it must be (D), not a doubt", "D"),
         ("so I think\nB", "B"),
         ("A man and a plan", None),
@@ -62,9 +64,9 @@ def test_letters_of_gold_answers_and_verdicts():
     "text", ["(A" * 100_000, "answer is " * 50_000, "A" * 200_000, "\n" * 200_000 + "B", "\\boxed{" + "\\text{" * 50_000]
 )
 def test_hostile_choices_take_no_time(text):
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone: what else the machine does is no matter
     grade(text, "B")
-    assert time.perf_counter() - start < 0.25
+    assert time.process_time() - start < 0.25
 
 
 @pytest.mark.parametrize(
@@ -101,9 +103,9 @@ def test_the_official_grader_survives_anything():
         "\\boxed",
         "\\boxed{" + "9" * 100_000 + "}",
     ):
-        start = time.perf_counter()
+        start = time.process_time()
         assert not grade(text, "5", "official").correct
-        assert time.perf_counter() - start < 0.25
+        assert time.process_time() - start < 0.25
     assert official_answer("\\boxed 5 $ then") == "5 "
     assert strip_string("\\frac1") == "\\frac1"
 

@@ -149,3 +149,14 @@ def test_a_full_disk_in_tensorboards_thread_is_not_lost(tmp_path):
         writer.close()
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]  # the file had them before
     writer.close()
+
+
+@pytest.mark.parametrize(("resume_step", "purged"), [(0, 1), (3, 4)])
+def test_tensorboard_forgets_what_comes_again(tmp_path, monkeypatch, resume_step, purged):
+    """From the first step after the checkpoint on, not from that of the checkpoint."""
+    import tensorboardX
+
+    honest, seen = tensorboardX.SummaryWriter, []
+    monkeypatch.setattr(tensorboardX, "SummaryWriter", lambda folder, **kw: seen.append(kw) or honest(folder, **kw))
+    MetricsWriter(tmp_path, LoggingConfig(tensorboard=True), resume_step).close()
+    assert seen == [{"purge_step": purged}]

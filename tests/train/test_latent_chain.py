@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
-from support import change
+from support import assert_rounding, change
 
 from lgrpo.config import (
     CheckpointConfig,
@@ -41,6 +41,8 @@ from lgrpo.runs.metrics import read_metrics
 from lgrpo.runs.stored import stored_arrays
 from lgrpo.train import chain, sft
 from lgrpo.train import labels as label_pass
+from lgrpo.train.setup import open_session
+from lgrpo.train.steps.sft import sft_weights
 
 
 def config(data, stage="latent"):
@@ -191,6 +193,26 @@ def test_labels_survive_a_round_trip(tmp_path, data):
         label_files.load_labels(cfg, tokenizer, "train", fingerprint="f00d", uid=asked, latents=6)
 
 
+def test_a_stream_does_not_go_on_with_other_labels(data, whole, tmp_path):
+    """Written again under the same manifest, by an encoder that was trained a little further, say."""
+    cfg, tokenizer = latent_config(data, whole), load_tokenizer(DataConfig())
+    stream = sft_stream(cfg, tokenizer, "train", batch=16)
+    next(stream)
+    state = json.loads(json.dumps(stream.get_state()))
+    source, copy = whole / "labels" / "train", tmp_path / "labels" / "train"
+    manifest = {k: v for k, v in label_files.read_manifest(source).items() if k != "content"}
+    with np.load(source / label_files.ARRAYS) as file:
+        arrays = dict(file)
+    for factor in (1, 0.5):
+        label_files.write_labels(copy, manifest, uid=arrays["uid"], ids=arrays["ids"], probs=arrays["probs"] * factor)
+        other = sft_stream(change(cfg, sft__label_path=str(tmp_path / "labels")), tokenizer, "train", batch=16)
+        if factor == 1:  # elsewhere, but the same
+            other.set_state(state)
+            continue
+        with pytest.raises(UserError, match=r"does not fit this stream .*labels"):
+            other.set_state(state)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -258,6 +280,14 @@ def test_validation_and_early_stop(data, tmp_path, monkeypatch):
     target = abstract_params(resolved(cfg).model)
     best, last = load_params(tmp_path, target, best=True), load_params(tmp_path, target)
     assert (np.asarray(best["blocks"]["wq"]) != np.asarray(last["blocks"]["wq"])).any()
+    # Both are the state's adapters on their base; checkpoints of before do not say their scale.
+    session = open_session(cfg, tmp_path, rl=False)
+    want = sft_weights(session.state.params, session.cfg)
+    scaled = saved_extra(tmp_path)
+    for extra in (scaled, {name: x for name, x in scaled.items() if name != "adapter_scale"}):
+        session.checkpoints.amend(4, extra=extra, metric=0.1)
+        assert_rounding(load_params(tmp_path, target), jax.device_get(want), units=8)
+    session.close()
     then = change(cfg, train__init_from=str(tmp_path), train__init_best=True, train__num_steps=1, sft__lora=LoraConfig(), optim__lr=1e-30)
     scores = iter([0.5])
     assert sft.run(dataclasses.replace(then, name="next"), tmp_path / "next") == 0

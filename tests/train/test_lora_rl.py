@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import change, first_moments, params, tiny, train_batch
+from support import assert_rounding, change, first_moments, params, tiny, train_batch
 
 from lgrpo.algos.policy_loss import k3_kl
 from lgrpo.config import (
@@ -109,7 +109,8 @@ def test_rollout_reads_the_merged_model(dtype):
     mesh = make_mesh(cfg.mesh)
     published = publish(jax.tree.map(jnp.array, weights), cfg, mesh)
     merged = jax.jit(lambda w: merged_weights(w, cfg.algo.lora))(weights)
-    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y.astype(dtype))), published, merged)
+    units = 8 if dtype == "float32" else 2**15 + 64  # two programs: half a bit of bfloat16, and rounding
+    assert_rounding(published, merged, units=units)
     low = attached_weights(weights, cfg.algo.lora)["blocks"]["wo"]
     one = jax.tree.map(lambda x: x[1], low).merged().astype(dtype)
     exact = np.float64(low.base[1]) + 3.0 * np.tensordot(np.float64(low.a[1]), np.float64(low.b[1]), axes=1)

@@ -34,6 +34,21 @@ def test_predicted_within_a_fifth_of_what_a_process_takes(decode):
         assert found["predicted"][phase] == pytest.approx(measured, rel=0.2), found
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_saves_are_predicted_too(tmp_path):
+    """A whole process: updates, three saves beside updates, a restore and an update after it. Of a save the timing is not ours: at most."""
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "XLA_FLAGS": "", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, ROOT / "tests/train/save_probe.py", tmp_path]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    measured, predicted = found["measured"], found["predicted"]
+    assert predicted["update"] == pytest.approx(measured["update"], rel=0.25), found
+    assert 0.6 * predicted["update beside a save"] < measured["update beside a save"] < 1.2 * predicted["update beside a save"], found
+    assert measured["update beside a save"] > 1.2 * predicted["update"], "a save costs nothing: the prediction can go"
+    assert measured["restore and update"] < 1.2 * predicted["update beside a save"], found
+
+
 def small(**fields):
     return apply_diff(tiny(train__prompts_per_step=8, mesh__data=2, mesh__fsdp=2, mesh__tensor=2, **fields), EXACT)
 
