@@ -123,7 +123,8 @@ def _agree(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> None:
     """That every process is about to compute the same. Errors: UserError naming what differs, and where."""
     if not multihost.several():
         return
-    facts = {path: repr(value) for path, value, _ in leaves_with_bounds(cfg)}
+    where = ("data.data_dir", "train.compilation_cache")  # a host's own folders; what they hold is compared by content
+    facts = {path: repr(value) for path, value, _ in leaves_with_bounds(cfg) if path not in where}
     facts |= {"the source of lgrpo": source_digest(), "the tokenizer": tokenizer.vocabulary}
     facts |= {f"the version of {name}": version for name, version in versions().items() if name != "git"}
     multihost.agree_on(facts, "settings", cfg.train.start_timeout)
