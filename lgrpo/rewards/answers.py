@@ -5,6 +5,7 @@ Completions are untrusted: every function here is linear in its input and looks 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
 import unicodedata
@@ -16,7 +17,7 @@ MAX_ANSWER = 256
 """Characters of an answer that is interpreted; a longer one is compared as it is."""
 
 _BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _UNSIGNED = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
 # A minus after a digit, a letter or a bracket is a subtraction.
 _LAST_NUMBER = re.compile(
@@ -34,9 +35,16 @@ _MIXED = re.compile(
     r"([-+]?)\s*([0-9]+)(?:\s+([0-9]+)\s*/\s*([0-9]+)|\s*\\[dt]?frac\s*(?:\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}|([0-9])\s*([0-9])))",
     re.ASCII,
 )
-_NOISE = re.compile(
-    r"\\(?:left|right|displaystyle|boldsymbol)(?![a-zA-Z])|\\[!,;:]|\{,\}(?=[0-9]{3})|\\?[$%]|[€£¥]|\^\s*\{?\s*\\circ\s*\}?|°"
-)
+_LAYOUT = r"\\(?:left|right|displaystyle|boldsymbol)(?![a-zA-Z])|\\[!,;:]|\{,\}(?=[0-9]{3})|\\?[$%]|[€£¥]"
+_NOISE = re.compile(_LAYOUT + r"|\^\s*\{?\s*\\circ\s*\}?|°")
+_NOISE_IN_FUNCTIONS = re.compile(_LAYOUT)
+_FUNCTION = re.compile(r"sin|cos|tan|cot|sec|csc")
+"""cos 1 is not cos 1°: inside such formulas a degree sign is no unit."""
+_WORDS = re.compile(r"[a-z]{2,}(?:[a-z\s.']*[a-z])?", re.ASCII | re.IGNORECASE)
+"""What folds its case; in mathematics r and R are two things."""
+# What makes the number behind it a piece of something: the minutes of 12:30, an exponent, a radicand.
+_PIECE = re.compile(r"(?:[0-9]:|\^\s*[{(]?|_\s*\{?|\\sqrt\s*(?:\[[^\]]{0,9}\])?\s*\{?|√\s*[({]?)[-+]?$", re.ASCII)
+_GROUPED = re.compile(r"[0-9][ \u00a0\u202f]$", re.ASCII)
 _TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
 _TAIL_TEXT = re.compile(rf"(?<=\S)\s*{_TEXT.pattern}\s*$")
 _ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*(?=[-+.\\0-9])")
@@ -53,6 +61,7 @@ _VALUES = """or and to plus minus times over by mod modulo squared cubed choose 
     twenty thirty forty fifty sixty seventy eighty ninety"""
 _NO_UNITS = frozenset(_VALUES.split())
 """Words after a number that change its value, or say that there is more than one."""
+_SCALES = frozenset(["hundred", "thousand", "million", "billion", "trillion", "dozen", "dozens"])
 _MAX_UNIT_WORDS = 5
 # Full-width forms by hand: NFKC would also turn 5² into 52 and 3½ into 31/2.
 _SAME = str.maketrans(
@@ -85,8 +94,18 @@ def answer_text(completion: str) -> str | None:
     at = text.rfind("####")
     if at >= 0:
         return text[at + 4 :].strip(" \t").partition("\n")[0].strip() or None
-    numbers = [match.group() for match in _LAST_NUMBER.finditer(text.translate(_SAME))]
-    return numbers[-1] if numbers else None
+    text = text.translate(_SAME)
+    last = collections.deque(_LAST_NUMBER.finditer(text), maxlen=1)
+    return None if not last or _is_piece(text, last[0]) else last[0].group()
+
+
+def _is_piece(text: str, number: re.Match[str]) -> bool:
+    """Whether a number is a part of something larger, such as the 000 of `12 000` or the 2 of `2\\pi`: then there is no answer to read."""
+    before, after = text[max(0, number.start() - 24) : number.start()], text[number.end() : number.end() + 24]
+    grouped = _GROUPED.search(before) and re.fullmatch("[0-9]{3}", number.group().rstrip("."), re.ASCII)
+    word = re.match(r"\s*([A-Za-z]+)", after)
+    changed = word is not None and word[1].lower() in _SCALES
+    return bool(_PIECE.search(before) or grouped or changed or re.match(r"\\(?:pi|sqrt|frac|cdot|times)|[\^√π]|[xX][0-9]", after))
 
 
 def last_boxed(text: str) -> str | None:
@@ -124,19 +143,19 @@ def read_answer(answer: str) -> Reading:
     text = unicodedata.normalize("NFC", answer).translate(_SAME)
     text = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co") else c for c in text)
     percent = "%" in text
-    latex = _NOISE.sub(_without_joining, text).strip()
+    latex = (_NOISE_IN_FUNCTIONS if _FUNCTION.search(text) else _NOISE).sub(_without_joining, text).strip()
     spaced = _bare(_TEXT.sub(r" \1 ", latex))
     number = _number(spaced)
     if number is None and (unit := _split_unit(spaced)):
         number = _number(unit[0])
         percent |= unit[1].split()[0] == "percent"
-    text = _bare(_TEXT.sub(r"\1", _TAIL_TEXT.sub("", latex)))
+    text = _bare(_TEXT.sub(r"\1", latex if changes_value(latex) else _TAIL_TEXT.sub("", latex)))
     if number is None and text.startswith("(") and text.endswith(")"):
         inner = text[1:-1].strip()
-        number = _number(inner)
+        number = _number(inner) if "," not in inner else None  # (1,728) is a point
         text = inner if len(inner) == 1 else text  # the letter of a choice
-    normal = _SPACES.sub("", text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")).casefold()
-    return Reading(number, normal, percent and number is not None, latex)
+    normal = _SPACES.sub("", text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
+    return Reading(number, normal.casefold() if _WORDS.fullmatch(text) else normal, percent, latex)
 
 
 def changes_value(latex: str) -> bool:

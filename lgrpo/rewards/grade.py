@@ -23,6 +23,7 @@ MAX_DEPTH = 24
 
 # LaTeX in the answer to a numeric question: a command (other than \text and its like) or a power. Bare arithmetic (12-5, 9**9) is an exercise, not an answer.
 _COMMAND = re.compile(r"\\(?!text|mathrm|mathbf|mbox)[a-zA-Z]|\^|√|π")
+_NAME = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 # Mathematics in a gold answer that is no number: anything that more than one spelling may stand for.
 _MATH = re.compile(r"\\[a-zA-Z]|[\d^_+\-*/=<>(\[|√π∞]")
 
@@ -89,17 +90,17 @@ def _decide(text: str | None, gold: str, grader: Grader) -> tuple[Verdict, tuple
 
 
 def _equal(found: Reading, wanted: Reading) -> bool:
-    """Integers must agree exactly; where one side has decimals, within a relative TOLERANCE. 50% is 50 and 0.5. Text must be the same."""
+    """Integers take nothing but themselves; where neither side is one, within a relative TOLERANCE. 50% is 50 and 0.5. Text must be the same."""
     a, b = found.number, wanted.number
     if a is None or b is None:
-        return a is b and found.text == wanted.text
+        return a is b and found.text == wanted.text and found.percent == wanted.percent
     if found.percent != wanted.percent and _close(a / (100 if found.percent else 1), b / (100 if wanted.percent else 1)):
         return True
     return _close(a, b)
 
 
 def _close(a: Fraction, b: Fraction) -> bool:
-    if a.denominator == 1 and b.denominator == 1:
+    if a.denominator == 1 or b.denominator == 1:
         return a == b
     return abs(a - b) <= TOLERANCE * max(abs(a), abs(b))
 
@@ -111,9 +112,23 @@ def _for_parser(found: Reading, wanted: Reading) -> tuple[str, str] | None:
     if wanted.number is not None:
         if not _COMMAND.search(found.latex) or changes_value(found.latex):  # math-verify would drop the words
             return None
-    elif not _MATH.search(wanted.latex):
+    elif (
+        _differ_in_case(found.latex, wanted.latex)
+        or not _MATH.search(wanted.latex)
+        or found.percent != wanted.percent
+        or changes_value(found.latex)
+        or changes_value(wanted.latex)
+    ):  # the parser folds it
         return None
     return (wanted.latex, found.latex) if max(_depth(found.latex), _depth(wanted.latex)) <= MAX_DEPTH else None
+
+
+def _differ_in_case(a: str, b: str) -> bool:
+    """Formulas that are equal but for the case of their letters: R - r and r - R, \\Delta and \\delta."""
+    if a.casefold() == b.casefold():
+        return a != b
+    names, others = (set(_NAME.findall(x)) for x in (a, b))
+    return names != others and {x.casefold() for x in names} == {x.casefold() for x in others}
 
 
 def _depth(latex: str) -> int:

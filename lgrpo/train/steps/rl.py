@@ -124,7 +124,7 @@ def _update(state: TrainState, batch: tuple[TrainBatch, Array], cfg: ExperimentC
     def objective(params: Params, part: tuple[TrainBatch, Array]) -> tuple[jax.Array, tuple[Mean, Metrics]]:
         loss, metrics = _policy_terms(attached_weights(join(params, frozen), lora), *part, reference, cfg)
         if per_slice:
-            loss = Mean(loss.value(), jnp.ones(()))
+            loss = Mean(loss.value(), (loss.count > 0).astype(jnp.float32))  # an empty slice has no mean
         return loss.total, (loss, metrics)
 
     def loss_and_grad(part: tuple[TrainBatch, Array]) -> tuple[Any, Any]:
