@@ -121,9 +121,9 @@ def _identity(params: Params, cfg: ExperimentConfig, batches: Sequence[Batch]) -
     """What the rows depend on. The sweep and the interventions are not in it, so that they can be added to a finished evaluation."""
     tree = to_json(cfg)
     ev = {name: tree["evaluation"][name] for name in ("samples", "sample_chunk", "batch", "noise_scale", "train_answer", "answer")}
-    data = {
-        name: tree["data"][name] for name in ("tokenizer", "template", "max_prompt", "think_end_id", "eos_id", "grader", "grader_seconds")
-    }
+    names = ("tokenizer", "template", "max_prompt", "think_end_id", "eos_id", "grader", "grader_seconds")
+    names += ("more_eos_ids",) if cfg.data.more_eos_ids else ()  # what was computed before there were several still counts
+    data = {name: tree["data"][name] for name in names}
     parts = {"seed": cfg.seed, "model": tree["model"], "rollout": tree["rollout"], "evaluation": ev, "data": data}
     return parts | {"format": FORMAT, "weights": params_digest(params), "problems": problems_digest(batches)}
 
