@@ -63,7 +63,8 @@ make_train_batch = Program(_make_train_batch, _ADVANTAGES)
 
 
 def _winners(grouped: Rollout, rewards: Array, valid: Array, *, cfg: ExperimentConfig) -> Metrics:
-    return group_diagnostics(grouped, rewards, valid, cfg=cfg.algo)
+    grouped, whole = without_broken(grouped, logps=True)
+    return group_diagnostics(grouped, rewards, valid & whole, cfg=cfg.algo)
 
 
 winner_step = Program(_winners, _ADVANTAGES)
