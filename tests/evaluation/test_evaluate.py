@@ -136,7 +136,15 @@ def test_results_of_something_else_are_refused(run_it, cfg, params, tokenizer, m
 
 
 # Settings of an evaluation that its rows depend on, and those that they do not: the problems are compared as such.
-OTHER = {"samples": 8, "sample_chunk": 1, "batch": 4, "noise_scale": 0.3, "train_answer": False, "answer": AnswerConfig(temperature=0.3)}
+OTHER = {
+    "samples": 8,
+    "sample_chunk": 1,
+    "batch": 4,
+    "noise_scale": 0.3,
+    "thinking": False,
+    "train_answer": False,
+    "answer": AnswerConfig(temperature=0.3),
+}
 APART = {"every": 7, "problems": 3, "noise_sweep": (0.5,), "counterfactual": True, "closure": 3, "bootstrap": 7}
 
 
@@ -144,7 +152,7 @@ def test_every_setting_is_part_of_an_evaluations_identity_or_named_here(cfg, par
     assert OTHER.keys() | APART.keys() == {f.name for f in dataclasses.fields(cfg.evaluation)}
 
     def identity(cfg):
-        return json.loads(json.dumps(evaluate._identity(params, cfg, [])))
+        return json.loads(json.dumps(evaluate._identity(params_digest(params), cfg, [])))
 
     for name, value in OTHER.items():
         assert identity(change(cfg, **{name: value})) != identity(cfg), name
@@ -220,7 +228,8 @@ def test_suites_resolve_names(cfg):
 def stored(monkeypatch, params, cfg):
     """`run` finds these weights instead of a checkpoint."""
     monkeypatch.setattr(evaluate, "check_source", lambda *_: None)
-    monkeypatch.setattr(evaluate, "load_params", lambda path, target: params)
+    monkeypatch.setattr(evaluate, "load_weights", lambda path, target, best: (params, 7 if best else 40))
+    monkeypatch.setattr(evaluate, "find_weights", lambda cfg, workdir, which: workdir)
 
 
 def test_a_suite_from_the_command_line_and_its_comparison(stored, cfg, data_path, tmp_path, monkeypatch, capsys):
@@ -238,7 +247,7 @@ def test_a_suite_from_the_command_line_and_its_comparison(stored, cfg, data_path
     printed = capsys.readouterr().out
     assert "== svamp" in printed and "mean" in printed
     saved = json.loads((tmp_path / "b" / "svamp" / "eval.json").read_text())
-    assert set(saved["sweep"]) == {"0.1", "0.5"} and saved["left_out"] == 0
+    assert set(saved["sweep"]) == {"0.1", "0.5"} and saved["about"]["left_out"] == 0
     assert "pass@1" in json.loads((tmp_path / "b" / "suite.json").read_text())["sampled"]
     rows = read_rows(tmp_path / "a" / "svamp" / "eval.jsonl")
     assert len(rows) == PROBLEMS * 5 and {"text", "gold", "answer", "category", "finish"} <= set(rows[0])
@@ -269,7 +278,7 @@ def test_problems_that_are_left_out_are_said(stored, cfg, data_path, tmp_path, c
     (tmp_path / "test.jsonl").write_text("\n".join([*lines[:4], json.dumps(long), *lines[4:]]))
     evaluate.run(dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, path=str(tmp_path))), tmp_path, out="some")
     saved = json.loads((tmp_path / "some" / "eval.json").read_text())
-    assert saved["left_out"] == 1 and saved["problems"] == PROBLEMS
+    assert saved["about"]["left_out"] == 1 and saved["problems"] == PROBLEMS
     assert f"1 of {PROBLEMS + 1} problems left out" in capsys.readouterr().err
     assert {row["uid"] for row in read_rows(tmp_path / "some" / "eval.jsonl")} == set(range(PROBLEMS + 1)) - {4}
 
