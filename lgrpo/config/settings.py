@@ -199,9 +199,9 @@ class DataConfig:
     few_shot: str = ""
     """Text file of worked examples that goes before every problem; `{problem}` in it says where the problem goes. Empty: none."""
     train_split: str = "train"
-    """Split to train on; NAME/SPLIT for that of another registered data set."""
+    """Split to train on; NAME/SPLIT for that of another registered data set. train[:3000] is a part of it, by record numbers."""
     eval_split: str = "test"
-    """Split to evaluate on; NAME/SPLIT for that of another registered data set, such as svamp/test."""
+    """Split to evaluate on; NAME/SPLIT for that of another registered data set, such as svamp/test. test[:500] is a part of it."""
     max_prompt: Count = 64
     """Longest prompt P in tokens; prompts are padded to it on the left."""
     prompt_bucket: Natural = 0
