@@ -46,6 +46,8 @@ ADDED = {
     "data.instruction": None,
     "data.few_shot": "",
     "evaluation.thinking": True,
+    "data.more_eos": (),
+    "data.more_eos_ids": (),
 } | {f"algo.lora.{name}": value for name, value in (("rank", 0), ("alpha", 128.0), ("dropout", 0.0))}
 """Fields that checkpoints of earlier versions lack, and the value that says what those versions did. A new field gets a line here."""
 

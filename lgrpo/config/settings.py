@@ -218,6 +218,10 @@ class DataConfig:
     """Text of the end-of-sequence token."""
     eos_id: int = -1
     """Id of the end of sequence; resolved as think_end_id is."""
+    more_eos: tuple[str, ...] = ()
+    """Further tokens that end an answer and are no part of it, as chat models have them; targets of supervised training end with `eos`."""
+    more_eos_ids: tuple[int, ...] = ()
+    """Their ids; empty: resolved from the tokenizer."""
     grader: Grader = "auto"
     """auto: multiple choice where the gold answer is a letter A-D, else math; numeric: numbers and equal text; math: also LaTeX, by math-verify in
     worker processes; choice; official: the authors' comparison of strings."""

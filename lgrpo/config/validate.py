@@ -87,6 +87,10 @@ def _tokens(cfg: ExperimentConfig) -> Iterator[str]:
         value = getattr(d, name)
         if value < -1 or (vocab and value >= vocab):
             yield f"data.{name}={value}: no id of the vocabulary (size {vocab or 'not resolved yet'}); use -1 to take it from the tokenizer"
+    if odd := [i for i in d.more_eos_ids if i < 0 or (vocab and i >= vocab)]:
+        yield f"data.more_eos_ids={d.more_eos_ids}: {odd[0]} is no id of the vocabulary; leave them out and use data.more_eos"
+    if d.think_end in d.more_eos or d.think_end_id in d.more_eos_ids:
+        yield f"data.more_eos={d.more_eos}: holds data.think_end={d.think_end!r} (id {d.think_end_id}); use other tokens"
     if d.think_end == d.eos or (d.think_end_id == d.eos_id and d.eos_id >= 0):
         yield (
             f"data.think_end={d.think_end!r} (id {d.think_end_id}), data.eos={d.eos!r} (id {d.eos_id}): "

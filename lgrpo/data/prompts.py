@@ -166,7 +166,8 @@ def pad_id(data_cfg: DataConfig, tokenizer: TextTokenizer) -> int:
 
 
 def resolve(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> ExperimentConfig:
-    """The config with everything that depends on the tokenizer filled in: model.vocab_size, data.think_end_id, data.eos_id.
+    """The config with everything that depends on the tokenizer filled in: model.vocab_size, data.think_end_id, data.eos_id,
+    data.more_eos_ids.
 
     think_end_id is the first id of the text data.think_end: checkpoints without that token spell it in several (`</`, `think`, `>`).
     Errors: UserError for a value that disagrees with the tokenizer or for a model with fewer rows than the tokenizer has ids.
@@ -177,12 +178,19 @@ def resolve(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> ExperimentConfig
         raise UserError(f"model.vocab_size: {vocab_size} rows for the {size} ids of {tokenizer.name}; set it to 0 or to at least {size}")
     think_end = _agreed("data.think_end_id", cfg.data.think_end_id, think_end_ids(cfg.data, tokenizer)[0], cfg.data.think_end, vocab_size)
     eos = _agreed("data.eos_id", cfg.data.eos_id, tokenizer.id_of(cfg.data.eos), cfg.data.eos, vocab_size)
+    more = tuple(tokenizer.id_of(text) for text in cfg.data.more_eos)
+    if cfg.data.more_eos_ids not in ((), more):
+        raise UserError(
+            f"data.more_eos_ids: {cfg.data.more_eos_ids}, but the tokenizer has {more} for {cfg.data.more_eos}; leave the ids out"
+        )
+    if think_end in more:
+        raise UserError(f"data.more_eos: {tokenizer.token_of(think_end)!r} ends the thinking; leave it out")
     if think_end == eos:
         raise UserError(f"data.think_end: {cfg.data.think_end!r} and data.eos {cfg.data.eos!r} are both token {eos}; choose two texts")
     return dataclasses.replace(
         cfg,
         model=dataclasses.replace(cfg.model, vocab_size=vocab_size),
-        data=dataclasses.replace(cfg.data, think_end_id=think_end, eos_id=eos),
+        data=dataclasses.replace(cfg.data, think_end_id=think_end, eos_id=eos, more_eos_ids=more),
     )
 
 
@@ -198,12 +206,13 @@ def _agreed(field: str, configured: int, found: int, text: str, vocab_size: int)
 def describe_think_tokens(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> str:
     """Ids and vocabulary entries of the control texts, for the log at start-up. cfg must be resolved."""
     end = think_end_ids(cfg.data, tokenizer)
-    named = {
-        "think_start": (cfg.data.think_start, tokenizer.encode(cfg.data.think_start)),
-        "think_end": (cfg.data.think_end, end),
-        "eos": (cfg.data.eos, [cfg.data.eos_id]),
-    }
-    lines = [f"{name} {text!r}: " + " ".join(f"{tokenizer.token_of(i)}|{i}" for i in ids) for name, (text, ids) in named.items()]
+    named = [
+        ("think_start", cfg.data.think_start, tokenizer.encode(cfg.data.think_start)),
+        ("eos", cfg.data.eos, [cfg.data.eos_id]),
+        *(("more_eos", text, [i]) for text, i in zip(cfg.data.more_eos, cfg.data.more_eos_ids, strict=True)),
+        ("think_end", cfg.data.think_end, end),
+    ]
+    lines = [f"{name} {text!r}: " + " ".join(f"{tokenizer.token_of(i)}|{i}" for i in ids) for name, text, ids in named]
     rest = "" if len(end) == 1 else f"; thinking ends with its first token, {tokenizer.token_of(end[0])!r} = {cfg.data.think_end_id}"
     return "\n".join(lines) + rest
 

@@ -127,9 +127,8 @@ def _identity(weights: str, cfg: ExperimentConfig, batches: Sequence[Batch]) -> 
     """What the rows depend on. The sweep and the interventions are not in it, so that they can be added to a finished evaluation."""
     tree = to_json(cfg)
     ev = {name: tree["evaluation"][name] for name in _ASKED}
-    data = {
-        name: tree["data"][name] for name in ("tokenizer", "template", "max_prompt", "think_end_id", "eos_id", "grader", "grader_seconds")
-    }
+    names = ("tokenizer", "template", "max_prompt", "think_end_id", "eos_id", "more_eos_ids", "grader", "grader_seconds")
+    data = {name: tree["data"][name] for name in names}
     parts = {"seed": cfg.seed, "model": tree["model"], "rollout": tree["rollout"], "evaluation": ev, "data": data}
     return parts | {"format": FORMAT, "weights": weights, "problems": problems_digest(batches)}
 

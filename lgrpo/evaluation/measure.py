@@ -62,7 +62,7 @@ def static_config(cfg: ExperimentConfig, how: Pass) -> ExperimentConfig:
         answer = AnswerConfig(sampler="greedy", temperature=cfg.rollout.answer.temperature)
     return ExperimentConfig(
         model=cfg.model,
-        data=DataConfig(think_end_id=cfg.data.think_end_id, eos_id=cfg.data.eos_id),
+        data=DataConfig(think_end_id=cfg.data.think_end_id, eos_id=cfg.data.eos_id, more_eos_ids=cfg.data.more_eos_ids),
         rollout=dataclasses.replace(cfg.rollout, group_size=how.chunk, answer=answer),
         train=TrainConfig(logprob_chunk=cfg.train.logprob_chunk),
     )

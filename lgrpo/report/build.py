@@ -33,6 +33,7 @@ _RESOLVED = {
     "model.vocab_size": 0,
     "data.think_end_id": -1,
     "data.eos_id": -1,
+    "data.more_eos_ids": [],
 }  # filled in from the tokenizer: no difference to an experiment's file
 
 

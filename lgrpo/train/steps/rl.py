@@ -29,7 +29,7 @@ from lgrpo.train.steps.update import (
 )
 from lgrpo.types import Array, Max, Mean, Params, PromptBatch, Rollout, TrainBatch, TrainState, masked_max, masked_mean
 
-SAMPLING = Wants(("model", "rollout", "data.think_end_id", "data.eos_id"))
+SAMPLING = Wants(("model", "rollout", "data.think_end_id", "data.eos_id", "data.more_eos_ids"))
 _COEFFICIENTS = tuple(f"algo.{name}" for name in ("clip_low", "clip_high", "dual_clip", "negative_weight", "kl_coef"))
 _OPTIM = ("optim.lr", "optim.clip_norm")
 
