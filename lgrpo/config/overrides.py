@@ -43,6 +43,9 @@ ADDED = {
     "logging.alarms.uninformative_steps": 20,
     "logging.alarms.nan_above": 0.0,
     "sft.packing": False,
+    "data.instruction": None,
+    "data.few_shot": "",
+    "evaluation.thinking": True,
     "data.more_eos": (),
     "data.more_eos_ids": (),
 } | {f"algo.lora.{name}": value for name, value in (("rank", 0), ("alpha", 128.0), ("dropout", 0.0))}

@@ -194,6 +194,10 @@ class DataConfig:
     """embedded: the word-level tokenizer of the embedded task; else a tokenizer.json or a folder that holds one."""
     template: Literal["plain", "instruct", "chat"] = "plain"
     """How a problem becomes a prompt: as it is, after an instruction, or both inside the tokenizer's own chat template."""
+    instruction: str | None = None
+    """Instruction of templates instruct and chat. None: the data set's own, else the general one; an empty text: none."""
+    few_shot: str = ""
+    """Text file of worked examples that goes before every problem; `{problem}` in it says where the problem goes. Empty: none."""
     train_split: str = "train"
     """Split to train on; NAME/SPLIT for that of another registered data set. train[:3000] is a part of it, by record numbers."""
     eval_split: str = "test"
@@ -338,6 +342,8 @@ class EvaluationConfig:
     """Also feed shuffled, reordered, zeroed, repeated, hardened and no latents, noise-free (`python -m lgrpo eval` only)."""
     closure: Natural = 0
     """Problems on which each evaluation during RL tests mixture closure (docs/diagnostics.md), latent mode only; 0: none."""
+    thinking: bool = True
+    """False: prompts open no thinking, completions are ordinary tokens and all of their text is graded, as for a plain instruct model."""
     train_answer: bool = True
     """The noisy pass samples answers as training does; False: by `answer` below. (The noise-free pass is greedy.)"""
     answer: AnswerConfig = AnswerConfig()

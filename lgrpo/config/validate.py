@@ -49,6 +49,15 @@ def _ranges(cfg: ExperimentConfig) -> Iterator[str]:
         yield f"sft.label_clamp={clamp}: the low end is not below the high end; use for instance (-1.5, 3.0), or None"
 
 
+def _without_thinking(cfg: ExperimentConfig) -> Iterator[str]:
+    e = cfg.evaluation
+    if e.thinking:
+        return
+    for name in ("counterfactual", "noise_sweep", "closure"):
+        if value := getattr(e, name):
+            yield f"evaluation.{name}={value}: looks at latents, but evaluation.thinking=False has none; leave it out or think"
+
+
 def _model(cfg: ExperimentConfig) -> Iterator[str]:
     m = cfg.model
     if m.n_kv_heads > 0 and m.n_heads % m.n_kv_heads:
@@ -214,7 +223,7 @@ def validate(cfg: ExperimentConfig, *, device_count: int, kind: Kind) -> list[st
 
     Rules about the vocabulary and the end tokens are checked as far as they are resolved (vocab_size > 0, ids >= 0).
     """
-    problems = [*_ranges(cfg), *_model(cfg), *_tokens(cfg), *_latent(cfg, kind), *_answer(cfg.rollout, kind)]
+    problems = [*_ranges(cfg), *_without_thinking(cfg), *_model(cfg), *_tokens(cfg), *_latent(cfg, kind), *_answer(cfg.rollout, kind)]
     if kind == "train":
         problems += _algo(cfg)
     if kind == "sft":

@@ -231,11 +231,9 @@ def _tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, su
     if cfg.data.think_end_id < 0 or cfg.data.eos_id < 0:
         raise ValueError("the config is not resolved; pass it through lgrpo.data.prompts.resolve first")
     records = load_records(cfg.data, split)
-    instruction = instruction_of(cfg.data.source, split)
-    texts = [
-        prompts.render_prompt(r["problem"], cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, instruction=instruction)
-        for r in records
-    ]
+    own = cfg.data.instruction
+    asked = {"instruction": instruction_of(cfg.data.source, split) if own is None else own, "few_shot": prompts.load_examples(cfg.data)}
+    texts = [prompts.render_prompt(r["problem"], cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, **asked) for r in records]
     parts = {"prompt": (_encode(tokenizer, texts, records), cfg.data.max_prompt, "data.max_prompt")}
     if supervised:
         parts |= _supervised_parts(cfg, tokenizer, records)

@@ -98,21 +98,40 @@ def render_prompt(
     *,
     chat: ChatTemplate | None = None,
     instruction: str = INSTRUCTION,
+    few_shot: str = "",
 ) -> str:
-    """Prompt text, up to and including the opening of thinking. template: see DataConfig; chat: the tokenizer's, for template=chat.
+    """Prompt text, up to and including the opening of thinking (empty: no thinking is opened). template: see DataConfig; chat: the
+    tokenizer's, for template=chat; few_shot: text of worked examples, see with_examples.
 
     A chat template may open the thinking itself (`<think>`, with blanks after it); then nothing is appended.
     """
+    problem = with_examples(problem, few_shot)
+    asked = f"{instruction}\n{problem}" if instruction else problem
     if template == "plain":
         return f"{problem}{think_start}"
     if template == "instruct":
-        return f"{instruction}\n{problem}{think_start}"
+        return f"{asked}{think_start}"
     if template != "chat":
         raise UserError(f"data.template: {template!r} is unknown; choose plain, instruct or chat")
     if chat is None:
         raise UserError("data.template: chat, but the tokenizer was loaded without its chat template; load it with this config")
-    text = chat.render(f"{instruction}\n{problem}")
+    text = chat.render(asked)
     return text if text.rstrip().endswith(think_start.rstrip()) else text + think_start
+
+
+def with_examples(problem: str, examples: str) -> str:
+    """The problem where `{problem}` stands in the examples, else after them."""
+    return examples.replace("{problem}", problem) if "{problem}" in examples else examples + problem
+
+
+def load_examples(data_cfg: DataConfig) -> str:
+    """Text of data.few_shot, "" where there is none. Errors: UserError when it cannot be read."""
+    if not data_cfg.few_shot:
+        return ""
+    try:
+        return pathlib.Path(data_cfg.few_shot).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.few_shot: {data_cfg.few_shot} cannot be read ({error}); give a text file in UTF-8") from error
 
 
 def render_chain(cot: str) -> str:
