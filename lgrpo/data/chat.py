@@ -21,6 +21,7 @@ from typing import Any
 
 import lgrpo
 from lgrpo.data import chat_worker
+from lgrpo.data.fields import is_text
 from lgrpo.errors import UserError
 
 MEMORY_MB = 512
@@ -52,7 +53,7 @@ class ChatTemplate:
         with _Process(self) as process:
             for start in range(0, len(users), BATCH):
                 texts += process.ask(list(users[start : start + BATCH]), "cannot be rendered")
-        if odd := next((text for text in texts if not _is_text(text)), None):
+        if odd := next((text for text in texts if not is_text(text)), None):
             raise UserError(f"{self.name}: the chat template writes half a character ({odd[:40]!r}); mend it or use another data.template")
         return texts
 
@@ -126,14 +127,6 @@ class _Process:
 
     def _error(self, what: str, why: str) -> UserError:
         return UserError(f"{self._template.name}: the chat template {what} ({why}); mend it or use another data.template")
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return True
 
 
 @functools.lru_cache(maxsize=16)

@@ -5,40 +5,41 @@ The order of records is a pure function of (seed, position): a stream's state is
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import grain
 import numpy as np
 
 from lgrpo.config import ExperimentConfig
-from lgrpo.config.reads import end_ids
 from lgrpo.data import labels, packing, prompts
 from lgrpo.data.prompts import TextTokenizer
-from lgrpo.data.registry import instruction_of
-from lgrpo.data.sources import Record, load_records
+from lgrpo.data.tokenise import Ids, Table, tokenise
 from lgrpo.errors import UserError
-from lgrpo.runs import multihost
 from lgrpo.types import PromptBatch
 
 T = TypeVar("T")
-Ids = list[list[int]]
 
 
 class Stream(Generic[T]):
     """An iterator of batches that can say where it is. Not thread-safe."""
 
     def __init__(
-        self, dataset: grain.MapDataset, identity: dict[str, Any], dropped: int, example_ids: list[int], fingerprint: str = ""
+        self,
+        dataset: grain.MapDataset,
+        identity: dict[str, Any],
+        dropped: int,
+        left_out: str,
+        example_ids: list[int],
+        fingerprint: str = "",
     ) -> None:
         # No threads: there is nothing to wait for, and the state must not run ahead of what was handed out.
         self._iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
         self._identity = identity
-        self.dropped = dropped
-        """Records left out because they were too long."""
+        self.dropped, self.left_out = dropped, left_out
+        """Records left out because they were too long or had no chain: how many, and in words why."""
         self.example_ids = example_ids
         """Unpadded prompt of the first record, for the log."""
         self.fingerprint = fingerprint
@@ -70,18 +71,6 @@ PromptStream = Stream[tuple[PromptBatch, list[str]]]
 SftStream = Stream[dict[str, np.ndarray]]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Table:
-    """Tokenised records that fit, in file order: M rows."""
-
-    prompts: Ids
-    chains: Ids
-    answers: Ids
-    gold: list[str]
-    uid: np.ndarray  # int32 [M]
-    dropped: int
-
-
 def prompt_stream(
     cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, batch: int, shuffle: bool = True, shard: tuple[int, int] = (0, 1)
 ) -> PromptStream:
@@ -92,7 +81,7 @@ def prompt_stream(
     batch may be short.
     Errors: UserError for bad records, a batch larger than the split or a shard that does not divide it.
     """
-    table = _tokenise(cfg, tokenizer, split, supervised=False)
+    table = tokenise(cfg, tokenizer, split, supervised=False)
     columns = _prompt_columns(table, cfg, tokenizer)
 
     def assemble(rows: np.ndarray, shard: tuple[int, int]) -> tuple[PromptBatch, list[str]]:
@@ -110,7 +99,7 @@ def prompt_batches(
 
     Every batch has the same shape; the last one is filled with repeated rows, for which `real` is False.
     """
-    table = _tokenise(cfg, tokenizer, split, supervised=False)
+    table = tokenise(cfg, tokenizer, split, supervised=False)
     columns = _prompt_columns(table, cfg, tokenizer)
     count = min(limit or len(table.gold), len(table.gold))
     out = []
@@ -143,7 +132,7 @@ def sft_stream(
     With sft.packing, outside stage 1, also pack_inputs int32 [R, S, W] and pack_steps int32 [R, S, Q]: see packing.packed.
     Errors: as prompt_stream, and UserError for a record without a chain or for labels that do not fit (labels.load_labels).
     """
-    table = _tokenise(cfg, tokenizer, split, supervised=True)
+    table = tokenise(cfg, tokenizer, split, supervised=True)
     pad = prompts.pad_id(cfg.data, tokenizer)
     columns = _prompt_columns(table, cfg, tokenizer)
     columns["chain_tokens"], columns["chain_mask"] = _pad(table.chains, cfg.sft.max_chain, pad, left=False)
@@ -171,7 +160,7 @@ def sft_stream(
     return _stream(table, cfg, split, assemble, batch=batch, shuffle=shuffle, shard=shard, fingerprint=fingerprint, more=more)
 
 
-def _packing_sizes(table: _Table, cfg: ExperimentConfig) -> packing.Records:
+def _packing_sizes(table: Table, cfg: ExperimentConfig) -> packing.Records:
     per = cfg.sft.compression if cfg.sft.stage == "latent" else 1
     prompts, chains, answers = (np.array([len(row) for row in ids], np.int64) for ids in (table.prompts, table.chains, table.answers))
     widest = -(-cfg.sft.max_chain // per) + 1 + cfg.sft.max_answer
@@ -184,7 +173,7 @@ def _part(x: np.ndarray, shard: tuple[int, int]) -> np.ndarray:
     return x[index * len(x) // count : (index + 1) * len(x) // count]
 
 
-def _fingerprint(table: _Table) -> str:
+def _fingerprint(table: Table) -> str:
     """Identity of tokenised records: their uids and all their tokens, whatever they are padded to."""
     found = hashlib.sha256(table.uid.tobytes())
     for ids in (part for part in (table.prompts, table.chains, table.answers) if part):
@@ -194,7 +183,7 @@ def _fingerprint(table: _Table) -> str:
 
 
 def _stream(
-    table: _Table,
+    table: Table,
     cfg: ExperimentConfig,
     split: str,
     assemble: Callable[[np.ndarray, tuple[int, int]], T],
@@ -223,93 +212,10 @@ def _stream(
         rows = rows.repeat()
     dataset = rows.map(lambda at: assemble(at, shard))
     identity = {"split": split, "records": size, "batch": batch, "seed": cfg.seed, "shuffle": shuffle, **(more or {})}
-    return Stream(dataset, identity, table.dropped, table.prompts[0], fingerprint)
+    return Stream(dataset, identity, table.dropped, table.left_out, table.prompts[0], fingerprint)
 
 
-def _tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, supervised: bool) -> _Table:
-    """Loads and tokenises a split, and leaves out what is too long: the only place that does."""
-    if cfg.data.think_end_id < 0 or cfg.data.eos_id < 0:
-        raise ValueError("the config is not resolved; pass it through lgrpo.data.prompts.resolve first")
-    records = load_records(cfg.data, split)
-    own = cfg.data.instruction
-    asked = {"instruction": instruction_of(cfg.data.source, split) if own is None else own, "few_shot": prompts.load_examples(cfg.data)}
-    problems = [r["problem"] for r in records]
-    texts = prompts.render_prompts(problems, cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, **asked)
-    parts = {"prompt": (_encode(tokenizer, texts, records), cfg.data.max_prompt, "data.max_prompt")}
-    if supervised:
-        parts |= _supervised_parts(cfg, tokenizer, records)
-    keep = np.ones(len(records), bool)
-    for what, (ids, limit, field) in parts.items():
-        fits = np.array([len(row) for row in ids]) <= limit
-        if cfg.data.overlong == "error" and not fits.all():
-            uid = int(np.argmin(fits))
-            raise UserError(
-                f"data: {split} record {uid}: {what} has {len(ids[uid])} tokens, {field} is {limit}; raise it or set data.overlong=drop"
-            )
-        if what == "answer" and not fits.all():  # the target: what is left may be another task
-            multihost.say(
-                f"warning: data: {int((~fits).sum())} of {len(records)} {split} records left out: longer answer than {field}={limit}"
-            )
-        keep &= fits
-    kept = np.flatnonzero(keep)
-    if not len(kept):
-        shortest = {what: min(map(len, ids)) for what, (ids, _, _) in parts.items()}
-        limits = {field: limit for _, limit, field in parts.values()}
-        raise UserError(
-            f"data: none of the {len(records)} {split} records fits {limits}; the shortest lengths are {shortest}; raise the limits"
-        )
-
-    def chosen(what: str) -> Ids:
-        return [parts[what][0][i] for i in kept] if what in parts else []
-
-    return _Table(
-        prompts=chosen("prompt"),
-        chains=chosen("chain"),
-        answers=chosen("answer"),
-        gold=[records[i]["answer"] for i in kept],
-        uid=np.array([records[i]["uid"] for i in kept], np.int32),
-        dropped=len(records) - len(kept),
-    )
-
-
-def _supervised_parts(cfg: ExperimentConfig, tokenizer: TextTokenizer, records: Sequence[Record]) -> dict[str, tuple[Ids, int, str]]:
-    """Chains and answers: (ids, limit, name of the limit). A control token inside them would end the thinking or the answer early."""
-    bare = [r["uid"] for r in records if not r["cot"].strip()]
-    if bare:
-        raise UserError(
-            f"data: {len(bare)} of {len(records)} records have no `cot` (the first: record {bare[0]}); "
-            "supervised training needs a chain for every record, so add them or remove these records"
-        )
-    chains = _encode(tokenizer, [prompts.render_chain(r["cot"]) for r in records], records)
-    answers = _encode(tokenizer, [prompts.render_answer(r["answer"], cfg.data.template) for r in records], records)
-    controls = {cfg.data.think_end_id, *end_ids(cfg.data)}
-    for ids in (chains, answers):
-        for record, row in zip(records, ids, strict=True):
-            if not controls.isdisjoint(row):
-                raise UserError(
-                    f"data: record {record['uid']}: chain or answer contains data.think_end or an end of sequence; remove it from the text"
-                )
-    head, tail = prompts.think_end_ids(cfg.data, tokenizer)[1:], [cfg.data.eos_id]
-    answers = [head + row + tail for row in answers]
-    return {"chain": (chains, cfg.sft.max_chain, "sft.max_chain"), "answer": (answers, cfg.sft.max_answer, "sft.max_answer")}
-
-
-def _encode(tokenizer: TextTokenizer, texts: Sequence[str], records: Sequence[Record]) -> Ids:
-    """Ids of the texts. Errors: UserError when the tokenizer lacks a token for some of it: that part of the problem would be lost."""
-    ids = tokenizer.encode_batch(texts)
-    unk = tokenizer.find(prompts.UNK)
-    if unk is not None:
-        bad = next((i for i, row in enumerate(ids) if unk in row), None)
-        if bad is not None:
-            shown = tokenizer.decode(ids[bad])[:200]
-            raise UserError(
-                f"data: record {records[bad]['uid']} has text unknown to the {tokenizer.name} tokenizer: {shown!r}; "
-                "set data.tokenizer to one that covers it"
-            )
-    return ids
-
-
-def _prompt_columns(table: _Table, cfg: ExperimentConfig, tokenizer: TextTokenizer) -> dict[str, np.ndarray]:
+def _prompt_columns(table: Table, cfg: ExperimentConfig, tokenizer: TextTokenizer) -> dict[str, np.ndarray]:
     tokens, mask = _pad(table.prompts, cfg.data.max_prompt, prompts.pad_id(cfg.data, tokenizer), left=True)
     return {"prompt_tokens": tokens, "prompt_mask": mask, "uid": table.uid}
 

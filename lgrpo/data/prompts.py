@@ -45,6 +45,11 @@ class TextTokenizer:
         entries = sorted(self.inner.get_vocab(with_added_tokens=True).items())
         return digest(json.dumps(entries).encode())
 
+    @functools.cached_property
+    def longest(self) -> int:
+        """Characters of the longest vocabulary entry."""
+        return max(map(len, self.inner.get_vocab(with_added_tokens=True)))
+
     def encode(self, text: str) -> list[int]:
         return self.inner.encode(text, add_special_tokens=False).ids
 

@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from lgrpo.data.fields import answer_of
 from lgrpo.errors import UserError
 
 Row = Mapping[str, Any]
@@ -39,7 +40,7 @@ class DataSet:
 
     splits: dict[str, Split]
     read: Callable[[int, Row], Fields]
-    """A row of the public file, and its number, as problem, chain and answer."""
+    """A row of the public file, and its number, as problem, chain and answer. Errors: ValueError, or what a missing column raises."""
     columns: tuple[str, ...]
     """Columns that the public file must have."""
     license: str
@@ -55,46 +56,57 @@ class DataSet:
 # -- rows of the public files ---------------------------------------------------------------------------------------------------------------
 
 
-def _text(value: Any) -> str:
-    """Numbers as people write them: 3.0 is 3; text as it is."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise UserError(f"data: an answer is a {type(value).__name__}, not a number or text; the public file has changed")
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
-    return str(value).strip()
+def _answer(value: Any) -> str:
+    """Numbers as people write them: 3.0 is 3; text as it is. Errors: ValueError for anything else."""
+    text = answer_of(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else text.strip()
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """What stands before and after the one `####` of a solution. Errors: ValueError when there is none, or several."""
+    parts = text.split("####")
+    if len(parts) != 2:
+        raise ValueError("no `####` before the answer" if len(parts) < 2 else f"`####` is there {len(parts) - 1} times")
+    return parts[0].strip(), parts[1].strip().replace(",", "")
 
 
 def _gsm8k(_: int, row: Row) -> Fields:
-    solution, _, answer = row["answer"].rpartition("####")
-    return {"problem": row["question"], "cot": " ".join(_ANNOTATION.findall(solution)), "answer": answer.strip().replace(",", "")}
+    solution, answer = _parted(row["answer"])
+    return {"problem": row["question"], "cot": " ".join(_ANNOTATION.findall(solution)), "answer": answer}
 
 
 def _gsm8k_aug(_: int, row: Row) -> Fields:
     """Lines `problem||<<1+2=3>> <<3*2=6>> #### 6`, read as one column."""
-    problem, _, rest = row["line"].partition("||")
-    cot, _, answer = rest.rpartition("####")
-    return {"problem": problem.strip(), "cot": cot.strip(), "answer": answer.strip().replace(",", "")}
+    parts = row["line"].split("||")
+    if len(parts) != 2:
+        raise ValueError("no `||` between problem and chain" if len(parts) < 2 else f"`||` is there {len(parts) - 1} times")
+    cot, answer = _parted(parts[1])
+    return {"problem": parts[0].strip(), "cot": cot, "answer": answer}
 
 
 def _gsm_hard(_: int, row: Row) -> Fields:
-    return {"problem": row["input"], "cot": "", "answer": str(row["target"])}
+    return {"problem": row["input"], "cot": "", "answer": answer_of(row["target"])}
 
 
 def _svamp(_: int, row: Row) -> Fields:
     body = row["Body"].strip()
-    return {"problem": f"{body if body.endswith('.') else body + '.'} {row['Question'].strip()}", "cot": "", "answer": _text(row["Answer"])}
+    return {
+        "problem": f"{body if body.endswith('.') else body + '.'} {row['Question'].strip()}",
+        "cot": "",
+        "answer": _answer(row["Answer"]),
+    }
 
 
 def _multiarith(_: int, row: Row) -> Fields:
-    return {"problem": row["sQuestion"].strip(), "cot": "", "answer": _text(row["lSolutions"][0])}
+    return {"problem": row["sQuestion"].strip(), "cot": "", "answer": _answer(row["lSolutions"][0])}
 
 
 def _problem_answer(_: int, row: Row) -> Fields:
-    return {"problem": row["problem"], "cot": "", "answer": _text(row["answer"])}
+    return {"problem": row["problem"], "cot": "", "answer": _answer(row["answer"])}
 
 
 def _question_answer(_: int, row: Row) -> Fields:
-    return {"problem": row["question"], "cot": "", "answer": _text(row["answer"])}
+    return {"problem": row["question"], "cot": "", "answer": _answer(row["answer"])}
 
 
 def _gpqa(index: int, row: Row) -> Fields:
@@ -107,7 +119,7 @@ def _gpqa(index: int, row: Row) -> Fields:
 
 
 def _dapo(_: int, row: Row) -> Fields:
-    return {"problem": row["prompt"].strip(), "cot": "", "answer": _text(row["solution"])}
+    return {"problem": row["prompt"].strip(), "cot": "", "answer": _answer(row["solution"])}
 
 
 # -- the table ------------------------------------------------------------------------------------------------------------------------------

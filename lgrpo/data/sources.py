@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 from typing import Any, TypedDict
@@ -10,6 +9,7 @@ from typing import Any, TypedDict
 from lgrpo.config import DataConfig
 from lgrpo.data import word_problems
 from lgrpo.data.benchmarks import load_fields
+from lgrpo.data.fields import answer_of, parse_json, text_of
 from lgrpo.data.files import inside
 from lgrpo.data.prepare import download_and_prepare
 from lgrpo.data.registry import DATA_SETS, locate
@@ -133,28 +133,16 @@ def _load_jsonl(path: str, split: str) -> list[Record]:
 def _parse(line: str, where: str, uid: int) -> Record:
     """One line of JSON as a record; fields that the project does not know are left out."""
     try:
-        raw = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+        raw = parse_json(line)
+    except ValueError as error:
         raise UserError(f"{where}: broken JSON ({error}); mend or delete the line") from error
     if not isinstance(raw, dict):
         raise UserError(f"{where}: a JSON {type(raw).__name__}, not an object with `problem` and `answer`; mend or delete the line")
-    return Record(
-        problem=_field(raw, "problem", where),
-        cot=_field(raw, "cot", where, required=False),
-        answer=_field(raw, "answer", where),
-        uid=uid,
-    )
-
-
-def _field(raw: dict[str, Any], name: str, where: str, required: bool = True) -> str:
-    value = raw.get(name)
-    if value is None and not required:
-        return ""
-    if name == "answer" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        what = f"no `{name}`" if value is None else f"`{name}` is a {type(value).__name__}"
-        raise UserError(f"{where}: {what}; give it as text or delete the line")
-    if required and not value.strip():
-        raise UserError(f"{where}: `{name}` is empty; fill it in or delete the line")
-    return value
+    try:
+        cot = "" if raw.get("cot") is None else text_of(raw["cot"], "cot")
+        record = Record(problem=text_of(raw.get("problem"), "problem"), cot=cot, answer=answer_of(raw.get("answer")), uid=uid)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}; give it as text or delete the line") from error
+    if empty := next((name for name in ("problem", "answer") if not record[name].strip()), None):
+        raise UserError(f"{where}: `{empty}` is empty; fill it in or delete the line")
+    return record

@@ -54,7 +54,7 @@ def train(session: Session, stop: StopFlag) -> int:
         data.set_state(session.restored.data)
         buffer = session.restored.buffer
     else:
-        multihost.say(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.dropped} records too long")
+        multihost.say(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.left_out}")
 
     def save(done: int, data_state: dict[str, Any], metrics: dict[str, float], **more: Any) -> None:
         session.save(done, state, data_state, buffer, session.extra() | more, metrics.get("eval/pass@1_sampled"))

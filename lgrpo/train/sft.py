@@ -114,7 +114,7 @@ def _open_data(session: Session) -> SftStream:
     if session.restored:
         data.set_state(session.restored.data)
     else:
-        multihost.say(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.dropped} records too long")
+        multihost.say(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.left_out}")
     return data
 
 

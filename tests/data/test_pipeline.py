@@ -11,6 +11,7 @@ import pytest
 
 from lgrpo.data import prompts
 from lgrpo.data.pipeline import prompt_batches, prompt_stream, sft_stream
+from lgrpo.data.registry import DATA_SETS, Split
 from lgrpo.data.sources import load_records
 from lgrpo.errors import UserError
 
@@ -158,6 +159,43 @@ def test_overlong_records_are_dropped_and_counted(jsonl_cfg, tokenizer):
         sft_stream(replaced(strict, "data", max_prompt=64), tokenizer, "train", batch=1)
     with pytest.raises(UserError, match="none of the 4 train records fits"):
         prompt_stream(replaced(cfg, "data", max_prompt=5), tokenizer, "train", batch=1)
+
+
+def test_what_was_left_out_is_said_by_limit(jsonl_cfg, tokenizer):
+    long = " ".join(["Tom has 3 pens."] * 8)
+    cfg = jsonl_cfg(record(1), record(2, problem=long), record(3, cot="<<1+2=3>>" * 3, problem=long), record(4, cot="<<1+2=3>>" * 3))
+    assert prompt_stream(cfg, tokenizer, "train", batch=1).left_out == "2 records too long (data.max_prompt=32: 2)"
+    assert sft_stream(cfg, tokenizer, "train", batch=1).left_out == "3 records too long (data.max_prompt=32: 2, sft.max_chain=16: 2)"
+    assert prompt_stream(replaced(cfg, "data", max_prompt=64), tokenizer, "train", batch=1).left_out == "0 records too long"
+
+
+def test_a_text_of_millions_of_characters_is_not_tokenised(jsonl_cfg, tokenizer, monkeypatch):
+    """50 MB of text take a tokenizer minutes and gigabytes."""
+    seen = []
+    encode = type(tokenizer).encode_batch
+    monkeypatch.setattr(type(tokenizer), "encode_batch", lambda self, texts: seen.extend(map(len, texts)) or encode(self, texts))
+    huge = "pens " * 1_000_000
+    cfg = jsonl_cfg(record(1), record(2, problem=huge), record(3, cot=huge), json.dumps({"problem": "Tom", "cot": "1", "answer": huge}))
+    stream = sft_stream(cfg, tokenizer, "train", batch=1)
+    assert stream.dropped == 3 and next(stream)["uid"].tolist() == [0] and max(seen) < 1000
+    assert stream.left_out == "3 records too long (data.max_prompt=32: 1, sft.max_chain=16: 1, sft.max_answer=4: 1)"
+    strict = replaced(cfg, "data", overlong="error")
+    with pytest.raises(UserError, match=r"record 1: prompt has 5000000 characters, data\.max_prompt is 32"):
+        prompt_stream(strict, tokenizer, "train", batch=1)
+
+
+def test_registered_sets_may_have_records_without_a_chain(cfg, tokenizer, monkeypatch, tmp_path):
+    rows = [{"problem": f"Tom has {i} pens.", "cot": "" if i == 2 else "<<1+2=3>>", "answer": str(i)} for i in range(4)]
+    monkeypatch.setitem(DATA_SETS, "gsm8k", dataclasses.replace(DATA_SETS["gsm8k"], splits={"train": Split((), 4)}))
+    (tmp_path / "gsm8k_train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cfg = replaced(cfg, "data", source="gsm8k", path=str(tmp_path), data_dir=str(tmp_path / "tfds"))
+    stream = sft_stream(cfg, tokenizer, "train", batch=3)
+    assert stream.dropped == 1 and stream.left_out == "0 records too long, 1 without a chain"
+    assert sorted(next(stream)["uid"].tolist()) == [0, 1, 3]
+    assert prompt_stream(cfg, tokenizer, "train", batch=4).dropped == 0
+    (tmp_path / "gsm8k_train.jsonl").write_text("".join(json.dumps(row | {"cot": ""}) + "\n" for row in rows))
+    with pytest.raises(UserError, match="none of the 4 train records of gsm8k has a chain"):
+        sft_stream(cfg, tokenizer, "train", batch=3)
 
 
 def test_a_target_that_does_not_fit_is_said(jsonl_cfg, tokenizer, capsys):

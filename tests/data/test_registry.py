@@ -172,17 +172,55 @@ def test_other_rows_or_text_are_refused_and_changed_files_are_seen(tmp_path, sma
     ("text", "says"),
     [
         ('{"problem": "p", "answer": 1}\n{"problem"', r"_test\.jsonl:2: broken JSON"),
-        ('{"problem": "p"}', r"record 0 has \['problem'\]; needed are"),
-        ('["p"]', "record 0 is a list"),
-        ('{"problem": " ", "answer": "1"}', "record 0 has no problem"),
-        ('{"problem": "p", "answer": null}', "record 0 has no problem or no answer"),
-        ('{"sQuestion": "p", "lSolutions": []}', "record 0 is not as multiarith publishes it"),
+        ('{"problem": "p"}', r"_test\.jsonl:1 has \['problem'\]; needed are"),
+        ('["p"]', r"_test\.jsonl:1 is a list"),
+        ('{"problem": " ", "answer": "1"}', r"_test\.jsonl:1 has no problem"),
+        ('{"problem": "p", "answer": null}', r"_test\.jsonl:1 has no problem or no answer"),
+        ('{"sQuestion": "p", "lSolutions": []}', r"_test\.jsonl:1 is not as multiarith publishes it"),
     ],
 )
 def test_broken_files_are_named(tmp_path, text, says):
     (tmp_path / "multiarith_test.jsonl").write_text(text)
     with pytest.raises(UserError, match=says):
         load_records(config(tmp_path, "multiarith"), "test")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("Ann has 2 pens and gets 3.||<<2+3=5>>", "no `####` before the answer"),
+        ("Q? #### 5", r"no `\|\|` between problem and chain"),
+        ("Q?||<<2+3=5>>||<<2+3=5>> #### 5", r"`\|\|` is there 2 times"),
+        ("Q?||<<2+3=5>> #### 5 #### 6", "`####` is there 2 times"),
+        ("Q?||<<2+3=5>> ####", "no problem or no answer"),
+        ("||<<2+3=5>> #### 5", "no problem or no answer"),
+    ],
+)
+def test_lines_of_gsm8k_aug_have_all_their_parts(tmp_path, line, says):
+    (tmp_path / "gsm8k_aug_valid.txt").write_text(f"Q?||<<1+1=2>> #### 2\n\n{line}\n")
+    with pytest.raises(UserError, match=rf"gsm8k_aug_valid\.txt:3 .*{says}"):
+        load_records(config(tmp_path, "gsm8k_aug"), "valid")
+
+
+@pytest.mark.parametrize("row", [{"problem": "p"}, {"input": "p"}], ids=["ours", "public"])
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [("NaN", "is nan"), ("-Infinity", "is -inf"), ("1e999", "is inf"), ('["5"]', "is a list"), ("{}", "is a dict"), ("true", "is a bool"),
+     ('"\\ud83d"', "half a character"), ("7" * 5000, "thousands of digits; write it as text"), ('1, "target": 1, "answer": 1', "is there twice")],
+)  # fmt: skip
+def test_gold_answers_that_are_none(tmp_path, row, value, says):
+    name = "answer" if "problem" in row else "target"
+    text = json.dumps(row)[:-1] + f', "{name}": {value}}}'
+    (tmp_path / "gsm_hard_test.jsonl").write_text(f'{{"problem": "p", "answer": 1}}\n{text}')
+    with pytest.raises(UserError, match=rf"gsm_hard_test\.jsonl:2.*{says}") as error:
+        load_records(config(tmp_path, "gsm_hard"), "test")
+    assert "\n" not in str(error.value)
+
+
+def test_columns_that_are_there_twice(tmp_path):
+    (tmp_path / "math500_test.csv").write_text("problem,answer,answer\np,1,2\n")
+    with pytest.raises(UserError, match="the column 'answer' is there twice"):
+        load_records(config(tmp_path, "math500"), "test")
 
 
 def test_missing_splits_and_files(tmp_path, small):

@@ -1,0 +1,169 @@
+"""A split's records as tokens: everything is tokenised once, and what is too long or cannot be trained on is left out here and nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from lgrpo.config import ExperimentConfig
+from lgrpo.config.reads import end_ids
+from lgrpo.data import prompts
+from lgrpo.data.prompts import TextTokenizer
+from lgrpo.data.registry import DATA_SETS, instruction_of, locate
+from lgrpo.data.sources import Record, load_records
+from lgrpo.errors import UserError
+from lgrpo.runs import multihost
+
+Ids = list[list[int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Tokenised records that fit, in file order: M rows."""
+
+    prompts: Ids
+    chains: Ids
+    answers: Ids
+    gold: list[str]
+    uid: np.ndarray  # int32 [M]
+    dropped: int
+    left_out: str  # the same in words
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """One text of every record, tokenised."""
+
+    ids: Ids
+    sizes: np.ndarray  # int64 [M]; tokens, or the characters of a text that is so long that nobody counts its tokens
+    limit: int
+    field: str
+
+
+def tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, supervised: bool) -> Table:
+    """Loads and tokenises a split, and leaves out what is too long or, where supervised, has no chain. Errors: UserError, see pipeline."""
+    if cfg.data.think_end_id < 0 or cfg.data.eos_id < 0:
+        raise ValueError("the config is not resolved; pass it through lgrpo.data.prompts.resolve first")
+    records = load_records(cfg.data, split)
+    parts, bare = {"prompt": _prompt_tokens(cfg, tokenizer, split, records)}, np.zeros(len(records), bool)
+    if supervised:
+        bare = _bare(cfg, split, records)
+        parts |= _supervised_parts(cfg, tokenizer, records)
+    keep = ~bare
+    for what, part in parts.items():
+        fits = part.sizes <= part.limit
+        if cfg.data.overlong == "error" and not fits.all():
+            uid = int(np.argmin(fits))
+            unit = "tokens" if part.ids[uid] else "characters"
+            raise UserError(
+                f"data: {split} record {uid}: {what} has {part.sizes[uid]} {unit}, {part.field} is {part.limit}; "
+                "raise it or set data.overlong=drop"
+            )
+        if what == "answer" and not fits.all():  # the target: what is left may be another task
+            multihost.say(
+                f"warning: data: {int((~fits).sum())} of {len(records)} {split} records left out: longer answer than {part.field}={part.limit}"
+            )
+        keep &= fits
+    kept = np.flatnonzero(keep)
+    if not len(kept):
+        shortest = {what: int(part.sizes.min()) for what, part in parts.items()}
+        limits = {part.field: part.limit for part in parts.values()}
+        raise UserError(
+            f"data: none of the {len(records)} {split} records fits {limits}; the shortest lengths are {shortest}; raise the limits"
+        )
+
+    def chosen(what: str) -> Ids:
+        return [parts[what].ids[i] for i in kept] if what in parts else []
+
+    return Table(
+        prompts=chosen("prompt"),
+        chains=chosen("chain"),
+        answers=chosen("answer"),
+        gold=[records[i]["answer"] for i in kept],
+        uid=np.array([records[i]["uid"] for i in kept], np.int32),
+        dropped=len(records) - len(kept),
+        left_out=_left_out(parts, bare),
+    )
+
+
+def _left_out(parts: dict[str, _Part], bare: np.ndarray) -> str:
+    """How many records are not used, and why; one that breaks several limits counts for each."""
+    over = {f"{part.field}={part.limit}": part.sizes > part.limit for part in parts.values()}
+    total = int((np.any(list(over.values()), axis=0) & ~bare).sum())
+    why = ", ".join(f"{field}: {int((found & ~bare).sum())}" for field, found in over.items() if (found & ~bare).any())
+    return f"{total} records too long{why and f' ({why})'}" + (f", {int(bare.sum())} without a chain" if bare.any() else "")
+
+
+def _prompt_tokens(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, records: Sequence[Record]) -> _Part:
+    own = cfg.data.instruction
+    asked = {"instruction": instruction_of(cfg.data.source, split) if own is None else own, "few_shot": prompts.load_examples(cfg.data)}
+    # What is too long is not put into a template either.
+    most = _most_characters(tokenizer, cfg.data.max_prompt)
+    problems = [r["problem"] if len(r["problem"]) <= most else "" for r in records]
+    texts = prompts.render_prompts(problems, cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, **asked)
+    part = _tokens(tokenizer, texts, records, cfg.data.max_prompt, "data.max_prompt")
+    for i, record in enumerate(records):
+        if len(record["problem"]) > most:
+            part.ids[i], part.sizes[i] = [], len(record["problem"])
+    return part
+
+
+def _bare(cfg: ExperimentConfig, split: str, records: Sequence[Record]) -> np.ndarray:
+    """bool [M]: records without a chain. Files of registered data sets are as they are; in one's own such a record is a mistake."""
+    bare = np.array([not r["cot"].strip() for r in records])
+    name, _ = locate(cfg.data.source, split)
+    if bare.all():
+        raise UserError(
+            f"data: none of the {len(bare)} {split} records of {name} has a chain; supervised training needs a set that has them"
+        )
+    if bare.any() and name not in DATA_SETS:
+        raise UserError(
+            f"data: {int(bare.sum())} of {len(records)} records have no `cot` (the first: record {int(np.argmax(bare))}); "
+            "supervised training needs a chain for every record, so add them or remove these records"
+        )
+    return bare
+
+
+def _supervised_parts(cfg: ExperimentConfig, tokenizer: TextTokenizer, records: Sequence[Record]) -> dict[str, _Part]:
+    """Chains and answers. A control token inside them would end the thinking or the answer early."""
+    chain_texts = [prompts.render_chain(r["cot"]) for r in records]
+    answer_texts = [prompts.render_answer(r["answer"], cfg.data.template) for r in records]
+    chains = _tokens(tokenizer, chain_texts, records, cfg.sft.max_chain, "sft.max_chain")
+    answers = _tokens(tokenizer, answer_texts, records, cfg.sft.max_answer, "sft.max_answer")
+    controls = {cfg.data.think_end_id, *end_ids(cfg.data)}
+    for part in (chains, answers):
+        for record, row in zip(records, part.ids, strict=True):
+            if not controls.isdisjoint(row):
+                raise UserError(
+                    f"data: record {record['uid']}: chain or answer contains data.think_end or an end of sequence; remove it from the text"
+                )
+    head, tail = prompts.think_end_ids(cfg.data, tokenizer)[1:], [cfg.data.eos_id]
+    ends = [head + row + tail if len(row) == size else [] for row, size in zip(answers.ids, answers.sizes, strict=True)]
+    return {"chain": chains, "answer": dataclasses.replace(answers, ids=ends, sizes=answers.sizes + len(head) + len(tail))}
+
+
+def _most_characters(tokenizer: TextTokenizer, limit: int) -> int:
+    """A text of more characters than this is too long for `limit` tokens, blanks aside that a tokenizer may drop."""
+    return max(100_000, 4 * limit * tokenizer.longest)
+
+
+def _tokens(tokenizer: TextTokenizer, texts: Sequence[str], records: Sequence[Record], limit: int, field: str) -> _Part:
+    """Tokens of the texts, apart from those that are too long for that.
+
+    Errors: UserError when the tokenizer lacks a token for some of it: that part of the problem would be lost.
+    """
+    most = _most_characters(tokenizer, limit)
+    ids = tokenizer.encode_batch([text if len(text) <= most else "" for text in texts])
+    unk = tokenizer.find(prompts.UNK)
+    if unk is not None:
+        bad = next((i for i, row in enumerate(ids) if unk in row), None)
+        if bad is not None:
+            shown = tokenizer.decode(ids[bad])[:200]
+            raise UserError(
+                f"data: record {records[bad]['uid']} has text unknown to the {tokenizer.name} tokenizer: {shown!r}; "
+                "set data.tokenizer to one that covers it"
+            )
+    sizes = [len(row) if len(text) <= most else len(text) for row, text in zip(ids, texts, strict=True)]
+    return _Part(ids, np.array(sizes, np.int64), limit, field)
