@@ -58,10 +58,12 @@ def _agrees(value: str, side: str) -> bool:
 def _equal(gold: str, answer: str) -> bool:
     real = not (should_treat_as_complex(gold) or should_treat_as_complex(answer))
     a, b = parsed(gold, real), parsed(answer, real)
+    if isinstance(a, sympy.Eq) and isinstance(b, sympy.Eq) and not a.has(sympy.Set) and not b.has(sympy.Set):
+        return _same_equation(a, b)
     if not verify([a], [b], timeout_seconds=None, raise_on_error=True, allow_set_relation_comp=True):
         return False
     braces = gold.startswith("\\{") != answer.startswith("\\{")
-    return not (_differs(a, b) or _other_order(a, b, braces) or _no_solution(a, b))
+    return not (_differs(a, b) or _other_order(a, b, braces))
 
 
 # Corrections: each refuses what math-verify takes for equal. Their cases: tests/rewards/test_math.py.
@@ -78,7 +80,7 @@ def _differs(a: Any, b: Any) -> bool:
     if isinstance(a, sympy.Tuple) and isinstance(b, sympy.Tuple):
         return any(map(_differs, a.args, b.args))
     if isinstance(a, sympy.FiniteSet) and isinstance(b, sympy.FiniteSet):
-        return any(map(_differs, *(sorted(x.args, key=sympy.default_sort_key) if not x.is_number else _by_value(x) for x in (a, b))))
+        return all(e.is_number for e in (*a.args, *b.args)) and any(map(_differs, _by_value(a), _by_value(b)))
     if isinstance(a, sympy.core.relational.Relational) and isinstance(b, sympy.core.relational.Relational):
         return a.lhs == b.lhs and _differs(a.rhs, b.rhs)
     if not (isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr)) or not (a.is_finite is not False and b.is_finite is not False):
@@ -120,9 +122,7 @@ def _written(x: Any) -> tuple[Any, ...]:
     return tuple(x._unsorted_args) if isinstance(x, FiniteSet) else x.args
 
 
-def _no_solution(a: Any, b: Any) -> bool:
-    """Two equations without a solution: math-verify compares the solutions, and finds no difference."""
-    if not (isinstance(a, sympy.Eq) and isinstance(b, sympy.Eq)):
-        return False
+def _same_equation(a: Any, b: Any) -> bool:
+    """Multiples of each other, as 2x = 6 of x = 3: math-verify misses them, and takes any two equations without a solution for equal."""
     ratio = sympy.simplify((a.lhs - a.rhs) / (b.lhs - b.rhs))
-    return not ratio.is_number and sympy.solve(a, a.free_symbols) == []
+    return bool(ratio.is_number and ratio.is_finite and ratio.is_zero is False)

@@ -42,8 +42,8 @@ _PLAIN = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9]| [0-9])|[0-9]+)"
 _UNSIGNED = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
 _SIGN = r"(?P<sign>[-+]?)\s*"
-_ARGUMENT = r"(?:\{{\s*(?P<{0}>[-+]?\s*" + _UNSIGNED + r")\s*\}}|(?P<{0}1>[0-9]))\s*"
-_FRAC = r"\\frac\s*" + _ARGUMENT.format("a") + _ARGUMENT.format("b")
+_ARGUMENT = r"\s*(?:\{\s*(?P<K>[-+]?\s*" + _UNSIGNED + r")\s*\}|(?P<K1>[0-9]))"
+_FRAC = r"\\frac" + _ARGUMENT.replace("K", "a") + _ARGUMENT.replace("K", "b")
 # The first that matches at the front is read; what follows must be a unit.
 _FORMS = [
     # Mixed numbers: the fraction must be proper, else `1 11/2` could as well be a product or two numbers.
@@ -84,7 +84,7 @@ _NAME = re.compile(
 _NAMING_WORDS = re.compile(r"(?:\\(?:triangle|angle)\s*|[A-Za-z'\s])+")
 _RELATION = re.compile(r"\\(?:leq|geq|neq|Rightarrow|to|equiv|subset|subseteq|mid)(?![a-z])|[<>]|!=")
 _EQUALS = re.compile(r"=|\\approx(?![a-z])|\\in(?![a-z])")
-_JOINER = re.compile(rf"\s*,?\s*(?:{OPEN}\s*,?\s*(?:and|or)\s*{CLOSE}|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))\s*")
+_JOINER = re.compile(rf"\s*,?\s*(?:{OPEN}\s*,?\s*(?:and|or)\s*{CLOSE}|(?<![A-Za-z])(?:and|or)(?![A-Za-z])(?![^{OPEN}{CLOSE}]*{CLOSE}))\s*")
 # What folds its case; in mathematics r and R are two things.
 _FOLDED = re.compile(r"[A-Z]?[a-z]{3,}|[A-Z][a-z]{2}|[A-Z]{4,}|(?i:no|yes|odd)|[A-Za-z']{2,}(?:[ .-]+[A-Za-z']+)+")
 
