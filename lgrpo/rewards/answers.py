@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import re
 
+from lgrpo.rewards.units import KNOWN
+
 MAX_TEXT = 16_384
 """Characters of a completion that are searched, counted from its end; what stands before cannot hold the answer."""
 
 _BRACES = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\[{}]|[{}]")
 # What may stand between two boxes that are one answer: `\boxed{3}$ and $x = \boxed{5}`.
-_BETWEEN = re.compile(r"[\s$.\\()]*(?:,|;|\band\b|\bor\b|\\text\s*\{\s*(?:and|or)\s*\})+[\s$,\\()]*(?:(?:and|or)\b)?[\s$\\()]*(?:\\?[A-Za-z]+(?:_\{?\w\}?)?\s*=)?[\s$]*")
+_BETWEEN = re.compile(
+    r"[\s$.\\()]*(?:,|;|\band\b|\bor\b|\\text\s*\{\s*(?:and|or)\s*\})+[\s$,\\()]*"
+    r"(?:(?:and|or)\b)?[\s$\\()]*(?:\\?[A-Za-z]+(?:_\{?\w\}?)?\s*=)?[\s$]*"
+)
 _SAID = re.compile(r"\b(?:answers?|result|solution)(?:\s+(?:is|are|was|equals|would be|must be)\b\s*:?|\s*[:=])[\s*_`]*", re.IGNORECASE)
 _SENTENCE_ENDS = re.compile(r"[.!?](?=\s+[A-Z]|\s*$)|\n")
 # Words of a sentence that belong to the expression beside them.
-_JOINERS = frozenset("or and to of out by times plus minus over".split())
-_AFTER = frozenset(
-    "hundred thousand million billion trillion dozen dozens half percent squared cubed hundreds thousands millions billions".split()
-)
+_JOINING = "or and to of out by times plus minus over"
+_JOINERS = frozenset(_JOINING.split())
+_CHANGING = "hundred thousand million billion trillion dozen dozens half percent squared cubed hundreds thousands millions billions"
+_AFTER = frozenset(_CHANGING.split())
 _TOKEN = re.compile(r"\S+")
 _MAX_TOKENS = 24
 
@@ -49,9 +54,8 @@ def hash_line(text: str) -> str | None:
     if at < 0:
         return None
     line = text[at + 4 :].partition("\n")[0].strip(" \t#")
-    if line:
-        return line.strip()
-    return text[text.rfind("\n", 0, at) + 1 : at].rpartition("####")[2].strip(" \t#") if "####" in text[text.rfind("\n", 0, at) + 1 : at] else ""
+    _, mark, before = text[text.rfind("\n", 0, at) + 1 : at].rpartition("####")
+    return line.strip() or (before.strip(" \t#") if mark else "")
 
 
 def boxes(text: str) -> list[tuple[int, int, int]]:
@@ -102,6 +106,9 @@ def _expression(text: str, first: bool) -> str | None:
         start -= 1
     while stop + 1 < len(tokens) and stop - at < _MAX_TOKENS and not _ends_sentence(tokens[stop]) and _belongs(tokens, kinds, stop + 1, 1):
         stop += 1
+    first_part = _composite(tokens, kinds, start, stop)
+    if first_part is not None:
+        return " ".join(tokens[first_part : stop + 2])
     while start < at and not kinds[start]:
         start += 1
     while stop > at and not kinds[stop]:
@@ -113,12 +120,21 @@ def _expression(text: str, first: bool) -> str | None:
     return (run if joined else run.rpartition("=")[2]).strip("*` \"'") or None
 
 
+def _composite(tokens: list[str], kinds: list[str], start: int, stop: int) -> int | None:
+    """Where `4 hours and 30 minutes` begins, of which the last number is a piece; None where there is no such thing."""
+    at = start - 2 if start > 0 and tokens[start - 1] == "and" else start - 1
+    units = [tokens[n].strip(".,;").lower() for n in (at, stop + 1) if 0 < n < len(tokens)]
+    known = len(units) == 2 and all(unit in KNOWN or unit.rstrip("s") in KNOWN for unit in units)
+    return at - 1 if known and kinds[at - 1] == "anchor" else None
+
+
 def _is_mathematics(token: str) -> str:
     """`anchor`: it has a digit, a command or a dollar; `part`: it may belong to one; empty: a word."""
     bare = token.strip("*`\"'.,;:!?$()")
     if any(c.isdigit() for c in token) or re.search(r"\\[A-Za-z]|\$[^$]|[√π∞]", token):
         return "anchor" if not re.match(r"[A-Za-z]{3,}", bare) else ""
-    if not re.search("[A-Za-z]", token) and re.search(r"[-+*/=^<>(){}\[\]%|×·÷−$]", token) or re.fullmatch("[b-zB-HJ-Z]", bare):
+    signs = not re.search("[A-Za-z]", token) and re.search(r"[-+*/=^<>(){}\[\]%|×·÷−$]", token)
+    if signs or re.fullmatch("[b-zB-HJ-Z]", bare):
         return "part"
     return ""
 

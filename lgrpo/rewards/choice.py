@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from lgrpo.rewards.answers import MAX_TEXT, boxes, hash_line
 from lgrpo.rewards.notation import spelled, words_as_blanks
@@ -12,26 +11,36 @@ LETTERS = "ABCD"
 _WRAP = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox|textit|mathsf|mathit|boldsymbol|boxed|fbox)\s*\{([^{}]*)\}")
 _DECORATION = re.compile(r"[*`$\"]|</?[A-Za-z]{1,10}>|\\[()\[\]]")
 # The whole of an answer: B, (B), B., **B**, (B) Mitochondria, B: Mitochondria. Not `B Mitochondria`, nor `A cat`.
-_ALONE = re.compile(rf"(?:the\s+)?(?:(?:final\s+|correct\s+)?(?:answer|option|choice)(?:\s+is)?\s*:?)?\s*\(?\s*([{LETTERS}])\s*\)?[.:]?", re.IGNORECASE)
+_ALONE = re.compile(
+    rf"(?:the\s+)?(?:(?:final\s+|correct\s+)?(?:answer|option|choice)(?:\s+is)?\s*:?)?\s*\(?\s*([{LETTERS}])\s*\)?[.:]?", re.IGNORECASE
+)
 _LABELLED = re.compile(rf"(?:\(([{LETTERS}])\)|([{LETTERS}])[).:])\s*\S.*", re.DOTALL)
 # A letter that stands alone: no article in small letters, no D-glucose, no A's.
 _LETTER = rf"(?:\(\s*(?P<in>[{LETTERS}{LETTERS.lower()}])\s*\)|(?P<out>[{LETTERS}])|(?P<last>[{LETTERS.lower()}])(?=[.!]?\s*(?:\n|$)))(?![\w'’+#-])"
-_FILLERS = r"(?:\s|:|(?:the|my|is|be|option|choice|letter|answer|indeed|just|then|thus|hence|either|probably|[a-z]{2,12}ly)\b)*"
+_FILLERS = (
+    r"(?:\s{0,9}(?::|(?:the|my|is|be|option|choice|letter|answer|indeed|just|then|thus|hence|either|probably|[a-z]{2,12}ly)\b)){0,6}\s{0,9}"
+)
 _VERB = r"(?:is|would be|must be|should be|will be|has to be|was|est|es|ist|è|:|=|→)"
 _STRONG = re.compile(
-    rf"(?i:\b(?:answer|choice|réponse|respuesta|antwort|risposta|solution)\b(?:[^.\n:=]{{0,60}}?(?<!\w){_VERB}(?!\w)|\s*[>:]?){_FILLERS})(?<![\w]){_LETTER}"
+    rf"(?i:\b(?:answer|choice|réponse|respuesta|antwort|risposta|solution)\b(?:[^.\n:=]{{0,60}}?(?<!\w){_VERB}(?!\w)|\s{{0,9}}[>:]?){_FILLERS}|答案[是为：:]?\s{{0,9}})(?<![\w]){_LETTER}"
 )
 _WEAK = re.compile(rf"(?i:\b(?:option|choose|pick|select|choice)\b{_FILLERS}){_LETTER}")
 _CORRECTED = re.compile(rf"(?i:\b(?:not|n[o']t)\b|n['’]t)\s*(?:option\s*)?\(?[{LETTERS}]\)?,?\s+(?i:but|rather)(?:\s+rather)?\s+{_LETTER}")
 _BRACKETED = re.compile(rf"\((?P<in>[{LETTERS}])\)")
-_LAST_WORDS = re.compile(rf"(?i:(?:so|thus|hence|therefore|it is|it's|i choose|i pick|i would say|i say|it must be|must be|final)[,:]?\s+)+{_LETTER}[.!]?\s*")
-_DENIED = re.compile(r"\b(?:not|cannot|never|neither|nor|no|wrong|incorrect|unlikely|eliminate[sd]?|exclude[sd]?|rules? out|except)\b|n['’]t\b", re.IGNORECASE)
-_JOINED = re.compile(rf"\)?\s*(?:or|and|/|,|&)\s*\(?[{LETTERS}]\b")
-_REFUTED = re.compile(
-    r"[)\s]*(?:is|are|was|seems|can|would|could|does)?\s*(?:not|n['’]t|cannot|clearly|definitely|also|be)*\s*\b(?:not|wrong|incorrect|false|impossible)\b|[)\s]*(?:is|can|does)n['’]?t\b|[)\s]*cannot\b",
+_LAST_WORDS = re.compile(
+    rf"(?i:(?:so|thus|hence|therefore|it is|it's|i choose|i pick|i would say|i say|it must be|must be|final)[,:]?\s+)+{_LETTER}[.!]?\s*"
+)
+_DENIED = re.compile(
+    r"\b(?:not|cannot|never|neither|nor|no(?!,)|wrong|incorrect|unlikely|eliminate[sd]?|exclude[sd]?|rules? out|except)\b|n['’]t\b",
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"[.!?]\s|\n|;")
+_JOINED = re.compile(rf"\)?\s{{0,9}}(?:or|and|/|,|&)\s{{0,9}}\(?[{LETTERS}]\b")
+_REFUTED = re.compile(
+    r"[)\s]{0,9}(?:(?:is|are|was|seems|can|would|could|does)\b\s{0,9})?(?:(?:clearly|definitely|also|be)\b\s{0,9}){0,3}"
+    r"(?:(?:not|wrong|incorrect|false|impossible|cannot)\b|(?:is|can|does)n['’]?t\b|n['’]t\b)",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[.!?]\s|\n|;|,\s*(?:so|thus|therefore|hence|but)\b")
 
 
 def gold_letter(gold: str) -> str | None:
@@ -65,20 +74,19 @@ def chosen_letter(text: str) -> str | None:
         return _letter(line)
     text = _bare(text)
     for pattern in (_CORRECTED, _STRONG, _WEAK):
-        if letter := _last(pattern, text, denied=pattern is not _CORRECTED):
+        if letter := _last(pattern, text, reach=0 if pattern is _CORRECTED else 60):
             return letter
     line = text.rpartition("\n")[2].strip()
     match = _LAST_WORDS.fullmatch(line)
-    return _letter(line) or (_named(match) if match else None) or _last(_BRACKETED, text)
+    return _letter(line) or (_named(match) if match else None) or _last(_BRACKETED, text, reach=9)
 
 
-def _last(pattern: re.Pattern[str], text: str, denied: bool = True) -> str | None:
-    """The letter of the last statement that its sentence does not take back."""
+def _last(pattern: re.Pattern[str], text: str, reach: int = 60) -> str | None:
+    """The letter of the last statement that its sentence does not take back, in the `reach` characters before it or in what follows."""
     letter = None
     for match in pattern.finditer(text):
         at = match.end()
-        before = text[max(0, match.start() - 60) : at]
-        sentence = _SENTENCE.split(before)[-1] if denied else ""
+        sentence = _SENTENCE.split(text[max(0, match.start() - reach) : at])[-1] if reach else ""
         if not _DENIED.search(sentence) and not _JOINED.match(text, at) and not _REFUTED.match(text, at):
             letter = _named(match)
     return letter
@@ -101,4 +109,4 @@ def _bare(text: str) -> str:
 
 def _unwrapped(answer: str) -> str:
     """Without markup. Looks at 256 characters: a choice stands at the front."""
-    return words_as_blanks(spelled(answer[:256])).strip(" \t\n*_$`\"")
+    return words_as_blanks(spelled(answer[:256])).strip(' \t\n*_$`"')

@@ -110,10 +110,11 @@ def _equal(found: Reading, wanted: Reading) -> bool | None:
     if clash(found.unit, wanted.unit) or _other_name(found.name, wanted.name):
         return False
     a, b = found.number, wanted.number
-    if wanted.sides or any(not _is_quantity(side) for side in found.sides):
+    if wanted.sides or _steps(found, wanted):
         if found.text == wanted.text:
             return True
-        return False if wanted.sides and not found.equation else False if a is not None and b is not None and not _close(a, b) and not wanted.name else None
+        apart = a is not None and b is not None and not _close(a, b) and not wanted.name and not wanted.sides
+        return False if apart or (wanted.sides and not found.equation) else None
     if found.text.rpartition("=")[2] == wanted.text:  # also `1, 100` for 1,100
         return True
     if a is None or b is None:
@@ -130,8 +131,13 @@ def _other_name(a: str, b: str) -> bool:
     return bool(a and b) and a != b and variables[0] == variables[1]
 
 
+def _steps(found: Reading, wanted: Reading) -> list[str]:
+    """Sides that are no names. Where the gold answer is no equation, m+n in `m+n = 205` is what was asked for; k^2 in `k^2 = 205` is not."""
+    return [side for side in found.sides if wanted.name or not _is_quantity(side)]
+
+
 def _is_quantity(side: str) -> bool:
-    """m+n in `m+n = 205` is what was asked for; k^2 in `k^2 = 205` is a step on the way to k."""
+    """At least two variables, and no rounding."""
     return len(set(re.findall("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", side)))) > 1 and not side.startswith(APPROX)
 
 
@@ -143,7 +149,7 @@ def _close(a: Fraction, b: Fraction) -> bool:
 
 def _for_parser(found: Reading, wanted: Reading) -> tuple[str, str] | None:
     """The pair that the LaTeX parser shall compare, or None where the fast reading has the last word."""
-    sides = [side for side in found.sides if not _is_quantity(side)]
+    sides = _steps(found, wanted)
     gold, answer = wanted.latex, found.latex
     if (wanted.sides or wanted.name) and sides:  # 2x = 6 for x = 3
         gold, answer, sides = wanted.equation, found.equation, []

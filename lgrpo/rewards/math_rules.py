@@ -21,6 +21,7 @@ TOLERANCE = sympy.Rational(1, 10**6)
 ROUNDED = sympy.Rational(1, 100)
 _SPELLING = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False)
 _CASE = ConversionConfig(lowercase_symbols=False)
+_Relation = sympy.core.relational.Relational
 _DIGITS = 400
 """Up to so many digits are computed to tell two exact values apart."""
 
@@ -60,6 +61,8 @@ def _equal(gold: str, answer: str) -> bool:
     a, b = parsed(gold, real), parsed(answer, real)
     if isinstance(a, sympy.Eq) and isinstance(b, sympy.Eq) and not a.has(sympy.Set) and not b.has(sympy.Set):
         return _same_equation(a, b)
+    if isinstance(a, sympy.Union | sympy.Interval) and isinstance(b, sympy.FiniteSet) and all(isinstance(x, _Relation) for x in b.args):
+        b = sympy.Union(*(x.as_set() for x in b.args))  # x < 1 or x > 2
     if not verify([a], [b], timeout_seconds=None, raise_on_error=True, allow_set_relation_comp=True):
         return False
     braces = gold.startswith("\\{") != answer.startswith("\\{")
@@ -81,7 +84,7 @@ def _differs(a: Any, b: Any) -> bool:
         return any(map(_differs, a.args, b.args))
     if isinstance(a, sympy.FiniteSet) and isinstance(b, sympy.FiniteSet):
         return all(e.is_number for e in (*a.args, *b.args)) and any(map(_differs, _by_value(a), _by_value(b)))
-    if isinstance(a, sympy.core.relational.Relational) and isinstance(b, sympy.core.relational.Relational):
+    if isinstance(a, _Relation) and isinstance(b, _Relation):
         return a.lhs == b.lhs and _differs(a.rhs, b.rhs)
     if not (isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr)) or not (a.is_finite is not False and b.is_finite is not False):
         return False

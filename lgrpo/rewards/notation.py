@@ -14,44 +14,45 @@ _UNMARK = str.maketrans(OPEN + CLOSE, "  ")
 
 # Full-width forms by hand: NFKC would also turn 5² into 52 and 3½ into 31/2.
 _SAME = {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)} | dict.fromkeys("−–—﹣‐‑", "-") | dict.fromkeys("⁄∕÷", "/")
-_SIGNS = {
-    **{"∞": "\\infty ", "π": "\\pi ", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "∙": "\\cdot ", "≤": "\\leq ", "≥": "\\geq ", "⩽": "\\leq "},
-    **{"⩾": "\\geq ", "≠": "\\neq ", "≈": "\\approx ", "≅": "\\approx ", "±": "\\pm ", "∓": "\\mp ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in "},
-    **{"∅": "\\emptyset ", "√": "\\sqrt ", "∛": "\\sqrt[3] ", "°": "^\\circ ", "º": "^\\circ ", "˚": "^\\circ ", "…": "\\ldots ", "′": "'", "∠": "\\angle "},
-    **{"ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "ℂ": "\\mathbb{C}", "⇒": "\\Rightarrow ", "→": "\\to "},
-    **{"⟨": "(", "⟩": ")", "〈": "(", "〉": ")", "“": '"', "”": '"', "‘": "'", "’": "'", "✓": "", "✔": "", "✅": "", "∎": "", "■": "", "□": ""},
-}
+
+
+def _pairs(table: str) -> list[tuple[str, str]]:
+    """A table of words, two and two."""
+    words = table.split()
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
+_COMMAND_SIGNS = r"""∞ \infty π \pi × \times · \cdot ⋅ \cdot ∙ \cdot ≤ \leq ≥ \geq ⩽ \leq ⩾ \geq ≠ \neq ≈ \approx ≅ \approx ± \pm ∓ \mp
+    ∪ \cup ∩ \cap ∈ \in ∅ \emptyset √ \sqrt ∛ \sqrt[3] ° ^\circ º ^\circ ˚ ^\circ … \ldots ∠ \angle ℝ \mathbb{R} ℤ \mathbb{Z} ℕ \mathbb{N}
+    ℚ \mathbb{Q} ℂ \mathbb{C} ⇒ \Rightarrow → \to ≡ \equiv ⟨ ( ⟩ ) 〈 ( 〉 ) “ " ” " ‘ ' ’ ' ′ '"""
+_SIGNS = {sign: name + " " * (name[0] == "\\") for sign, name in _pairs(_COMMAND_SIGNS)} | dict.fromkeys("✓✔✅∎■□", "")
 _SCRIPTS = {"<super>": "^", "<sub>": "_"}
 _RAISED = re.compile(r"(?:([\^_])\{([^{}]*)\})(?:\1\{([^{}]*)\})+")
-# `\le`: what a command becomes. Longer names first is not needed: a command ends where its letters end.
-_COMMANDS = {
-    **dict.fromkeys("left right bigl bigr Bigl Bigr biggl biggr big Big bigg Bigg middle".split(), ""),
-    **dict.fromkeys("displaystyle textstyle scriptstyle limits nolimits boldmath bf rm it tt sf em bfseries itshape".split(), ""),
-    **dict.fromkeys("tiny small footnotesize normalsize large Large LARGE huge Huge centering".split(), ""),
-    **dict.fromkeys("therefore square blacksquare checkmark qed".split(), ""),
-    **dict.fromkeys("thinspace medspace thickspace quad qquad enspace nobreakspace".split(), " "),
-    **dict.fromkeys("dfrac tfrac cfrac".split(), "\\frac"),
-    **{"le": "\\leq", "ge": "\\geq", "leqslant": "\\leq", "geqslant": "\\geq", "ne": "\\neq", "lt": "<", "gt": ">"},
-    **{"langle": "(", "rangle": ")", "lbrace": "\\{", "rbrace": "\\}", "lvert": "|", "rvert": "|", "vert": "|", "lbrack": "[", "rbrack": "]"},
-    **{"degree": "^\\circ", "degrees": "^\\circ", "pounds": "£", "euro": "€", "yen": "¥", "rupee": "₹", "textdollar": "\\$", "percent": "\\%"},
-    **{"dots": "\\ldots", "cdots": "\\ldots", "dotsc": "\\ldots", "simeq": "\\approx", "cong": "\\approx", "doteq": "\\approx", "sim": "\\approx"},
-    **{"lparen": "(", "rparen": ")", "infin": "\\infty", "varnothing": "\\emptyset", "imath": "i", "implies": "\\Rightarrow", "prime": "'"},
-    **{"textdegree": "^\\circ", "ast": "*", "mathdollar": "\\$", "colon": ":", "newline": " "},
-}
+_TO_NOTHING = """left right bigl bigr Bigl Bigr biggl biggr big Big bigg Bigg middle displaystyle textstyle scriptstyle limits nolimits boldmath
+    bf rm it tt sf em bfseries itshape tiny small footnotesize normalsize large Large LARGE huge Huge centering mathbf mathit mathsf mathtt mathnormal
+    boldsymbol bold bm pmb underline boxed fbox therefore square blacksquare checkmark qed"""
+_TO_BLANK = "thinspace medspace thickspace quad qquad enspace nobreakspace newline"
+_OTHER_NAMES = r"""dfrac \frac tfrac \frac cfrac \frac le \leq ge \geq leqslant \leq geqslant \geq ne \neq lt < gt > langle ( rangle ) lparen ( rparen )
+    lbrace \{ rbrace \} lvert | rvert | vert | lbrack [ rbrack ] degree ^\circ degrees ^\circ textdegree ^\circ pounds £ euro € yen ¥ rupee ₹
+    textdollar \$ mathdollar \$ percent \% dots \ldots cdots \ldots dotsc \ldots simeq \approx cong \approx doteq \approx sim \approx infin \infty
+    varnothing \emptyset imath i implies \Rightarrow prime ' ast * colon :"""
+_COMMANDS = dict.fromkeys(_TO_NOTHING.split(), "") | dict.fromkeys(_TO_BLANK.split(), " ") | dict(_pairs(_OTHER_NAMES))
+"""What becomes of a command, by its name."""
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _SPACING = re.compile(r"\\[,;:> ]|~|\\\\(?![A-Za-z])|\\hspace\*?\{[^{}]*\}")
+_SPACING_IN_ROWS = re.compile(r"\\[,;:>](?<!\\\\.)|~")
 _WORDS = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|hbox|emph|operatorname\*?)\s*\{([^{}]*)\}")
 _UPRIGHT = re.compile(r"\\mathrm\s*\{([^{}]*)\}")
 _LOOKS = re.compile(
     r"\\(?:math(?:bf|it|sf|tt|normal)|boldsymbol|bold|bm|pmb|underline|underbar|uline|boxed|fbox|framebox)\s*\{([^{}]*)\}|"
     r"(?:\\textcolor\s*\{\w*\}|\\color\s*\{\w*\}|\\tag\*?)\s*(?:\{([^{}]*)\})?"
 )
-_TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:s|eos|bos|pad|b|i|em|strong|u|code|p|br|answer)\s*/?>")
-_MARKDOWN = re.compile(r"(?<![\w)*])(\*\*\*|\*\*|\*|__|`{1,3})(?=\S)([^*`]{1,200}?)\1(?![\w(*])")
+_TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|\[/?INST\]|\[(?:EOS|END|PAD)\]|</?(?:s|eos|bos|pad|b|i|em|strong|u|code|p|br|answer)\s*/?>")
+_MARKDOWN = re.compile(r"(?<![\w)*}\\])(\*\*\*|\*\*|\*|__|_|`{1,3})(?=\S)([^*`]{1,200}?)\1(?![\w(*{])")
 _MATH_MODE = re.compile(r"(?<!\\)\\[()\[\]]|(?<!\\)\$\$")
 _DOLLAR = re.compile(r"(?<!\\)\$")
 _BLANKS = re.compile(r"\s+")
-_ROOT_OF = re.compile(r"\\sqrt\s*(?:\(([^()]*)\)|([0-9]+(?:\.[0-9]+)?))")
+_ROOT_OF = re.compile(r"\\sqrt\s*(\[3\])?\s*(?:\(([^()]*)\)|([0-9]+(?:\.[0-9]+)?))")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))\s*")
 
 
@@ -68,7 +69,7 @@ def spelled(answer: str) -> str:
         text = _RAISED.sub(lambda m: m[1] + "{" + "".join(re.findall(rf"{re.escape(m[1])}\{{([^{{}}]*)\}}", m[0])) + "}", text)
     text = "".join(c if c.isprintable() else " " for c in text) if not text.isprintable() else text
     text = _TOKENS.sub(" ", text).replace("{,}", ",").replace("\\!", "")
-    text = _SPACING.sub(" ", _MATH_MODE.sub(" ", text))
+    text = (_SPACING_IN_ROWS if "\\begin" in text else _SPACING).sub(" ", _MATH_MODE.sub(" ", text))
     if len(_DOLLAR.findall(text)) % 2 == 0:  # pairs enclose mathematics; a single one is money
         text = _DOLLAR.sub(" ", text)
     text = _DOLLAR.sub(r"\\$", text)
@@ -77,13 +78,13 @@ def spelled(answer: str) -> str:
         before = text
         text = _LOOKS.sub(lambda m: m[1] or m[2] or "", text)
         text = _UPRIGHT.sub(lambda m: m[1].strip() if m[1].strip() in ("i", "e", "d", "\\%") else f"\\text{{{m[1]}}}", text)
-        text = _WORDS.sub(lambda m: OPEN + m[1].replace("\\", "\\") + CLOSE, text)
+        text = _WORDS.sub(lambda m: OPEN + m[1] + CLOSE, text)
         if text == before:
             break
     text = _COMMAND.sub(lambda m: _COMMANDS.get(m[1], m[0]), text)
     text = _MARKDOWN.sub(r" \2 ", text)
     text = _DEGREE.sub(r"^\\circ ", text.replace("...", "\\ldots "))
-    text = _ROOT_OF.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}", text) if "√" in answer else text
+    text = _ROOT_OF.sub(lambda m: f"\\sqrt{m[1] or ''}{{{m[2] or m[3]}}}", text) if "√" in answer or "∛" in answer else text
     return _BLANKS.sub(" ", text).strip()
 
 
@@ -100,7 +101,8 @@ def _plain_sign(char: str) -> str:
     if kind in _SCRIPTS:
         return f"{_SCRIPTS[kind]}{{{value.translate(str.maketrans('−', '-'))}}}"
     if kind == "<fraction>" and "⁄" in value:
-        return "\\frac{%s}{%s}" % tuple(value.split("⁄"))
+        above, _, below = value.partition("⁄")
+        return f"\\frac{{{above}}}{{{below}}}"
     name = unicodedata.name(char, "").split()
     if name[:1] == ["GREEK"] and name[2:3] == ["LETTER"] and len(name) == 4:
         letter = name[3].lower().replace("lamda", "lambda")

@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 
 from lgrpo.rewards.notation import CLOSE, OPEN, spelled, words_as_blanks
-from lgrpo.rewards.units import ATTACHED, Unit, changes_value, read_unit
+from lgrpo.rewards.units import ATTACHED, Unit, read_unit
 
 MAX_ANSWER = 256
 """Characters of an answer that is interpreted; a longer one is compared as it is."""
@@ -59,31 +59,39 @@ _FORMS = [
 ]  # fmt: skip
 _SIGNS_BEHIND = r"\\[%$]|[€£¥₹₩₽¢]|\^\\circ"
 _UNIT = re.compile(rf"\s*(?:(?:{_SIGNS_BEHIND}|[A-Za-z])[A-Za-z\s./-]*(?:\^\s*\{{?\s*[23]\s*\}}?)?\s*)+")
-_UNIT_BEHIND_FORMULA = re.compile(rf"(?<=\S)\s*(?:{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}|(?<=\s)([A-Za-z]{{2,}}(?:[\s./]+[A-Za-z]+)*))\s*(\^\s*\{{?\s*[23]\s*\}}?)?$")
+_UNIT_BEHIND_FORMULA = re.compile(
+    rf"(?<=\S)\s*(?:{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}|(?<=\s)([A-Za-z]{{2,}}(?:[\s./]+[A-Za-z]+)*))\s*(\^\s*\{{?\s*[23]\s*\}}?)?$"
+)
 _MONEY = re.compile(r"(?:\\\$|[€£¥₹₩₽]|(?:US|CA|AU)?\\\$|(?:USD|EUR|GBP|INR|JPY|CAD|AUD|Rs)\b\.?)\s*")
 _MODULO = re.compile(r"\s*(?:\\pmod\s*(?:\{([^{}]*)\}|(\w))|\(?\s*\\?b?mod\b\s*\{?(\w+)\}?\s*\)?)$")
 _BASED = re.compile(r"[({]?\s*([0-9][0-9A-Za-z]*)\s*[)}]?\s*_\s*\{?\s*([0-9]+|[a-z]+)\s*\}?")
-_BASES = dict(zip("two three four five six seven eight nine ten eleven twelve sixteen".split(), [*range(2, 13), 16], strict=True))
+_BASE_WORDS = "two three four five six seven eight nine ten eleven twelve"
+_BASES = {word: n for n, word in enumerate(_BASE_WORDS.split(), 2)} | {"sixteen": 16}
 
 # Around the answer
 _ENDS = re.compile(r"^(?:[\s#\"`*,;:=]|\\Rightarrow(?![a-z])|\\to(?![a-z])|\\approx(?![a-z]))+|(?:[\s.,;:#\"`*]|\\(?=$))+$")
-_LABEL = re.compile(r"(?:[A-Za-z']+\s+){0,8}?(?:[A-Za-z']+\s*:|(?:is|are|was|be|equals)\b:?|(?:answer|ans|total|result)\s+(?=[-\d\\.]))\s*(?=\S)", re.IGNORECASE)
-_DENIED = frozenset("not no never cannot wrong incorrect least most than neither nor if or false except".split())
+_LABEL = re.compile(
+    r"(?:[A-Za-z']+\s+){0,8}?(?:[A-Za-z']+\s*:|(?:is|are|was|be|equals)\b:?|(?:answer|ans|total|result)\s+(?=[-\d\\.])|"
+    r"(?:about|around|roughly|approx(?:\.|imately)?|exactly|only|just)\s)\s*(?=\S)",
+    re.IGNORECASE,
+)
+_DENIALS = "not no never cannot wrong incorrect least most than neither nor if or false except"
+_DENIED = frozenset(_DENIALS.split())
 _BECAUSE = re.compile(r",?\s+(?:since|because)\b.*$", re.DOTALL)
-_REASON = re.compile(r"\s*(?:since|because|as|see|from|where|i\.?e|namely|using|by|rounded|approx\w*|in)\b", re.IGNORECASE)
+_REASON = re.compile(r"\s*(?:since|because|as|see|from|where|i\.?e|namely|using|by|rounded|approx\w*|in)(?![\w(^=])", re.IGNORECASE)
 _PLAIN_WORDS = re.compile(r"\s*[A-Za-z]{2,}(?:[\s-]+[A-Za-z]+)*\.?\s*")
 
 # Names of values
-_GREEK = "alpha beta gamma delta epsilon varepsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega ell hbar"
-_VARIABLE = rf"(?:\\(?:{'|'.join(_GREEK.split())}|{'|'.join(x.capitalize() for x in _GREEK.split())})(?![a-zA-Z])|[A-Za-z])\s*'*(?:_\s*(?:\{{[^{{}}]*\}}|\w))?'*"
+_GREEK = "alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|(?:var)?phi|chi|psi|omega|ell|hbar"
+_VARIABLE = rf"(?:\\(?i:{_GREEK})(?![a-zA-Z])|[A-Za-z])\s*'*(?:_\s*(?:\{{[^{{}}]*\}}|\w))?'*"
 VARIABLE = re.compile(_VARIABLE)
 _NAME = re.compile(
     rf"{_VARIABLE}(?:\s*(?:\^\s*\{{-1\}})?\s*\([^()]*\))?|[A-Z]{{2,4}}|[\[|]\s*[A-Z]{{2,5}}\s*[\]|]|"
     r"(?:m\s*)?\\(?:angle|triangle|overline|overrightarrow|vec|bar|hat|widehat|measuredangle)\s*\{?\s*[A-Za-z]{1,4}\s*\}?"
 )
 _NAMING_WORDS = re.compile(r"(?:\\(?:triangle|angle)\s*|[A-Za-z'\s])+")
-_RELATION = re.compile(r"\\(?:leq|geq|neq|Rightarrow|to|equiv|subset|subseteq|mid)(?![a-z])|[<>]|!=")
-_EQUALS = re.compile(r"=|\\approx(?![a-z])|\\in(?![a-z])")
+_RELATION = re.compile(r"\\(?:leq|geq|neq|Rightarrow|to|subset|subseteq|mid)(?![a-z])|[<>]|!=")
+_EQUALS = re.compile(r"=|\\(?:approx|equiv)(?![a-z])|\\in(?![a-z])")
 _JOINER = re.compile(rf"\s*,?\s*(?:{OPEN}\s*,?\s*(?:and|or)\s*{CLOSE}|(?<![A-Za-z])(?:and|or)(?![A-Za-z])(?![^{OPEN}{CLOSE}]*{CLOSE}))\s*")
 # What folds its case; in mathematics r and R are two things.
 _FOLDED = re.compile(r"[A-Z]?[a-z]{3,}|[A-Z][a-z]{2}|[A-Z]{4,}|(?i:no|yes|odd)|[A-Za-z']{2,}(?:[ .-]+[A-Za-z']+)+")
@@ -151,7 +159,7 @@ def _without_comment(text: str, view: str) -> str:
     inner, front = view[at + 1 : -1], text[:at]
     if depth or not front.strip() or front.rstrip()[-1:] in "^_\\":
         return text
-    if _REASON.match(inner) and re.search("[A-Za-z]{2,}", inner):
+    if _REASON.match(inner):
         return _balanced(front)
     if _PLAIN_WORDS.fullmatch(inner) and view[at - 1 : at] in (" ", ""):
         return _balanced(f"{front} {inner}")
@@ -190,6 +198,8 @@ def _taken_apart(text: str) -> tuple[str, tuple[str, ...], str]:
     sides = [side for side in sides if side]
     if not sides:
         return "", (), ""
+    if len(sides) > 1 and _is_name(sides[-1]) and not _is_name(sides[0]):  # 5 = x
+        sides.reverse()
     named = [side for side in sides[:-1] if _is_name(side)]
     others = [side for side in sides[:-1] if not _is_name(side)]
     rounded = bool(signs) and signs[-1][0].startswith("\\approx") and len(others) > 0
@@ -219,11 +229,11 @@ def _unwrapped(value: str) -> str:
     """Without brackets around all of it that add nothing: {205}, (5), \\{5\\}, (C)."""
     for _ in range(3):
         view = value.strip()
-        match = re.fullmatch(r"\{(.*)\}|\((.*)\)|\\\{(.*)\\\}", view, re.DOTALL)
+        match = re.fullmatch(r"\{(.*)\}|\((.*)\)|\\\{(.*)\\\}|\[(.*)\]", view, re.DOTALL)
         inner = next((group for group in match.groups() if group is not None), "") if match else ""
-        if not match or "," in inner or ";" in inner or any(c in "()[]{}" for c in inner) and not _closed(inner):
+        if not match or "," in inner or ";" in inner or (any(c in "()[]{}" for c in inner) and not _closed(inner)):
             break
-        if view.startswith("\\{") and _number(inner) is None:
+        if view[0] in "\\[" and _number(inner) is None:
             break
         value = inner.strip()
     return value.strip()
@@ -240,6 +250,7 @@ def _closed(text: str) -> bool:
 
 def _without_money(value: str) -> tuple[str, Unit]:
     """A currency in front is a unit: -\\$18.00."""
+    value = words_as_blanks(value).strip() if value.startswith(OPEN) and _MONEY.match(words_as_blanks(value).strip()) else value
     sign = re.match(r"[-+]?\s*", value)[0]
     money = _MONEY.match(value, len(sign))
     if not money:

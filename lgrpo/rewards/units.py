@@ -8,18 +8,18 @@ Unit = tuple[str, ...]
 """Known units by one name each (with exponents and `/`), or the plain nouns of a description such as `red apples`; empty: none."""
 PERCENT, DEGREE = ("%",), ("degree",)
 
-_SPELLINGS = {
-    **{"%": "% percent pct percentage", "degree": "^\\circ degree deg", "dollar": "\\$ $ dollar usd buck", "cent": "cent ¢", "euro": "€ eur euro"},
-    **{"pound": "£ gbp pound lb lbs", "yen": "¥ jpy yen", "rupee": "₹ rs inr rupee", "won": "₩", "ruble": "₽"},
-    **{"mm": "mm millimeter millimetre", "cm": "cm centimeter centimetre", "dm": "dm", "m": "m meter metre", "km": "km kilometer kilometre"},
-    **{"inch": "inch inches", "foot": "ft foot feet", "yard": "yd yard", "mile": "mi mile", "acre": "acre", "hectare": "ha hectare"},
-    **{"mg": "mg milligram", "g": "g gram gm", "kg": "kg kilogram kilo", "ounce": "oz ounce", "ton": "ton tonne"},
-    **{"second": "s sec second", "minute": "min minute", "hour": "h hr hour", "day": "day", "week": "week", "month": "month", "year": "yr year"},
-    **{"ml": "ml mL milliliter millilitre", "l": "l L liter litre", "gallon": "gal gallon", "km/hour": "kmh kph kmph", "mile/hour": "mph"},
-    **{"celsius": "C celsius", "fahrenheit": "F fahrenheit", "watt": "W watt", "volt": "V volt", "ampere": "A ampere", "joule": "J joule", "newton": "N newton", "kWh": "kWh", "radian": "rad radian"},
-}
-KNOWN = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.split()}
-ATTACHED = frozenset("mm cm dm km kg mg lb lbs oz ft yd mi sec min hr hrs ml mL mph kmh kph kWh dollars cents deg degrees percent".split())
+_TABLE = r"""% \% % percent pct percentage; degree ^\circ degree deg; dollar \$ $ dollar usd buck; cent cent ¢; euro € eur euro; won ₩; ruble ₽
+    pound £ gbp pound lb lbs; yen ¥ jpy yen; rupee ₹ rs inr rupee; mm mm millimeter millimetre; cm cm centimeter centimetre; dm dm; m m meter metre
+    km km kilometer kilometre; inch inch inches; foot ft foot feet; yard yd yard; mile mi mile; acre acre; hectare ha hectare; mg mg milligram
+    g g gram gm; kg kg kilogram kilo; ounce oz ounce; ton ton tonne; second s sec second; minute min minute; hour h hr hour; day day; week week
+    month month; year yr year; ml ml mL milliliter millilitre; l l L liter litre; gallon gal gallon; km/hour kmh kph kmph; mile/hour mph
+    celsius C celsius; fahrenheit F fahrenheit; watt W watt; volt V volt; ampere A ampere; joule J joule; newton N newton; kWh kWh
+    radian rad radian"""
+# One unit an entry: its name, then how it is written.
+_SPELLINGS = {name: spellings for name, *spellings in (entry.split() for entry in re.split("[;\n]", _TABLE))}
+KNOWN = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings}
+_ATTACHED = "mm cm dm km kg mg lb lbs oz ft yd mi sec min hr hrs ml mL mph kmh kph kWh dollars cents deg degrees percent"
+ATTACHED = frozenset(_ATTACHED.split())
 """What may touch its number: other letters that do are algebra (5x, 2pi)."""
 _LETTERS = frozenset("mgshlLWVAJNCF")
 _VALUES = """or and to plus minus times over by mod modulo squared cubed choose pi sqrt not than point is isn are aren was be but no none never cannot
@@ -30,7 +30,8 @@ _VALUES = """or and to plus minus times over by mod modulo squared cubed choose 
 CHANGING = frozenset(_VALUES.split())
 """Words beside a value that change it, deny it, or say that there is more than one."""
 _POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
-_IGNORED = frozenset("unit of the in total each long wide tall high old more left away".split())
+_NO_MATTER = "unit of the in total each long wide tall high old more left away"
+_IGNORED = frozenset(_NO_MATTER.split())
 _MAX_WORDS = 5
 _WORD = re.compile(r"[^\W\d_]+|[%$€£¥₹₩₽¢]|\\[$%]|\^\\circ|/|\^\s*\{?\s*[23]\s*\}?")
 

@@ -33,10 +33,10 @@ from lgrpo.rewards.reading import MAX_ANSWER, read_answer
         ("The answer is 1,234.50.", "1,234.50"),
         ("12-5", "12-5"),
         ("x = -5", "-5"),
-        ("it is −5", "-5"),
+        ("it is −5", "−5"),
         ("about 3 / 4 of it", "3 / 4"),
         ("a 2e5", "2e5"),
-        ("so it is $-\\frac{1}{2}$.", "-\\frac{1}{2}"),
+        ("so it is $-\\frac{1}{2}$.", "$-\\frac{1}{2}$"),
         ("nothing", None),
         ("", None),
     ],
@@ -88,6 +88,9 @@ def test_where_the_answer_is(text, answer):
         ("-2\\frac{3}{4}", Fraction(-11, 4)),
         ("1\\frac12", Fraction(3, 2)),
         ("x = 5", 5),
+        ("3½", Fraction(7, 2)),
+        ("12 500", 12500),
+        ("0.1\\overline{6}", Fraction(1, 6)),
     ],
 )
 def test_numbers(text, value):
@@ -96,7 +99,7 @@ def test_numbers(text, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["1 1", "12 3", "1\x002", "3\u200f4", "5$5", "1,2", "1,0000", "--5", "1/0", "\\frac{1}{0}", "9**9**9", "1e9999", "5²", "3½", "1.2.3",
+    ["1 1", "12 3", "1\x002", "3\u200f4", "5$5", "1,2", "1,0000", "--5", "1/0", "\\frac{1}{0}", "9**9**9", "1e9999", "5²", "1.2.3",
      "٣", "7 hundred", "7 or 8", "7 apples and three pens", "7x", "7k", "7th", "7 squared", "5\\text{ or }6", "2\\text{ million}", "1 11/2",
      "nan", "inf", "1_000", "0x10"],
 )  # fmt: skip
