@@ -7,10 +7,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from lgrpo.ablate.grid import find_grid, load_grid, parse_seeds, parse_set, plan
-from lgrpo.ablate.jobs import STEPS, command, read_times
-from lgrpo.ablate.run import make_slots, own_cores, run_jobs
-from lgrpo.ablate.table import write_table
 from lgrpo.errors import UserError
 
 WHAT = "a grid of settings times seeds and one table: python -m lgrpo ablate EXPERIMENT --grid stabilizers --seeds 3 --workdir DIR"
@@ -36,6 +32,11 @@ def run(options: argparse.Namespace) -> int:
 
     Errors: UserError for mistakes in the options, the grid or a cell, before anything starts.
     """
+    from lgrpo.ablate.grid import find_grid, load_grid, parse_seeds, parse_set, plan
+    from lgrpo.ablate.jobs import STEPS, command, read_times
+    from lgrpo.ablate.run import make_slots, own_cores, run_jobs
+    from lgrpo.ablate.table import write_table
+
     grid = load_grid(find_grid(options.grid, options.experiment), options.base)
     if options.jobs < 0:
         raise UserError(f"--jobs {options.jobs}: must be at least 1, or 0 for all cores")
@@ -45,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
     workdir = options.workdir.resolve()
     todo = plan(options.experiment, grid, seeds, parse_set(options.set), workdir)
     hosts = [host.strip() for host in options.hosts.split(",") if host.strip()]
-    slots = make_slots(options.jobs, hosts, own_cores())[: max(len(todo), 1)] if options.jobs or hosts else _shared(len(todo))
+    cores, runs = own_cores(), max(len(todo), 1)  # never more runs at once than there are
+    slots = make_slots(options.jobs, hosts, cores)[:runs] if options.jobs or hosts else make_slots(min(len(cores), runs), (), cores)
     if options.dry_run:
         print(f"{len(todo)} runs: {len(grid.cells)} cells, seeds {', '.join(map(str, seeds))}; on {'; '.join(map(str, slots))}")
         print("\n".join(shlex.join(command(job, step)) for job in todo for step in STEPS))
@@ -61,9 +63,3 @@ def run(options: argparse.Namespace) -> int:
     if outcome.interrupted:
         print(f"{len(outcome.interrupted)} runs are not finished; run the same command again to go on", file=sys.stderr)
     return outcome.code
-
-
-def _shared(jobs: int) -> list:
-    """Slots for so many jobs on all cores: never more jobs at once than there are."""
-    cores = own_cores()
-    return make_slots(min(len(cores), max(jobs, 1)), (), cores)

@@ -75,10 +75,7 @@ def with_law(latent: Mapping[str, Any]) -> dict[str, Any]:
     data = dict(latent)
     if "density" not in data or "law" in data:
         return data
-    density = data["density"]
-    names = [] if density == "exact" else [field.name for field in dataclasses.fields(Gumbel)]
-    law = {KIND: law_name(Exact() if density == "exact" else Gumbel())} | {n: data[n] for n in names if n in data}
-    if density != "exact":
-        law["density"] = density.removeprefix("gumbel_")
-    gone = {field.name for field in dataclasses.fields(Gumbel)}
-    return {n: value for n, value in data.items() if n not in gone} | {"law": law}
+    settings = {field.name: data.pop(field.name) for field in dataclasses.fields(Gumbel) if field.name in data}
+    if settings["density"] == "exact":
+        return data | {"law": {KIND: law_name(Exact())}}
+    return data | {"law": {KIND: law_name(Gumbel())} | settings | {"density": settings["density"].removeprefix("gumbel_")}}

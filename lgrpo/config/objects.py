@@ -30,15 +30,16 @@ def run_file(file: Path) -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def _here_importable() -> Iterator[None]:
-    """The folder that the command runs in, as `python -m` has it."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+def on_path(*folders: Path) -> Iterator[None]:
+    """Modules in these folders can be imported, the first folder's before the others'."""
+    entries = [str(folder) for folder in folders]
+    sys.path[:0] = entries
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(here)
+        for entry in entries:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(entry)
 
 
 def object_name(thing: Any) -> str:
@@ -84,7 +85,7 @@ def find_object(name: str, what: str, short: str = "") -> Any:
     """
     place, _, inner = name.rpartition(":")
     try:
-        with _here_importable():
+        with on_path(Path.cwd()):  # as `python -m` has it
             if place.endswith(".py"):
                 file = Path(place).expanduser().resolve()
                 module = _loaded(str(file)) or run_file(file)

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from lgrpo.bounds import Bound
 from lgrpo.config import ExperimentConfig, ModelConfig
 from lgrpo.config.laws import KIND, find_law, law_class, law_to_json, with_law
-from lgrpo.config.objects import run_file
+from lgrpo.config.objects import on_path, run_file
 from lgrpo.errors import UserError
 from lgrpo.latent.law import Law
 
@@ -43,6 +43,11 @@ ADDED = {
     "logging.alarms.uninformative_steps": 20,
     "logging.alarms.nan_above": 0.0,
     "sft.packing": False,
+    "data.instruction": None,
+    "data.few_shot": "",
+    "evaluation.thinking": True,
+    "data.more_eos": (),
+    "data.more_eos_ids": (),
 } | {f"algo.lora.{name}": value for name, value in (("rank", 0), ("alpha", 128.0), ("dropout", 0.0))}
 """Fields that checkpoints of earlier versions lack, and the value that says what those versions did. A new field gets a line here."""
 
@@ -239,10 +244,10 @@ def from_json(data: Mapping[str, Any], *, trusted: bool = False) -> ExperimentCo
 
     trusted: the JSON is the user's own, so the file of a law that it names may be run. Else such a law is Foreign unless it is loaded already.
     """
-    if trusted:
-        find_law(data["rollout"]["latent"]["law"][KIND], _LAW)
     if not isinstance(data, Mapping):
         raise UserError(f"config: expected a JSON object, got {type(data).__name__}")
+    if trusted:
+        find_law(data["rollout"]["latent"]["law"][KIND], _LAW)
     return _build(ExperimentConfig, data, "")
 
 
@@ -274,20 +279,14 @@ _folders: set[Path] = set()  # folders of experiments that were loaded in this p
 @contextlib.contextmanager
 def _importable(path: Path) -> Iterator[None]:
     """Let an experiment import its neighbours by name, and as `experiments.<name>` wherever the command runs."""
-    root = next((str(p.parent) for p in path.parents if p.name == "experiments"), str(Path.cwd()))
-    here = str(path.parent)
+    root = next((p.parent for p in path.parents if p.name == "experiments"), Path.cwd())
     for neighbour in path.parent.glob("*.py"):
         known = getattr(sys.modules.get(neighbour.stem), "__file__", None)
         if known and Path(known).is_file() and Path(known) != neighbour and Path(known).parent in _folders:
             del sys.modules[neighbour.stem]  # the module of that name beside another experiment
     _folders.add(path.parent)
-    sys.path[:0] = [root, here]
-    try:
+    with on_path(root, path.parent):
         yield
-    finally:
-        for entry in (root, here):
-            with contextlib.suppress(ValueError):
-                sys.path.remove(entry)
 
 
 def load_experiment(path: str | os.PathLike[str], stage: str | None = None) -> ExperimentConfig:

@@ -17,6 +17,11 @@ import numpy as np
 from lgrpo.config.settings import ExperimentConfig
 
 
+def end_ids(data: Any) -> tuple[int, ...]:
+    """Ids of all tokens that end an answer, `eos` first. data: a resolved DataConfig, or a view of one."""
+    return (data.eos_id, *data.more_eos_ids)
+
+
 class Reads:
     """A view: values by dotted path, static ones and arrays apart."""
 

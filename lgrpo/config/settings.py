@@ -194,10 +194,14 @@ class DataConfig:
     """embedded: the word-level tokenizer of the embedded task; else a tokenizer.json or a folder that holds one."""
     template: Literal["plain", "instruct", "chat"] = "plain"
     """How a problem becomes a prompt: as it is, after an instruction, or both inside the tokenizer's own chat template."""
+    instruction: str | None = None
+    """Instruction of templates instruct and chat. None: the data set's own, else the general one; an empty text: none."""
+    few_shot: str = ""
+    """Text file of worked examples that goes before every problem; `{problem}` in it says where the problem goes. Empty: none."""
     train_split: str = "train"
-    """Split to train on; NAME/SPLIT for that of another registered data set."""
+    """Split to train on; NAME/SPLIT for that of another registered data set. train[:3000] is a part of it, by record numbers."""
     eval_split: str = "test"
-    """Split to evaluate on; NAME/SPLIT for that of another registered data set, such as svamp/test."""
+    """Split to evaluate on; NAME/SPLIT for that of another registered data set, such as svamp/test. test[:500] is a part of it."""
     max_prompt: Count = 64
     """Longest prompt P in tokens; prompts are padded to it on the left."""
     prompt_bucket: Natural = 0
@@ -214,6 +218,10 @@ class DataConfig:
     """Text of the end-of-sequence token."""
     eos_id: int = -1
     """Id of the end of sequence; resolved as think_end_id is."""
+    more_eos: tuple[str, ...] = ()
+    """Further tokens that end an answer and are no part of it, as chat models have them; targets of supervised training end with `eos`."""
+    more_eos_ids: tuple[int, ...] = ()
+    """Their ids; empty: resolved from the tokenizer."""
     grader: Grader = "auto"
     """auto: multiple choice where the gold answer is a letter A-D, else math; numeric: numbers and equal text; math: also LaTeX, by math-verify in
     worker processes; choice; official: the authors' comparison of strings."""
@@ -334,6 +342,8 @@ class EvaluationConfig:
     """Also feed shuffled, reordered, zeroed, repeated, hardened and no latents, noise-free (`python -m lgrpo eval` only)."""
     closure: Natural = 0
     """Problems on which each evaluation during RL tests mixture closure (docs/diagnostics.md), latent mode only; 0: none."""
+    thinking: bool = True
+    """False: prompts open no thinking, completions are ordinary tokens and all of their text is graded, as for a plain instruct model."""
     train_answer: bool = True
     """The noisy pass samples answers as training does; False: by `answer` below. (The noise-free pass is greedy.)"""
     answer: AnswerConfig = AnswerConfig()

@@ -49,6 +49,15 @@ def _ranges(cfg: ExperimentConfig) -> Iterator[str]:
         yield f"sft.label_clamp={clamp}: the low end is not below the high end; use for instance (-1.5, 3.0), or None"
 
 
+def _without_thinking(cfg: ExperimentConfig) -> Iterator[str]:
+    e = cfg.evaluation
+    if e.thinking:
+        return
+    for name in ("counterfactual", "noise_sweep", "closure"):
+        if value := getattr(e, name):
+            yield f"evaluation.{name}={value}: looks at latents, but evaluation.thinking=False has none; leave it out or think"
+
+
 def _model(cfg: ExperimentConfig) -> Iterator[str]:
     m = cfg.model
     if m.n_kv_heads > 0 and m.n_heads % m.n_kv_heads:
@@ -78,6 +87,10 @@ def _tokens(cfg: ExperimentConfig) -> Iterator[str]:
         value = getattr(d, name)
         if value < -1 or (vocab and value >= vocab):
             yield f"data.{name}={value}: no id of the vocabulary (size {vocab or 'not resolved yet'}); use -1 to take it from the tokenizer"
+    if odd := [i for i in d.more_eos_ids if i < 0 or (vocab and i >= vocab)]:
+        yield f"data.more_eos_ids={d.more_eos_ids}: {odd[0]} is no id of the vocabulary; leave them out and use data.more_eos"
+    if d.think_end in d.more_eos or d.think_end_id in d.more_eos_ids:
+        yield f"data.more_eos={d.more_eos}: holds data.think_end={d.think_end!r} (id {d.think_end_id}); use other tokens"
     if d.think_end == d.eos or (d.think_end_id == d.eos_id and d.eos_id >= 0):
         yield (
             f"data.think_end={d.think_end!r} (id {d.think_end_id}), data.eos={d.eos!r} (id {d.eos_id}): "
@@ -210,7 +223,7 @@ def validate(cfg: ExperimentConfig, *, device_count: int, kind: Kind) -> list[st
 
     Rules about the vocabulary and the end tokens are checked as far as they are resolved (vocab_size > 0, ids >= 0).
     """
-    problems = [*_ranges(cfg), *_model(cfg), *_tokens(cfg), *_latent(cfg, kind), *_answer(cfg.rollout, kind)]
+    problems = [*_ranges(cfg), *_without_thinking(cfg), *_model(cfg), *_tokens(cfg), *_latent(cfg, kind), *_answer(cfg.rollout, kind)]
     if kind == "train":
         problems += _algo(cfg)
     if kind == "sft":

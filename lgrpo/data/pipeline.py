@@ -15,6 +15,7 @@ import grain
 import numpy as np
 
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.reads import end_ids
 from lgrpo.data import labels, packing, prompts
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.data.registry import instruction_of
@@ -230,11 +231,9 @@ def _tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, su
     if cfg.data.think_end_id < 0 or cfg.data.eos_id < 0:
         raise ValueError("the config is not resolved; pass it through lgrpo.data.prompts.resolve first")
     records = load_records(cfg.data, split)
-    instruction = instruction_of(cfg.data.source, split)
-    texts = [
-        prompts.render_prompt(r["problem"], cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, instruction=instruction)
-        for r in records
-    ]
+    own = cfg.data.instruction
+    asked = {"instruction": instruction_of(cfg.data.source, split) if own is None else own, "few_shot": prompts.load_examples(cfg.data)}
+    texts = [prompts.render_prompt(r["problem"], cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, **asked) for r in records]
     parts = {"prompt": (_encode(tokenizer, texts, records), cfg.data.max_prompt, "data.max_prompt")}
     if supervised:
         parts |= _supervised_parts(cfg, tokenizer, records)
@@ -282,11 +281,12 @@ def _supervised_parts(cfg: ExperimentConfig, tokenizer: TextTokenizer, records: 
         )
     chains = _encode(tokenizer, [prompts.render_chain(r["cot"]) for r in records], records)
     answers = _encode(tokenizer, [prompts.render_answer(r["answer"], cfg.data.template) for r in records], records)
+    controls = {cfg.data.think_end_id, *end_ids(cfg.data)}
     for ids in (chains, answers):
         for record, row in zip(records, ids, strict=True):
-            if cfg.data.think_end_id in row or cfg.data.eos_id in row:
+            if not controls.isdisjoint(row):
                 raise UserError(
-                    f"data: record {record['uid']}: chain or answer contains data.think_end or data.eos; remove it from the text"
+                    f"data: record {record['uid']}: chain or answer contains data.think_end or an end of sequence; remove it from the text"
                 )
     head, tail = prompts.think_end_ids(cfg.data, tokenizer)[1:], [cfg.data.eos_id]
     answers = [head + row + tail for row in answers]

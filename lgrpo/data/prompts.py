@@ -98,21 +98,40 @@ def render_prompt(
     *,
     chat: ChatTemplate | None = None,
     instruction: str = INSTRUCTION,
+    few_shot: str = "",
 ) -> str:
-    """Prompt text, up to and including the opening of thinking. template: see DataConfig; chat: the tokenizer's, for template=chat.
+    """Prompt text, up to and including the opening of thinking (empty: no thinking is opened). template: see DataConfig; chat: the
+    tokenizer's, for template=chat; few_shot: text of worked examples, see with_examples.
 
     A chat template may open the thinking itself (`<think>`, with blanks after it); then nothing is appended.
     """
+    problem = with_examples(problem, few_shot)
+    asked = f"{instruction}\n{problem}" if instruction else problem
     if template == "plain":
         return f"{problem}{think_start}"
     if template == "instruct":
-        return f"{instruction}\n{problem}{think_start}"
+        return f"{asked}{think_start}"
     if template != "chat":
         raise UserError(f"data.template: {template!r} is unknown; choose plain, instruct or chat")
     if chat is None:
         raise UserError("data.template: chat, but the tokenizer was loaded without its chat template; load it with this config")
-    text = chat.render(f"{instruction}\n{problem}")
+    text = chat.render(asked)
     return text if text.rstrip().endswith(think_start.rstrip()) else text + think_start
+
+
+def with_examples(problem: str, examples: str) -> str:
+    """The problem where `{problem}` stands in the examples, else after them."""
+    return examples.replace("{problem}", problem) if "{problem}" in examples else examples + problem
+
+
+def load_examples(data_cfg: DataConfig) -> str:
+    """Text of data.few_shot, "" where there is none. Errors: UserError when it cannot be read."""
+    if not data_cfg.few_shot:
+        return ""
+    try:
+        return pathlib.Path(data_cfg.few_shot).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.few_shot: {data_cfg.few_shot} cannot be read ({error}); give a text file in UTF-8") from error
 
 
 def render_chain(cot: str) -> str:
@@ -147,7 +166,8 @@ def pad_id(data_cfg: DataConfig, tokenizer: TextTokenizer) -> int:
 
 
 def resolve(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> ExperimentConfig:
-    """The config with everything that depends on the tokenizer filled in: model.vocab_size, data.think_end_id, data.eos_id.
+    """The config with everything that depends on the tokenizer filled in: model.vocab_size, data.think_end_id, data.eos_id,
+    data.more_eos_ids.
 
     think_end_id is the first id of the text data.think_end: checkpoints without that token spell it in several (`</`, `think`, `>`).
     Errors: UserError for a value that disagrees with the tokenizer or for a model with fewer rows than the tokenizer has ids.
@@ -158,12 +178,19 @@ def resolve(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> ExperimentConfig
         raise UserError(f"model.vocab_size: {vocab_size} rows for the {size} ids of {tokenizer.name}; set it to 0 or to at least {size}")
     think_end = _agreed("data.think_end_id", cfg.data.think_end_id, think_end_ids(cfg.data, tokenizer)[0], cfg.data.think_end, vocab_size)
     eos = _agreed("data.eos_id", cfg.data.eos_id, tokenizer.id_of(cfg.data.eos), cfg.data.eos, vocab_size)
+    more = tuple(tokenizer.id_of(text) for text in cfg.data.more_eos)
+    if cfg.data.more_eos_ids not in ((), more):
+        raise UserError(
+            f"data.more_eos_ids: {cfg.data.more_eos_ids}, but the tokenizer has {more} for {cfg.data.more_eos}; leave the ids out"
+        )
+    if think_end in more:
+        raise UserError(f"data.more_eos: {tokenizer.token_of(think_end)!r} ends the thinking; leave it out")
     if think_end == eos:
         raise UserError(f"data.think_end: {cfg.data.think_end!r} and data.eos {cfg.data.eos!r} are both token {eos}; choose two texts")
     return dataclasses.replace(
         cfg,
         model=dataclasses.replace(cfg.model, vocab_size=vocab_size),
-        data=dataclasses.replace(cfg.data, think_end_id=think_end, eos_id=eos),
+        data=dataclasses.replace(cfg.data, think_end_id=think_end, eos_id=eos, more_eos_ids=more),
     )
 
 
@@ -179,12 +206,13 @@ def _agreed(field: str, configured: int, found: int, text: str, vocab_size: int)
 def describe_think_tokens(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> str:
     """Ids and vocabulary entries of the control texts, for the log at start-up. cfg must be resolved."""
     end = think_end_ids(cfg.data, tokenizer)
-    named = {
-        "think_start": (cfg.data.think_start, tokenizer.encode(cfg.data.think_start)),
-        "think_end": (cfg.data.think_end, end),
-        "eos": (cfg.data.eos, [cfg.data.eos_id]),
-    }
-    lines = [f"{name} {text!r}: " + " ".join(f"{tokenizer.token_of(i)}|{i}" for i in ids) for name, (text, ids) in named.items()]
+    named = [
+        ("think_start", cfg.data.think_start, tokenizer.encode(cfg.data.think_start)),
+        ("eos", cfg.data.eos, [cfg.data.eos_id]),
+        *(("more_eos", text, [i]) for text, i in zip(cfg.data.more_eos, cfg.data.more_eos_ids, strict=True)),
+        ("think_end", cfg.data.think_end, end),
+    ]
+    lines = [f"{name} {text!r}: " + " ".join(f"{tokenizer.token_of(i)}|{i}" for i in ids) for name, text, ids in named]
     rest = "" if len(end) == 1 else f"; thinking ends with its first token, {tokenizer.token_of(end[0])!r} = {cfg.data.think_end_id}"
     return "\n".join(lines) + rest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from typing import Any, TypedDict
 
 from lgrpo.config import DataConfig
@@ -14,9 +15,11 @@ from lgrpo.data.prepare import download_and_prepare
 from lgrpo.data.registry import DATA_SETS, locate
 from lgrpo.errors import UserError
 
+_SLICE = re.compile(r"\[(\d*):(\d*)\]", re.ASCII)
+
 
 class Record(TypedDict):
-    """One problem. uid is its position in its split; cot is empty when the source has no chain."""
+    """One problem. uid is its position among the records that were asked for; cot is empty when the source has no chain."""
 
     problem: str
     cot: str
@@ -25,10 +28,26 @@ class Record(TypedDict):
 
 
 def load_records(data_cfg: DataConfig, split: str) -> list[Record]:
-    """All records of a split, in file order, so that `records[i]["uid"] == i`. split: a name, or NAME/SPLIT of a registered data set.
+    """All records of a split, in file order, so that `records[i]["uid"] == i`. split: a name, or NAME/SPLIT of a registered data set; either may
+    end in a slice as tensorflow-datasets writes it: train[:3000], train[500:], test[100:200].
 
-    Errors: UserError for an unknown difficulty or split, a missing, empty or broken file, a record without `problem` or `answer`.
+    Errors: UserError for an unknown difficulty or split, a missing, empty or broken file, a record without `problem` or `answer`, a slice that is
+    none or holds nothing.
     """
+    whole, bracket, _ = split.partition("[")
+    if not bracket:
+        return _whole_split(data_cfg, split)
+    found = _SLICE.fullmatch(split.removeprefix(whole))
+    if found is None:
+        raise UserError(f"data: {split!r} is no slice of a split; write {whole}[:3000], {whole}[500:] or {whole}[100:200]")
+    records = _whole_split(data_cfg, whole)
+    kept = records[slice(*(int(end) if end else None for end in found.groups()))]
+    if not kept:
+        raise UserError(f"data: {split!r} holds no record: {whole} has {len(records)}")
+    return [Record(**{**record, "uid": i}) for i, record in enumerate(kept)]
+
+
+def _whole_split(data_cfg: DataConfig, split: str) -> list[Record]:
     source, split = locate(data_cfg.source, split)
     if source in DATA_SETS:
         rows = load_fields(source, split, data_cfg.data_dir, data_cfg.path)

@@ -21,6 +21,7 @@ from lgrpo.data.pipeline import prompt_batches
 from lgrpo.data.prompts import TextTokenizer, load_tokenizer, resolve
 from lgrpo.data.sources import load_records
 from lgrpo.evaluation import counterfactual
+from lgrpo.evaluation.about import Weights, Which, describe, find_weights, first_line, settled
 from lgrpo.evaluation.measure import COUNTERFACTUAL, NOISE_FREE, SAMPLED, SWEEP, Batch, Pass, plan, rows_of, sample
 from lgrpo.evaluation.pass_at_k import Interval, bootstrap_weights
 from lgrpo.evaluation.shards import Row, Shards, params_digest, problems_digest, to_lines, write_text
@@ -29,13 +30,13 @@ from lgrpo.evaluation.summary import metric_rows, shown, summarise
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import abstract_params, param_shardings
 from lgrpo.runs import multihost
-from lgrpo.runs.checkpoint import check_source, load_params
+from lgrpo.runs.checkpoint import check_source, load_weights
 from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.runs.metrics import progress, summary_table
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh
-from lgrpo.types import Params
+from lgrpo.types import Finish, Params
 
-FORMAT = 1
+FORMAT = 2
 """Of the rows on disk; to be raised when their fields change, so that an older evaluation is not gone on with."""
 
 
@@ -61,19 +62,21 @@ def evaluate(
     split: str | None = None,
     full: bool = False,
     folder: pathlib.Path | None = None,
+    digest: str = "",
     interrupted: Callable[[], bool] = lambda: False,
 ) -> EvalResult | None:
     """All passes on `split` (default: cfg.data.eval_split), over the first cfg.evaluation.problems problems. cfg must be resolved.
 
-    full: also the sweep and the interventions that the config asks for. folder: finished pieces are kept there and not made again.
-    interrupted: asked before every piece of work; None is returned as soon as it says so.
+    full: also the sweep and the interventions that the config asks for. folder: finished pieces are kept there and not made again;
+    digest: params_digest of the weights, where it is known already. interrupted: asked before every piece of work; None is returned as soon as it says so.
     Errors: UserError when the folder holds an evaluation of other weights, problems or settings.
     """
     start = time.perf_counter()
+    cfg = settled(cfg)
     split = split or cfg.data.eval_split
     batches = prompt_batches(cfg, tokenizer, split, batch=cfg.evaluation.batch, limit=cfg.evaluation.problems)
     passes = plan(cfg, full=full)
-    shards = Shards(folder, _identity(params, cfg, batches) if folder else {})
+    shards = Shards(folder, _identity(digest or params_digest(params), cfg, batches) if folder else {})
     rows: dict[str, list[Row]] = {how.name: [] for how in passes}
     total = len(batches) * sum(how.samples // how.chunk for how in passes)
     with progress(total, f"eval {split}", full and cfg.logging.progress) as bar:
@@ -117,15 +120,17 @@ class _BatchWork:
         return rows_of(result, self._batch, how, first, self._tokenizer, self._cfg)
 
 
-def _identity(params: Params, cfg: ExperimentConfig, batches: Sequence[Batch]) -> dict[str, Any]:
+_ASKED = ("samples", "sample_chunk", "batch", "noise_scale", "thinking", "train_answer", "answer")
+
+
+def _identity(weights: str, cfg: ExperimentConfig, batches: Sequence[Batch]) -> dict[str, Any]:
     """What the rows depend on. The sweep and the interventions are not in it, so that they can be added to a finished evaluation."""
     tree = to_json(cfg)
-    ev = {name: tree["evaluation"][name] for name in ("samples", "sample_chunk", "batch", "noise_scale", "train_answer", "answer")}
-    data = {
-        name: tree["data"][name] for name in ("tokenizer", "template", "max_prompt", "think_end_id", "eos_id", "grader", "grader_seconds")
-    }
+    ev = {name: tree["evaluation"][name] for name in _ASKED}
+    names = ("tokenizer", "template", "max_prompt", "think_end_id", "eos_id", "more_eos_ids", "grader", "grader_seconds")
+    data = {name: tree["data"][name] for name in names}
     parts = {"seed": cfg.seed, "model": tree["model"], "rollout": tree["rollout"], "evaluation": ev, "data": data}
-    return parts | {"format": FORMAT, "weights": params_digest(params), "problems": problems_digest(batches)}
+    return parts | {"format": FORMAT, "weights": weights, "problems": problems_digest(batches)}
 
 
 def _result(rows: dict[str, list[Row]], passes: Sequence[Pass], cfg: ExperimentConfig, seconds: float) -> EvalResult:
@@ -146,7 +151,7 @@ def _result(rows: dict[str, list[Row]], passes: Sequence[Pass], cfg: ExperimentC
 
 def table(result: EvalResult) -> str:
     """Both passes, the sweep and the interventions as text."""
-    by_pass = {"noise-free": result.clean, "sampled": result.sampled}
+    by_pass = {NOISE_FREE: result.clean, SAMPLED: result.sampled}
     parts = [summary_table(metric_rows(by_pass), ["metric", *by_pass])]
     if result.sweep:
         most = max((name for name in result.sampled if name.startswith("pass@")), key=lambda name: int(name[5:]))
@@ -159,15 +164,13 @@ def table(result: EvalResult) -> str:
     return "\n\n".join(parts)
 
 
-def write_result(result: EvalResult, folder: pathlib.Path, **notes: Any) -> None:
-    """eval.json with the intervals (and `notes`), eval.jsonl with a line per completion. Each is written at once or not at all.
-
-    By the main process only.
-    """
+def write_result(result: EvalResult, folder: pathlib.Path, about: dict[str, Any]) -> None:
+    """eval.json with the intervals and what they are of (`about`, see about.describe), eval.jsonl with a line per completion. Each is written at
+    once or not at all. By the main process only."""
     if not multihost.is_main():
         return
     summary = {
-        **notes,
+        "about": about,
         "problems": result.problems,
         "noise_free": result.clean,
         "sampled": result.sampled,
@@ -179,44 +182,77 @@ def write_result(result: EvalResult, folder: pathlib.Path, **notes: Any) -> None
     write_text(folder / "eval.json", json.dumps(summary, indent=1) + "\n")
 
 
-def run(cfg: ExperimentConfig, workdir: str | pathlib.Path, *, suite: Sequence[str] = (), out: str | pathlib.Path = "eval") -> int:
-    """`python -m lgrpo eval`: evaluates the newest checkpoint of the workdir, or cfg.train.init_from when the workdir has none.
+def _load(cfg: ExperimentConfig, source: pathlib.Path, vocabulary: str, mesh: Mesh, which: Which) -> tuple[Params, Weights]:
+    """Weights as they are computed with, and which they are."""
+    check_source(source, cfg.model, vocabulary)
+    target = abstract_params(cfg.model, param_shardings(cfg.model, mesh, ROLLOUT_RULES))
+    best = cfg.train.init_best if which == "init" else which == "best"
+    params, step = load_weights(source, target, best=best)
+    params = compute_params(params, cfg.model)
+    return params, Weights(str(source), which, step, params_digest(params))
+
+
+def run(
+    cfg: ExperimentConfig,
+    workdir: str | pathlib.Path,
+    *,
+    suite: Sequence[str] = (),
+    out: str | pathlib.Path = "eval",
+    weights: Which = "newest",
+) -> int:
+    """`python -m lgrpo eval`: evaluates the newest (or best) checkpoint of the workdir, or with weights=init cfg.train.init_from.
 
     suite: benchmarks (see lgrpo.evaluation.suite), each in a folder of its name, instead of the config's split. out: folder of the results
     inside the workdir. Returns 0, or 75 when a signal stopped it (what is finished stays). Errors: UserError for an invalid config, data that
-    is not there, results of another evaluation in the folder.
+    is not there, a workdir without checkpoints, results of another evaluation in the folder.
     """
     workdir = pathlib.Path(workdir)
     tokenizer = load_tokenizer(cfg.data)
-    cfg = resolve(cfg, tokenizer)
+    cfg = settled(resolve(cfg, tokenizer))
     require_valid(cfg, device_count=jax.device_count(), kind="eval")
+    source = find_weights(cfg, workdir, weights)
     names = suite_names(suite)
     todo = {name: benchmark_config(cfg, name) for name in names} if names else {"": cfg}
-    sizes = {name: len(load_records(c.data, c.data.eval_split)) for name, c in todo.items()}  # all of them, before anything is computed
+    # All of the data, before anything is computed.
+    sizes = {name: len(load_records(c.data, c.data.eval_split)) for name, c in todo.items()}
+    asked = {name: min(cfg.evaluation.problems or size, size) for name, size in sizes.items()}
+    limits = {"batch": cfg.evaluation.batch, "limit": cfg.evaluation.problems}
+    problems = {name: prompt_batches(c, tokenizer, c.data.eval_split, **limits) for name, c in todo.items()}
     mesh = make_mesh(cfg.mesh)
-    source = pathlib.Path(cfg.train.init_from) if cfg.train.init_from and not (workdir / "checkpoints").exists() else workdir
-    check_source(source, cfg.model, tokenizer.vocabulary)
-    params = load_params(source, abstract_params(cfg.model, param_shardings(cfg.model, mesh, ROLLOUT_RULES)))
-    results = {}
+    results: dict[str, EvalResult] = {}
     with StopFlag() as stop, jax.set_mesh(mesh):
-        params = compute_params(params, cfg.model)
+        params, which = _load(cfg, source, tokenizer.vocabulary, mesh, weights)
+        about = {name: describe(c, which, problems[name], sizes[name], asked[name]) for name, c in todo.items()}
+        if multihost.is_main():
+            print(first_line(list(about.values()), [asked[name] - a["left_out"] for name, a in about.items()]), flush=True)
         for name, each in todo.items():
             folder = workdir / out / name
-            found = evaluate(params, each, tokenizer, mesh, full=True, folder=folder, interrupted=stop.agreed)
+            found = evaluate(params, each, tokenizer, mesh, full=True, folder=folder, digest=which.digest, interrupted=stop.agreed)
             if found is None:
                 multihost.say("stopped; the batches that were done are kept; run the same command again")
                 return EXIT_PREEMPTED
             results[name] = found
-            wanted = min(cfg.evaluation.problems or sizes[name], sizes[name])
-            left_out = wanted - results[name].problems
-            if left_out:
-                multihost.say(f"{name or 'eval'}: {left_out} of {wanted} problems left out: longer than data.max_prompt")
-            write_result(results[name], folder, checkpoint=str(source), left_out=left_out)
-            print((f"\n== {name}\n" if name else "") + table(results[name]))
+            _say_what_stands_out(name or "eval", found, about[name])
+            write_result(found, folder, about[name])
+            if multihost.is_main():
+                print((f"\n== {name}\n" if name else "") + table(found))
     if names and multihost.is_main():
         write_text(workdir / out / "suite.json", json.dumps(averages(results), indent=1) + "\n")
         print("\n" + suite_table(results))
     return 0
+
+
+def _say_what_stands_out(name: str, found: EvalResult, about: dict[str, Any]) -> None:
+    """Problems that were left out, and completions that finished without ever answering."""
+    if about["left_out"]:
+        multihost.say(f"{name}: {about['left_out']} of {found.problems + about['left_out']} problems left out: longer than data.max_prompt")
+    finished = [row for row in found.rows if row["pass"] == NOISE_FREE and row["finish"] == Finish.EOS.name]
+    silent = sum(row["chain_tokens"] == row["completion_tokens"] for row in finished)
+    if about["thinks_in"] == "tokens" and 2 * silent > len(finished):
+        multihost.say(
+            f"{name}: {silent} of {len(finished)} finished completions never ended their thinking, so nothing of them was graded; "
+            "a model that does not think is evaluated with --evaluation.thinking False"
+        )
 
 
 def averages(results: dict[str, EvalResult]) -> dict[str, dict[str, float]]:
@@ -231,10 +267,12 @@ def averages(results: dict[str, EvalResult]) -> dict[str, dict[str, float]]:
 def suite_table(results: dict[str, EvalResult]) -> str:
     """A line per data set, and their plain mean."""
     metrics = ("pass@1", "latent_steps", "answer_tokens", "truncated_frac")
+    clean, sampled = "noise_free pass@1", {m: f"sampled {m}" for m in metrics}
     rows = [
-        {"data": name, "noise-free": shown(r.clean["pass@1"]), **{m: shown(r.sampled.get(m)) for m in metrics}}
+        {"data": name, "problems": r.problems, clean: shown(r.clean["pass@1"]), **{sampled[m]: shown(r.sampled.get(m)) for m in metrics}}
         for name, r in results.items()
     ]
     mean = averages(results)
-    rows.append({"data": "mean", "noise-free": f"{mean['noise_free']['pass@1']:.4f}", **{m: f"{mean['sampled'][m]:.4f}" for m in metrics}})
-    return summary_table(rows, ["data", "noise-free", *metrics])
+    means = {sampled[m]: f"{mean['sampled'][m]:.4f}" for m in metrics}
+    rows.append({"data": "mean of sets", "problems": "", clean: f"{mean['noise_free']['pass@1']:.4f}", **means})
+    return summary_table(rows, list(rows[0]))

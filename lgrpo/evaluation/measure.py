@@ -62,7 +62,7 @@ def static_config(cfg: ExperimentConfig, how: Pass) -> ExperimentConfig:
         answer = AnswerConfig(sampler="greedy", temperature=cfg.rollout.answer.temperature)
     return ExperimentConfig(
         model=cfg.model,
-        data=DataConfig(think_end_id=cfg.data.think_end_id, eos_id=cfg.data.eos_id),
+        data=DataConfig(think_end_id=cfg.data.think_end_id, eos_id=cfg.data.eos_id, more_eos_ids=cfg.data.more_eos_ids),
         rollout=dataclasses.replace(cfg.rollout, group_size=how.chunk, answer=answer),
         train=TrainConfig(logprob_chunk=cfg.train.logprob_chunk),
     )
@@ -98,14 +98,20 @@ def rows_of(result: Rollout, batch: Batch, how: Pass, first: int, tokenizer: Tex
     """A row per completion of a real problem: what was said, the verdict, how it ended, and its lengths. Several processes share the grading."""
     prompts, answers, real = batch
 
-    def judge(part: Sequence[int]) -> list[Any]:
-        texts = completion_texts(jax.tree.map(lambda x: x[np.asarray(part, int)], result), tokenizer, cfg)
-        verdicts = grade_all(texts, [answers[n // how.chunk] for n in part], cfg.data)
-        return [(text, v.key, v.correct, v.category) for text, v in zip(texts, verdicts, strict=True)]
-
+    thinking = cfg.evaluation.thinking
     keep = np.flatnonzero(np.repeat(real, how.chunk)).tolist()
+    lengths, forced = _lengths(result, thinking), result.forced
+
+    def judge(part: Sequence[int]) -> list[Any]:
+        own = jax.tree.map(lambda x: x[np.asarray(part, int)], result)
+        texts = completion_texts(own, tokenizer, cfg, whole=not thinking)
+        verdicts = grade_all(texts, [answers[n // how.chunk] for n in part], cfg.data)
+        chains, raw = (tokenizer.decode_batch(ids) for ids in _said(own, lengths["chain_tokens"][np.asarray(part, int)]))
+        # Finished without an end of thinking: nothing was answered. Only a completion that was cut off while it thought has no text.
+        texts = ["" if text is None and end == Finish.EOS else text for text, end in zip(texts, own.finish, strict=True)]
+        return [(*said, v.key, v.correct, v.category) for *said, v in zip(texts, chains, raw, verdicts, strict=True)]
+
     judged = multihost.divide(judge, keep)
-    lengths, forced = _lengths(result), result.forced
     return [
         {
             "pass": how.name,
@@ -114,6 +120,8 @@ def rows_of(result: Rollout, batch: Batch, how: Pass, first: int, tokenizer: Tex
             "noise_scale": how.noise_scale,
             "gold": answers[n // how.chunk],
             "text": text,
+            "chain": chain,
+            "raw": raw,
             "answer": key,
             "correct": correct,
             "category": category,
@@ -121,14 +129,23 @@ def rows_of(result: Rollout, batch: Batch, how: Pass, first: int, tokenizer: Tex
             "forced": bool(forced[n]),
             **{name: int(values[n]) for name, values in lengths.items()},
         }
-        for n, (text, key, correct, category) in zip(keep, judged, strict=True)
+        for n, (text, chain, raw, key, correct, category) in zip(keep, judged, strict=True)
     ]
 
 
-def _lengths(result: Rollout) -> dict[str, Any]:
-    """Steps per completion, int [N]: the chain and the answer without the end of thinking between them, and everything together."""
+def _said(result: Rollout, chain: np.ndarray) -> tuple[list[list[int]], list[list[int]]]:
+    """(ids of the chain, ids of all that was emitted) by row: the heaviest token of latent steps. chain int [N]: steps of the chain."""
+    rows = [row[keep].tolist() for row, keep in zip(np.asarray(result.tokens), np.asarray(result.mask), strict=True)]
+    return [row[:length] for row, length in zip(rows, chain, strict=True)], rows
+
+
+def _lengths(result: Rollout, thinking: bool = True) -> dict[str, Any]:
+    """Steps per completion, int [N]: the chain and the answer without the end of thinking between them, and everything together.
+
+    thinking: whether there is a chain at all; without one everything is the answer.
+    """
     total = np.asarray(result.mask).sum(-1)
-    chain, thought = np.asarray(result.chain_len), np.asarray(result.thought)
+    chain, thought = (np.asarray(x) * thinking for x in (result.chain_len, result.thought))
     return {
         "chain_tokens": chain,
         "latent_steps": np.asarray(result.is_latent).sum(-1),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 Interval = dict[str, float]
 
@@ -95,7 +95,7 @@ def wilson_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     count, mean = len(values), float(values.mean())
     spread = float(values.var(ddof=1)) / count if count > 1 else 0.0
     coins = max(count - 1, mean * (1 - mean) / spread) if spread > 0 else count
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = NormalDist().inv_cdf((1 + level) / 2)
     centre, half = mean + z * z / (2 * coins), z * np.sqrt(mean * (1 - mean) / coins + (z / (2 * coins)) ** 2)
     low, high = (centre - half) / (1 + z * z / coins), (centre + half) / (1 + z * z / coins)
     return {"value": mean, "low": float(max(low, 0.0)), "high": float(min(high, 1.0))}

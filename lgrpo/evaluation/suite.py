@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import pathlib
 from collections.abc import Sequence
 
 from lgrpo.config import ExperimentConfig
@@ -15,7 +16,8 @@ SUITES = {
     "high": ("math500", "aime24", "aime25", "gpqa_diamond"),
 }
 """The paper's two settings."""
-BENCHMARKS = tuple(name for names in SUITES.values() for name in names)
+BENCHMARKS = tuple(name for name, known in DATA_SETS.items() if "test" in known.splits)
+"""Every registered data set that has a test split."""
 
 
 def suite_names(wanted: Sequence[str]) -> list[str]:
@@ -36,12 +38,15 @@ def suite_names(wanted: Sequence[str]) -> list[str]:
 def benchmark_config(cfg: ExperimentConfig, name: str) -> ExperimentConfig:
     """`cfg` with the benchmark as its evaluation data and its grader where data.grader is `auto`.
 
-    data.source jsonl: the user's own <data.path>/<name>.jsonl; any other source: the test split of the registered data set, prepared from its public
-    source or from data.path. Errors: UserError when data.source is jsonl and data.path is not set.
+    One rule for files: <data.path>/<name>_test.jsonl. data.source jsonl: as it stands there, whatever it holds; any other source: checked against the
+    registry, other kinds of files too, or downloaded where data.path is empty. Errors: UserError when jsonl has no such file.
     """
     own = cfg.data.source == "jsonl"
-    if own and not cfg.data.path:
-        raise UserError(f"--suite: with --data.source jsonl, {name} is read from <data.path>/{name}.jsonl; set --data.path")
+    file = f"{name}_test.jsonl"
+    if own and not (cfg.data.path and (pathlib.Path(cfg.data.path).expanduser() / file).is_file()):
+        raise UserError(
+            f"--suite: {cfg.data.path or '<data.path>'}/{file} does not exist; with --data.source jsonl, {name} is read from there"
+        )
     grader = DATA_SETS[name].grader if cfg.data.grader == "auto" else cfg.data.grader
-    data = dataclasses.replace(cfg.data, eval_split=name if own else f"{name}/test", grader=grader)
+    data = dataclasses.replace(cfg.data, eval_split=f"{name}_test" if own else f"{name}/test", grader=grader)
     return dataclasses.replace(cfg, data=data)

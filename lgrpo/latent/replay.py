@@ -99,7 +99,9 @@ def replay(
     """
     c = cfg.rollout
     batch, group, length, _ = rollout.ids.shape
-    rollout, _ = without_broken(rollout)
+    rollout, whole = without_broken(rollout)
+    # What broke a whole group may be the prompt itself.
+    prompts = prompts.replace(tokens=jnp.where(whole.any(-1, keepdims=True), prompts.tokens, 0))
     mask = rollout.mask
     ids = jnp.where(mask[..., None], rollout.ids, 0)
     weights, scores = (jnp.where(mask[..., None], x, 0.0) for x in (rollout.weights, rollout.scores))

@@ -5,6 +5,7 @@ Thinking in mixtures or in tokens is a state of the row (`thinking`, `is_latent`
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from lgrpo.config import ExperimentConfig, RolloutConfig
+from lgrpo.config.reads import end_ids
 from lgrpo.keys import row_keys
 from lgrpo.latent.intervene import Intervention, Kind, replace_latents
 from lgrpo.latent.law import Step
@@ -155,7 +157,7 @@ def settle(
     live = ~state.done & ~broken
     ended = state.thinking & (token == cfg.data.think_end_id) & live
     forced = state.forced | (chosen.forced & live)
-    eos = live & ~chosen.is_latent & (token == cfg.data.eos_id)
+    eos = live & ~chosen.is_latent & functools.reduce(jnp.logical_or, [token == end for end in end_ids(cfg.data)])
     finish = jnp.where(eos, jnp.where(forced, Finish.FORCED_EXIT, Finish.EOS), finish)
     finish = jnp.where(broken & ~state.done, Finish.NAN, finish)
     columns = {

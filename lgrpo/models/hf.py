@@ -7,6 +7,7 @@ Ours are stacked over layers and keep heads apart: wq is [L, D, H, Dh]. Theirs a
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from lgrpo.models.spec import ParamSpec, param_specs
 from lgrpo.types import Params
 
 Index = tuple[slice, ...]
+_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.", re.ASCII)
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -62,6 +64,7 @@ def check_names(files: TensorFiles, cfg: ModelConfig, *, rows: int) -> None:
 
     A tied model may carry lm_head.weight, when it equals the embedding table. Errors: UserError naming the first tensor that does not fit.
     """
+    _require_layers(files, cfg)
     expected = {name: spec for name, spec, _ in hf_tensors(cfg)}
     tied = cfg.tie_embeddings and HEAD in files
     missing = [name for name in expected if name not in files]
@@ -82,6 +85,16 @@ def check_names(files: TensorFiles, cfg: ModelConfig, *, rows: int) -> None:
             raise UserError(f"{files.folder}: tensor {name} has shape {found}, but config.json means {wanted}; they are of two models")
     if tied:
         _require_tied(files)
+
+
+def _require_layers(files: TensorFiles, cfg: ModelConfig) -> None:
+    """Errors: UserError when config.json has layers without any tensor. Comes before anything that takes time or memory for every layer."""
+    found = {int(match[1]) for match in map(_LAYER.match, files) if match}
+    if cfg.n_layers > len(found):
+        raise UserError(
+            f"{files.folder}: config.json says {cfg.n_layers} layers, but the files hold tensors of {len(found)}; they are of two models, "
+            "or files are missing: download the model again"
+        )
 
 
 def _require_tied(files: TensorFiles, chunk: int = 4096) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from lgrpo.config import ModelConfig, RopeScaling
@@ -23,6 +25,7 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "is_encoder_decoder": (False, None),
 }
 _CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+_FULL = "full_attention"
 # Kept from the original config.json by an export: facts about the tokenizer and limits, none of which the decoder knows.
 _CARRIED = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "attention_dropout")
 
@@ -33,35 +36,66 @@ def config_from_hf(raw: dict[str, Any], where: str) -> ModelConfig:
     Errors: UserError naming the field that is missing or that asks for something the decoder does not do.
     """
     family = raw.get("model_type")
-    if family not in _CLASSES:
-        raise UserError(f"{where}: model_type {family!r} is not supported; use a llama or qwen2 model")
+    if not isinstance(family, str) or family not in _CLASSES:
+        raise UserError(f"{where}: model_type {_short(family)} is not supported; use a llama or qwen2 model")
     _refuse_unsupported(raw, family, where)
 
-    def number(name: str, kind: type = int, default: Any = None) -> Any:
-        value = raw.get(name, default)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0 or (kind is int and value != int(value)):
-            raise UserError(f"{where}: {name} is {value!r}; it must be a positive {'number' if kind is float else 'integer'}")
-        return kind(value)
+    def count(name: str, default: int | None = None) -> int:
+        value = default if raw.get(name) is None else raw[name]
+        if _number(value) is None or value <= 0 or value != int(value):
+            raise UserError(f"{where}: {name} is {_short(value)}; it must be a positive integer")
+        return int(value)
 
-    heads, width = number("num_attention_heads"), number("hidden_size")
+    heads, width = count("num_attention_heads"), count("hidden_size")
+    kv_heads = count("num_key_value_heads", heads)
     if raw.get("head_dim") is None and width % heads:
         raise UserError(f"{where}: hidden_size {width} does not divide by num_attention_heads {heads}, and there is no head_dim")
-    theta, scaling = _rope(raw, where)
+    if heads % kv_heads:
+        raise UserError(f"{where}: num_attention_heads {heads} does not divide by num_key_value_heads {kv_heads}; download the file again")
+    head_dim = count("head_dim", width // heads)
+    if head_dim % 2:
+        raise UserError(f"{where}: head_dim is {head_dim}; rotary positions need an even one")
+    theta, scaling = rope_from_hf(raw, where)
     return ModelConfig(
         family=family,
-        vocab_size=number("vocab_size"),
+        vocab_size=count("vocab_size"),
         d_model=width,
-        n_layers=number("num_hidden_layers"),
+        n_layers=count("num_hidden_layers"),
         n_heads=heads,
-        n_kv_heads=number("num_key_value_heads", default=heads),
-        head_dim=number("head_dim", default=width // heads),
-        d_ff=number("intermediate_size"),
+        n_kv_heads=kv_heads,
+        head_dim=head_dim,
+        d_ff=count("intermediate_size"),
         rope_theta=theta,
         rope_scaling=scaling,
-        rms_eps=number("rms_norm_eps", float, 1e-6),
+        rms_eps=_positive("rms_norm_eps", 1e-6 if raw.get("rms_norm_eps") is None else raw["rms_norm_eps"], where),
         tie_embeddings=_flag(raw, "tie_word_embeddings", where),
     )
+
+
+def _short(value: Any) -> str:
+    """A value for a message, in one line of bounded length."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"a {type(value).__name__} of thousands of digits"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _number(value: Any) -> float | None:
+    """A JSON number as a float; None for what is none: text, bool, NaN, infinities, integers beyond floats."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _positive(name: str, value: Any, where: str) -> float:
+    found = _number(value)
+    if found is None or found <= 0:
+        raise UserError(f"{where}: {name} is {_short(value)}; it must be a positive finite number, so download the file again")
+    return found
 
 
 def _flag(raw: dict[str, Any], name: str, where: str) -> bool:
@@ -71,43 +105,121 @@ def _flag(raw: dict[str, Any], name: str, where: str) -> bool:
     return value
 
 
+def _texts(raw: dict[str, Any], name: str, where: str) -> list[str]:
+    """A list of texts; [] where the file has none. Errors: UserError for anything else."""
+    value = raw.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise UserError(f"{where}: {name} is {_short(value)}; it must be a list of names, so download the file again")
+    return value
+
+
 def _refuse_unsupported(raw: dict[str, Any], family: str, where: str) -> None:
     for name, harmless in _HARMLESS.items():
         if (value := raw.get(name)) not in harmless:
-            raise UserError(f"{where}: {name} is {value!r}, which lgrpo does not compute; only {harmless[0]!r} is supported")
+            raise UserError(f"{where}: {name} is {_short(value)}, which lgrpo does not compute; only {harmless[0]!r} is supported")
     if family == "llama" and raw.get("attention_bias"):
-        raise UserError(f"{where}: attention_bias is true, which lgrpo knows for qwen2 only; use a model without it")
-    if other := sorted({str(kind) for kind in raw.get("layer_types") or []} - {"full_attention"}):
-        raise UserError(f"{where}: layer_types has {other[0]!r}; only full_attention is supported")
-    classes = raw.get("architectures") or [_CLASSES[family]]
+        raise UserError(f"{where}: attention_bias is set, which lgrpo knows for qwen2 only; use a model without it")
+    if other := sorted(set(_texts(raw, "layer_types", where)) - {_FULL}):
+        raise UserError(f"{where}: layer_types has {_short(other[0])}; only {_FULL} is supported")
+    classes = _texts(raw, "architectures", where) or [_CLASSES[family]]
     if _CLASSES[family] not in classes:
-        raise UserError(f"{where}: architectures is {classes}; give the causal language model ({_CLASSES[family]})")
+        raise UserError(f"{where}: architectures is {_short(classes)}; give the causal language model ({_CLASSES[family]})")
 
 
-def _rope(raw: dict[str, Any], where: str) -> tuple[float, RopeScaling | None]:
-    """Base and scaling, from `rope_theta` and `rope_scaling`, or from the `rope_parameters` of newer files."""
-    block = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+# -- rotary positions ---------------------------------------------------------------------------------------------------------------------
+
+
+def _rope_block(raw: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """One block of rotary settings, flat. Newer files may nest it by kind of layer, of which only full attention is computed."""
+    block = raw.get(name)
+    if block is None:
+        return {}
     if not isinstance(block, dict):
-        raise UserError(f"{where}: rope_scaling is {block!r}; it must be an object")
-    theta = block.get("rope_theta", raw.get("rope_theta", 10000.0))
-    kind = block.get("rope_type", block.get("type", "default"))
+        raise UserError(f"{where}: {name} is {_short(block)}; it must be an object")
+    if not any(isinstance(value, dict) for value in block.values()):
+        return block
+    unused = raw.get("layer_types") is not None  # all of them are full attention, or the file has been refused
+    if other := [key for key in block if key != _FULL and not unused]:
+        raise UserError(f"{where}: {name} has settings for {_short(other[0])}; only {_FULL} is supported")
+    inner = block.get(_FULL)
+    if not isinstance(inner, dict):
+        raise UserError(f"{where}: {name} has no settings for {_FULL}; download the file again")
+    return inner
+
+
+def _merged(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """All rotary settings of a file: `rope_parameters`, `rope_scaling` and `rope_theta`, which must not contradict each other."""
+    top = {} if raw.get("rope_theta") is None else {"rope_theta": raw["rope_theta"]}
+    found: dict[str, tuple[str, Any]] = {}
+    for place, block in (
+        ("rope_parameters", _rope_block(raw, "rope_parameters", where)),
+        ("rope_scaling", _rope_block(raw, "rope_scaling", where)),
+        ("the file itself", top),
+    ):
+        for name, value in block.items():
+            name = "rope_type" if name == "type" else name
+            first, known = found.setdefault(name, (place, value))
+            if known != value:
+                both = f"{_short(known)} in {first} and {_short(value)} in {place}"
+                raise UserError(f"{where}: {name} is {both}; remove the one that does not count")
+    return {name: value for name, (_, value) in found.items()}
+
+
+def rope_from_hf(raw: dict[str, Any], where: str) -> tuple[float, RopeScaling | None]:
+    """Base and scaling of a config.json, from wherever it keeps them. Errors: UserError naming what is contradictory or not computed."""
+    block = _merged(raw, where)
+    kind = block.get("rope_type")
+    if kind is None:
+        if block.get("factor") is not None:
+            raise UserError(f"{where}: the rotary settings have a factor, {_short(block['factor'])}, but no rope_type; add it")
+        kind = "default"
+    if kind not in ("default", "llama3"):
+        raise UserError(f"{where}: rope type {_short(kind)} is not supported; only default and llama3 are")
+    if (share := block.get("partial_rotary_factor")) not in (None, 1, 1.0):
+        raise UserError(f"{where}: partial_rotary_factor is {_short(share)}, which lgrpo does not compute; only 1 is supported")
+    theta = _positive("rope_theta", 10000.0 if block.get("rope_theta") is None else block["rope_theta"], where)
     if kind == "default":
-        return float(theta), None
-    if kind != "llama3":
-        raise UserError(f"{where}: rope type {kind!r} is not supported; only default and llama3 are")
+        return theta, None
     names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     if missing := [name for name in names if name not in block]:
         raise UserError(f"{where}: the llama3 rope scaling has no {missing[0]}; download the file again")
-    factor, low, high, length = (block[name] for name in names)
-    return float(theta), RopeScaling(
-        factor=float(factor), low_freq_factor=float(low), high_freq_factor=float(high), original_max_position=int(length)
-    )
+    factor, low, high, length = (_positive(name, block[name], where) for name in names)
+    if factor < 1 or low >= high or length != int(length):
+        raise UserError(
+            f"{where}: llama3 rope scaling with factor {factor:g}, low_freq_factor {low:g}, high_freq_factor {high:g} and "
+            f"original_max_position_embeddings {length:g}; use factor >= 1, low < high and a whole length"
+        )
+    return theta, RopeScaling(factor=factor, low_freq_factor=low, high_freq_factor=high, original_max_position=int(length))
 
 
-def config_to_hf(cfg: ModelConfig, original: dict[str, Any] | None, *, eos_id: int, min_positions: int) -> dict[str, Any]:
+# -- ends of sequence ---------------------------------------------------------------------------------------------------------------------
+
+
+def end_ids_of(raw: dict[str, Any], where: str) -> list[int]:
+    """eos_token_id of a config.json or generation_config.json as a list, [] for none. Errors: UserError for what is no id."""
+    value = raw.get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    for i in ids:
+        if isinstance(i, bool) or not isinstance(i, int) or i < 0:
+            raise UserError(f"{where}: eos_token_id has {_short(i)}; it must be an id or a list of ids, so correct it")
+    return ids
+
+
+def with_ends(raw: dict[str, Any], ids: Sequence[int]) -> dict[str, Any]:
+    """`raw` with an eos_token_id that has all of `ids`: as it was where it names them, else those of the run. One id is no list."""
+    known = raw.get("eos_token_id")
+    if set(ids) <= set(known if isinstance(known, list) else [known]):
+        return raw
+    return raw | {"eos_token_id": ids[0] if len(ids) == 1 else list(ids)}
+
+
+def config_to_hf(cfg: ModelConfig, original: dict[str, Any] | None, *, eos_ids: Sequence[int], min_positions: int) -> dict[str, Any]:
     """config.json of a model. original: that of the import, for what ModelConfig does not know; None: such fields get plain values.
 
-    min_positions: longest sequence in tokens, for max_position_embeddings when there is no original.
+    eos_ids: all tokens that end an answer, that of training first. min_positions: longest sequence in tokens, for max_position_embeddings
+    when there is no original.
     """
     out: dict[str, Any] = {
         "architectures": [_CLASSES[cfg.family]],
@@ -126,7 +238,6 @@ def config_to_hf(cfg: ModelConfig, original: dict[str, Any] | None, *, eos_id: i
         "tie_word_embeddings": cfg.tie_embeddings,
         "torch_dtype": cfg.param_dtype,
         "use_cache": True,
-        "eos_token_id": eos_id,
         "max_position_embeddings": max(2048, min_positions),
     }
     if cfg.rope_scaling is not None:
@@ -138,7 +249,4 @@ def config_to_hf(cfg: ModelConfig, original: dict[str, Any] | None, *, eos_id: i
     else:
         out["use_sliding_window"] = False
     carried = {name: original[name] for name in _CARRIED if original and original.get(name) is not None}
-    ends = carried.get("eos_token_id", eos_id)
-    if eos_id not in (ends if isinstance(ends, list) else [ends]):
-        carried["eos_token_id"] = eos_id  # the run ended its answers with another token than the original
-    return out | carried
+    return with_ends(out | carried, eos_ids)  # a run may have ended its answers with another token than the original

@@ -24,7 +24,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist; give a folder as `save_pretrained` writes it") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); download or save it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: a JSON {type(value).__name__}, not an object; download or save it again")

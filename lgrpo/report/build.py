@@ -10,10 +10,9 @@ from typing import Any
 from lgrpo.config import ExperimentConfig
 from lgrpo.config.overrides import load_experiment, to_json
 from lgrpo.evaluation.shards import write_text
-from lgrpo.report import figures, page, plots
+from lgrpo.report import evaluations, figures, page, plots
 from lgrpo.report.ablation import Ablation, read_ablation
 from lgrpo.report.figures import Styles
-from lgrpo.report.plots import Figure
 from lgrpo.report.runs import ABLATION, Group, Run, config_diff, find_runs, flatten, group_runs
 
 KEY_METRICS = (
@@ -34,6 +33,7 @@ _RESOLVED = {
     "model.vocab_size": 0,
     "data.think_end_id": -1,
     "data.eos_id": -1,
+    "data.more_eos_ids": [],
 }  # filled in from the tokenizer: no difference to an experiment's file
 
 
@@ -47,50 +47,42 @@ class Section:
     tables: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     note: str = ""
     wide: bool = False
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
 
 def _overview(groups: Sequence[Group]) -> dict[str, Any]:
-    """A row a group: how long it ran and what came out."""
-    wanted = {
-        "pass@1": ("noise_free", "pass@1"),
-        "pass@1 sampled": ("sampled", "pass@1"),
-        "chain steps": ("noise_free", "chain_tokens"),
-        "answer tokens": ("noise_free", "answer_tokens"),
-        "invalid share": ("sampled", "invalid_frac"),
-    }
+    """A row a group: what it is and how long it ran. What came out stands with what it was measured on."""
     rows = []
     for g in groups:
         steps = max((run.rows[-1]["step"] for run in g.runs if run.rows), default=None)
         timed = figures.phase_seconds(g)
         seeds = ", ".join(str(run.seed) for run in g.runs if run.seed is not None) or "–"
-        cells = [figures.joined(g, figures.measured(*where)) for where in wanted.values()]
-        rows.append([g.label, {"rl": "RL", "sft": "supervised"}.get(g.kind, "evaluation"), seeds, steps, *cells, timed and timed["step"]])
-    return {"columns": ["run", "training", "seeds", "steps", *wanted, "s / step"], "rows": rows}
+        found = ", ".join(dict.fromkeys(name for run in g.runs for name in run.evaluations)) or "none"
+        rows.append([g.label, {"rl": "RL", "sft": "supervised"}.get(g.kind, "–"), seeds, steps, found, timed and timed["step"]])
+    return {"columns": ["run", "training", "seeds", "steps logged", "evaluations", "seconds a step, median"], "rows": rows}
 
 
-def _evaluation(groups: Sequence[Group], styles: Styles) -> list[Figure]:
-    found = [
-        figures.accuracy(groups, styles),
-        figures.length_against_accuracy(groups, styles),
-        figures.by_k(groups, styles, "pass"),
-        figures.by_k(groups, styles, "maj"),
-        figures.sweep(groups, styles),
-        figures.interventions(groups, styles),
-    ]
-    return [f for f in found if f is not None]
-
-
-def _suites(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Benchmarks of `eval --suite`."""
-    rows = [
-        [g.label, name, e["noise_free"].get("pass@1"), e["sampled"].get("pass@1"), e["sampled"].get("latent_steps")]
-        for g in groups
-        for run in g.runs
-        for name, e in run.suite.items()
-        if "noise_free" in e and "sampled" in e
-    ]
-    columns = ["run", "benchmark", "pass@1", "pass@1 sampled", "latent steps"]
-    return [{"title": "Benchmarks", "columns": columns, "rows": rows}] if rows else []
+def _evaluation_sections(groups: Sequence[Group], styles: Styles) -> list[Section]:
+    """One for each set of problems that was evaluated, and one for all benchmarks of suites."""
+    sections = []
+    for found in evaluations.comparisons(groups, suites=False):
+        drawn = [
+            figures.accuracy(found, styles),
+            figures.length_against_accuracy(found, styles),
+            figures.by_k(found, styles, "pass"),
+            figures.by_k(found, styles, "maj"),
+            figures.sweep(found, styles),
+            figures.interventions(found, styles),
+        ]
+        key = figures.anchor(f"evaluation-{found.key}")
+        sections.append(
+            Section(key, f"Evaluation {found.title}", [f for f in drawn if f is not None], [evaluations.table(found)], wide=True)
+        )
+        sections[-1].warnings = list(found.warnings)
+    if suites := evaluations.comparisons(groups, suites=True):
+        said = list(dict.fromkeys(warning for found in suites for warning in found.warnings))
+        sections.append(Section("benchmarks", "Benchmarks", [], [evaluations.suite_table(suites)], wide=True, warnings=said))
+    return sections
 
 
 def _curve_sections(groups: Sequence[Group], styles: Styles) -> list[Section]:
@@ -102,7 +94,8 @@ def _curve_sections(groups: Sequence[Group], styles: Styles) -> list[Section]:
         first = [everything.pop(name) for name in KEY_METRICS if name in everything]
         diagnostics = [f for area, figs in by_area.items() if area not in figures.AREAS for f in figs if f.title in everything]
         rest = [f for f in everything.values() if f not in diagnostics]
-        found = [Section(kind, title, first, note=figures.curves_note(groups, kind))]
+        note = figures.curves_note(groups, kind) + evaluations.curve_note(groups, kind)
+        found = [Section(kind, title, first, note=note, warnings=evaluations.curve_warnings(groups, kind))]
         found += [Section(f"{kind}-diagnostics", "Diagnostics", diagnostics), Section(f"{kind}-more", f"{title}: further metrics", rest)]
         found = [s for s in found if s.figures]
         if flat and found:
@@ -179,7 +172,7 @@ def data_of(groups: Sequence[Group]) -> dict[str, Any]:
             "seed": run.seed,
             "steps": [row["step"] for row in run.rows],
             "metrics": series if fits else None,
-            "evaluation": run.evaluation,
+            "evaluations": run.evaluations,
             "config": run.config,
         }
 
@@ -200,7 +193,7 @@ def write_report(paths: Sequence[Path], out: Path, *, base: Path | None = None, 
     groups = group_runs(find_runs(paths))
     styles = figures.styles_of(groups)
     folder = out.parent / f"{out.stem}_figures"
-    sections = [Section("evaluation", "Evaluation", _evaluation(groups, styles), _suites(groups), wide=True)]
+    sections = _evaluation_sections(groups, styles)
     sections += _ablation_section(tables) + _curve_sections(groups, styles)
     timing = figures.timing(groups)
     sections.append(Section("timing", "Where the time goes", [timing] if timing else [], wide=True))
@@ -216,7 +209,9 @@ def write_report(paths: Sequence[Path], out: Path, *, base: Path | None = None, 
         sections=[*sections, Section("config", "Configuration")],
         styles=styles,
         overview=_overview(groups),
-        overview_note="Noise-free: no latent noise, greedy answers. " + figures.spread_note(groups),
+        overview_note="Noise-free: no latent noise, greedy answers. Sampled: with the noise and the sampler that a row names. "
+        + figures.spread_note(groups),
+        swatches=styles | {arm.label: styles[arm.group.label] for c in evaluations.comparisons(groups, suites=False) for arm in c.arms},
         diffs=diffs,
         config_note=config_note,
         configs=[

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable, Sequence
-from statistics import fmean, median
+from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from lgrpo.report import plots
 from lgrpo.report.ablation import Ablation
+from lgrpo.report.evaluations import Comparison
 from lgrpo.report.histograms import families, histogram
 from lgrpo.report.plots import Figure, Style
-from lgrpo.report.runs import Group, Run
+from lgrpo.report.runs import Group
 from lgrpo.report.series import Band, band, constant, metric_names, thin
 from lgrpo.runs.metrics import METRICS, Metric
 
@@ -25,7 +27,6 @@ PHASES = ("rollout", "train", "grade", "data", "rest")
 _ROWS = 13  # of the table below a curve
 _WIDE = 5.6  # inches; two beside each other instead of three
 Styles = dict[str, Style]
-Getter = Callable[[Run], dict[str, Any] | None]
 
 
 def anchor(text: str) -> str:
@@ -43,22 +44,8 @@ def number(x: float | None) -> str:
     return "–" if x is None else f"{x:.4g}" if isinstance(x, float) else str(x)
 
 
-def joined(group: Group, get: Getter) -> dict[str, Any] | None:
-    """One interval for a group: of a single run as it is; of several seeds their mean, with the lowest and highest seed. None without any."""
-    found = [cell for run in group.runs if (cell := get(run)) is not None]
-    if len(found) < 2:
-        return found[0] if found else None
-    values = [cell["value"] for cell in found]
-    return {"value": fmean(values), "low": min(values), "high": max(values)}
-
-
-def measured(part: str, name: str) -> Getter:
-    """Reads an interval of a run's evaluation. part: noise_free or sampled."""
-    return lambda run: (run.evaluation or {}).get(part, {}).get(name)
-
-
 def spread_note(groups: Sequence[Group]) -> str:
-    """What the intervals of `joined` are."""
+    """What the intervals of evaluations are."""
     several = any(len(g.runs) > 1 for g in groups)
     single = any(len(g.runs) == 1 for g in groups)
     parts = ["95 % over problems for a single run"] * single + ["lowest to highest seed where there are several"] * several
@@ -143,52 +130,64 @@ def curves_note(groups: Sequence[Group], kind: str) -> str:
     return " ".join([*parts, "The tables below the figures hold what was logged."])
 
 
-# -- evaluations --------------------------------------------------------------------------------------------------------------------------
+# -- evaluations: of one comparison each, so that all points of a figure are of the same problems -----------------------------------------
 
 
-def by_k(groups: Sequence[Group], styles: Styles, family: str) -> Figure | None:
+def _note(found: Comparison) -> str:
+    return spread_note([dataclasses.replace(arm.group, runs=arm.runs) for arm in found.arms])
+
+
+def _styled(found: Comparison, styles: Styles) -> Styles:
+    return {arm.label: styles[arm.group.label] for arm in found.arms}
+
+
+def _key(found: Comparison, name: str) -> str:
+    return name if found.key == "eval" else anchor(f"{found.key}-{name}")
+
+
+def by_k(found: Comparison, styles: Styles, family: str) -> Figure | None:
     """pass@k or maj@k over k under the noise of training. family: pass or maj."""
+    own = _styled(found, styles)
     lines, rows = [], []
-    for group in groups:
-        names = {name for run in group.runs for name in (run.evaluation or {}).get("sampled", {}) if re.fullmatch(rf"{family}@\d+", name)}
-        ks = sorted(int(name.split("@")[1]) for name in names)
-        cells = [joined(group, measured("sampled", f"{family}@{k}")) for k in ks]
+    for arm in found.arms:
+        ks = sorted(int(name.split("@")[1]) for name in arm.names("sampled") if re.fullmatch(rf"{family}@\d+", name))
+        cells = [arm.measured("sampled", f"{family}@{k}") for k in ks]
         if len(ks) > 1:
-            lines.append((ks, cells, styles[group.label]))
-            rows += [[group.label, k, cell] for k, cell in zip(ks, cells, strict=True)]
+            lines.append((ks, cells, own[arm.label]))
+            rows += [[arm.label, k, cell] for k, cell in zip(ks, cells, strict=True)]
     if not lines:
         return None
     said = "; ".join(f"{label} k={k}: {number(cell['value'])}" for label, k, cell in rows)
     what = "at least one of k samples is correct, unbiased" if family == "pass" else "a majority vote of k samples is correct"
     return Figure(
-        key=f"{family}-at-k",
+        key=_key(found, f"{family}-at-k"),
         title=f"{family}@k",
-        caption=f"Probability that {what}, under the noise of training. {spread_note(groups)}",
+        caption=f"Probability that {what}, sampled. {found.title}. {_note(found)}",
         alt=f"{family}@k by k. {said}.",
         columns=["run", "k", f"{family}@k"],
         rows=rows,
         width=_WIDE,
         draw=plots.draw_lines(lines, xlabel="samples k", integer=True),
-        legend={label: styles[label] for label in dict.fromkeys(row[0] for row in rows)},
+        legend={label: own[label] for label in dict.fromkeys(row[0] for row in rows)},
     )
 
 
-def accuracy(groups: Sequence[Group], styles: Styles) -> Figure | None:
-    """Noise-free and sampled pass@1 of every group."""
+def accuracy(found: Comparison, styles: Styles) -> Figure | None:
+    """Noise-free and sampled pass@1 of every row."""
     rows, dots = [], []
-    for group in groups:
-        clean, noisy = (joined(group, measured(part, "pass@1")) for part in ("noise_free", "sampled"))
+    for arm in found.arms:
+        clean, noisy = (arm.measured(part, "pass@1") for part in ("noise_free", "sampled"))
         if clean or noisy:
-            rows.append([group.label, clean, noisy])
-            style = styles[group.label]
-            dots.append((group.label, [(c, style, m) for c, m in ((clean, "o"), (noisy, "ring")) if c]))
+            rows.append([arm.label, clean, noisy])
+            style = styles[arm.group.label]
+            dots.append((arm.label, [(c, style, m) for c, m in ((clean, "o"), (noisy, "ring")) if c]))
     if not rows:
         return None
     said = "; ".join(f"{r[0]}: {number(r[1] and r[1]['value'])} noise-free, {number(r[2] and r[2]['value'])} sampled" for r in rows)
     return Figure(
-        key="accuracy",
+        key=_key(found, "accuracy"),
         title="Accuracy (pass@1)",
-        caption=f"Filled: noise-free latents, greedy answers. Ring: under the noise of training. {spread_note(groups)}",
+        caption=f"Filled: noise-free latents, greedy answers. Ring: sampled. {found.title}. {_note(found)}",
         alt=f"pass@1 of each run. {said}.",
         columns=["run", "noise-free", "sampled"],
         rows=rows,
@@ -198,72 +197,74 @@ def accuracy(groups: Sequence[Group], styles: Styles) -> Figure | None:
     )
 
 
-def length_against_accuracy(groups: Sequence[Group], styles: Styles) -> Figure | None:
+def length_against_accuracy(found: Comparison, styles: Styles) -> Figure | None:
     """A point a run: chain length and accuracy of the noise-free pass. Explicit runs are marked in the table."""
+    own = _styled(found, styles)
     rows, points = [], []
-    for group in groups:
-        for run in group.runs:
-            x, y = measured("noise_free", "chain_tokens")(run), measured("noise_free", "pass@1")(run)
+    for arm in found.arms:
+        for run, result in zip(arm.runs, arm.results, strict=True):
+            x, y = (result.get("noise_free", {}).get(name) for name in ("chain_tokens", "pass@1"))
             if x and y:
-                mode = run.config.get("rollout.mode", "–")
-                rows.append([group.label, mode, run.seed, x, y])
-                points.append((x, y, styles[group.label]))
+                mode = arm.about.get("thinks_in") or run.config.get("rollout.mode", "–")
+                rows.append([arm.label, mode, run.seed, x, y])
+                points.append((x, y, own[arm.label]))
     if not rows:
         return None
     said = "; ".join(f"{label} ({mode}): {number(x['value'])} steps, {number(y['value'])}" for label, mode, _, x, y in rows)
     return Figure(
-        key="length-accuracy",
+        key=_key(found, "length-accuracy"),
         title="Chain length against accuracy",
         caption="One point a run, noise-free pass: steps before the end of thinking (latents, or tokens of an explicit chain) and pass@1, "
-        "95 % intervals over problems.",
+        f"95 % intervals over problems. {found.title}.",
         alt=f"pass@1 by chain length. {said}.",
         columns=["run", "thinks in", "seed", "chain steps", "pass@1"],
         rows=rows,
         width=_WIDE,
         draw=plots.draw_scatter(points, xlabel="steps before the end of thinking", ylabel="pass@1"),
-        legend={label: styles[label] for label in dict.fromkeys(row[0] for row in rows)},
+        legend={label: own[label] for label in dict.fromkeys(row[0] for row in rows)},
     )
 
 
-def sweep(groups: Sequence[Group], styles: Styles) -> Figure | None:
+def sweep(found: Comparison, styles: Styles) -> Figure | None:
     """pass@1 by scale of the latent noise, from evaluations with a sweep."""
+    own = _styled(found, styles)
     lines, rows = [], []
-    for group in groups:
-        scales = sorted({scale for run in group.runs for scale in run.deep("sweep")}, key=float)
-        cells = [joined(group, lambda run, s=s: run.deep("sweep").get(s, {}).get("pass@1")) for s in scales]
+    for arm in found.arms:
+        scales = sorted(arm.names("sweep"), key=float)
+        cells = [arm.read(lambda result, s=s: result["sweep"].get(s, {}).get("pass@1")) for s in scales]
         if scales:
-            lines.append(([float(s) for s in scales], cells, styles[group.label]))
-            rows += [[group.label, float(s), cell] for s, cell in zip(scales, cells, strict=True)]
+            lines.append(([float(s) for s in scales], cells, own[arm.label]))
+            rows += [[arm.label, float(s), cell] for s, cell in zip(scales, cells, strict=True)]
     if not lines:
         return None
     return Figure(
-        key="noise-sweep",
+        key=_key(found, "noise-sweep"),
         title="Accuracy by noise scale",
-        caption=f"pass@1 by scale of the latent noise. {spread_note(groups)}",
+        caption=f"pass@1 by scale of the latent noise. {found.title}. {_note(found)}",
         alt="pass@1 by noise scale. " + "; ".join(f"{label} at {s:g}: {number(c['value'])}" for label, s, c in rows) + ".",
         columns=["run", "noise scale", "pass@1"],
         rows=rows,
         width=_WIDE,
         draw=plots.draw_lines(lines, xlabel="scale of the latent noise", integer=False),
-        legend={label: styles[label] for label in dict.fromkeys(row[0] for row in rows)},
+        legend={label: own[label] for label in dict.fromkeys(row[0] for row in rows)},
     )
 
 
-def interventions(groups: Sequence[Group], styles: Styles) -> Figure | None:
+def interventions(found: Comparison, styles: Styles) -> Figure | None:
     """Accuracy when latent steps feed something else."""
     rows, dots = [], []
-    for group in groups:
-        for kind in dict.fromkeys(k for run in group.runs for k in run.deep("counterfactual")):
-            cell = joined(group, lambda run, k=kind: run.deep("counterfactual").get(k, {}).get("accuracy"))
+    for arm in found.arms:
+        for kind in arm.names("counterfactual"):
+            cell = arm.read(lambda result, k=kind: result["counterfactual"].get(k, {}).get("accuracy"))
             if cell:
-                rows.append([group.label, kind, cell])
-                dots.append((f"{kind}, {group.label}" if len(groups) > 1 else kind, [(cell, styles[group.label], "o")]))
+                rows.append([arm.label, kind, cell])
+                dots.append((f"{kind}, {arm.label}" if len(found.arms) > 1 else kind, [(cell, styles[arm.group.label], "o")]))
     if not rows:
         return None
     return Figure(
-        key="interventions",
+        key=_key(found, "interventions"),
         title="Are the latents used?",
-        caption=f"Noise-free accuracy when every latent is replaced by something else. {spread_note(groups)}",
+        caption=f"Noise-free accuracy when every latent is replaced by something else. {found.title}. {_note(found)}",
         alt="pass@1 by intervention. " + "; ".join(f"{label}, {kind}: {number(c['value'])}" for label, kind, c in rows) + ".",
         columns=["run", "latents", "pass@1"],
         rows=rows,

@@ -30,9 +30,7 @@ class Run:
     config: dict[str, Any]  # dotted path -> value; empty when there is no config.json
     versions: dict[str, str]
     rows: list[dict[str, Any]]  # lines of metrics.jsonl
-    evaluation: dict[str, Any] | None  # eval.json
-    suite: dict[str, dict[str, Any]]  # eval.json by benchmark
-    extra: dict[str, Any] | None  # an evaluation with a noise sweep or interventions, when `evaluation` has none
+    evaluations: dict[str, dict[str, Any]]  # eval.json by its folder in the workdir: eval, eval/svamp
 
     @property
     def name(self) -> str:
@@ -47,10 +45,6 @@ class Run:
         """rl or sft, by what was logged; eval where nothing was."""
         names = {name for row in self.rows[:1] for name in row}
         return "rl" if any(n.startswith("reward/") for n in names) else "sft" if any(n.startswith("sft/") for n in names) else "eval"
-
-    def deep(self, section: str) -> dict[str, Any]:
-        """`sweep` or `counterfactual` of the evaluation that has it; empty when none does."""
-        return next((e[section] for e in (self.evaluation, self.extra) if e and e.get(section)), {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,25 +82,29 @@ def _load(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read as JSON ({error}); remove it or make it again") from error
 
 
-def _evaluations(folder: Path) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]], dict[str, Any] | None]:
-    """(the main evaluation, those of a suite, one with a sweep or interventions) of a workdir."""
-    found = {file.parent.name: _load(file) for file in sorted(folder.glob("*/eval.json"))}
-    main = found.get("eval") or next(iter(found.values()), None)
-    suite = {file.parent.name: _load(file) for file in sorted(folder.glob("*/*/eval.json")) if file.parent.name not in _SKIP}
-    extra = next((e for e in found.values() if e is not main and (e.get("sweep") or e.get("counterfactual"))), None)
-    return main, suite, extra
+def _evaluations(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every evaluation of a workdir, and of the suites in it, by its folder. Workdirs inside it have theirs for themselves."""
+    files = [file for pattern in ("*/eval.json", "*/*/eval.json") for file in sorted(folder.glob(pattern))]
+    places = {file: file.parent.relative_to(folder) for file in files}
+    own = {file: place for file, place in places.items() if not set(place.parts) & _SKIP and not _began(folder / place.parts[0])}
+    return {place.as_posix(): _load(file) for file, place in own.items()}
+
+
+def _began(folder: Path) -> bool:
+    """Whether a loop wrote to this folder."""
+    return (folder / FILE).is_file() or (folder / "config.json").is_file()
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a workdir that a loop or an evaluation wrote to."""
-    return (folder / FILE).is_file() or (folder / "config.json").is_file() or (folder / "eval" / "eval.json").is_file()
+    return _began(folder) or (folder / "eval" / "eval.json").is_file()
 
 
 def read_run(folder: Path, place: str = "") -> Run:
     """Errors: UserError or ValueError for a file that is damaged."""
     saved = _load(folder / "config.json") if (folder / "config.json").is_file() else {}
     rows = read_metrics(folder) if (folder / FILE).is_file() else []
-    return Run(folder, place or folder.name, flatten(saved.get("config", {})), saved.get("versions", {}), rows, *_evaluations(folder))
+    return Run(folder, place or folder.name, flatten(saved.get("config", {})), saved.get("versions", {}), rows, _evaluations(folder))
 
 
 def _walk(folder: Path, depth: int = 0) -> Iterator[Path]:
@@ -131,7 +129,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
             place = os.path.join(path.name, folder.relative_to(path)) if folder != path else path.name
             folders.setdefault(folder.resolve(), place)
     runs = [read_run(folder, place) for folder, place in folders.items()]
-    runs = [run for run in runs if run.rows or run.evaluation or run.suite]
+    runs = [run for run in runs if run.rows or run.evaluations]
     if not runs:
         raise UserError(
             f"{', '.join(map(str, paths))}: no metrics.jsonl and no eval.json there or below; give a workdir that a run wrote to"

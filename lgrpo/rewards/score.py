@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.reads import end_ids
 from lgrpo.data import prompts
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.rewards.grade import ERRORS, grade_all
 from lgrpo.types import Finish, Rollout, Scored
 
 
-def completion_texts(rollout: Rollout, tokenizer: TextTokenizer, cfg: ExperimentConfig) -> list[str | None]:
+def completion_texts(rollout: Rollout, tokenizer: TextTokenizer, cfg: ExperimentConfig, *, whole: bool = False) -> list[str | None]:
     """What each of the N rows says after the first end of thinking and before the end of sequence; None where thinking never ended.
+    whole: all that it says before the end of sequence.
 
     What was fed while thinking is not text: the surface tokens of latent steps are never graded.
     """
     tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
-    rest = prompts.think_end_ids(cfg.data, tokenizer)[1:]  # of an end of thinking that takes several tokens
+    rest = [] if whole else prompts.think_end_ids(cfg.data, tokenizer)[1:]  # of an end of thinking that takes several tokens
+    ends = end_ids(cfg.data)
     ended = mask & (tokens == cfg.data.think_end_id)
-    start = np.where(ended.any(1), ended.argmax(1) + 1, -1)
+    start = np.where(ended.any(1), ended.argmax(1) + 1, -1) if not whole else np.zeros(len(tokens), int)
     answers = []
     for row, keep, at in zip(tokens, mask, start, strict=True):
         ids = row[at:][keep[at:]].tolist() if at >= 0 else []
-        if cfg.data.eos_id in ids:
-            ids = ids[: ids.index(cfg.data.eos_id)]
+        ids = list(itertools.takewhile(lambda i: i not in ends, ids))
         answers.append(ids[len(rest) :] if ids[: len(rest)] == rest else ids)
     texts = tokenizer.decode_batch(answers)
     return [text if at >= 0 else None for text, at in zip(texts, start, strict=True)]

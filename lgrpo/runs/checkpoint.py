@@ -305,7 +305,12 @@ def _read_policy(manager: ocp.CheckpointManager, folder: epath.Path, step: int, 
 
 
 def load_params(path: PathLike, target_params: Params, *, best: bool = False) -> Params:
-    """Parameters only, of the newest (or best evaluated) checkpoint, cast and placed as target_params says (see Checkpoints.restore).
+    """As load_weights, without the step."""
+    return load_weights(path, target_params, best=best)[0]
+
+
+def load_weights(path: PathLike, target_params: Params, *, best: bool = False) -> tuple[Params, int]:
+    """Parameters only, and their step, of the newest (or best evaluated) checkpoint, cast and placed as target_params says (see Checkpoints.restore).
 
     path: a workdir or its checkpoints folder. A policy is found in every kind of run: low-rank adapters come merged, and of an encoder and
     decoder (Latent-SFT stage 1) the decoder is taken unless the target has both.
@@ -317,7 +322,7 @@ def load_params(path: PathLike, target_params: Params, *, best: bool = False) ->
         steps = None
         if best and (steps := [best_step(list(manager._checkpoints))]) == [None]:
             raise UserError(f"{folder}: no checkpoint there was evaluated, so none is the best; take the newest")
-        return _newest_readable(manager, folder, lambda step: _read_policy(manager, folder, step, target), steps)[0]
+        return _newest_readable(manager, folder, lambda step: (_read_policy(manager, folder, step, target), step), steps)[0]
 
 
 def has_encoder(path: PathLike) -> bool:

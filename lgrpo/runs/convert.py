@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import shlex
 import shutil
 import tempfile
 from typing import Any, Literal
@@ -21,11 +22,12 @@ from jax.sharding import Mesh
 
 from lgrpo.config import CheckpointConfig, DataConfig, ExperimentConfig, MeshConfig, ModelConfig
 from lgrpo.config.overrides import apply_diff, to_json
+from lgrpo.config.reads import end_ids
 from lgrpo.data.chat import has_template
 from lgrpo.data.prompts import ASSET, TextTokenizer, load_tokenizer, resolve
 from lgrpo.errors import UserError
 from lgrpo.models.hf import check_names, export_tensors, import_params, stored_dtype, tensor_sizes
-from lgrpo.models.hf_config import config_from_hf, config_to_hf
+from lgrpo.models.hf_config import config_from_hf, config_to_hf, end_ids_of, with_ends
 from lgrpo.models.hf_io import TensorFiles, read_json, write_tensors
 from lgrpo.models.spec import abstract_params, count_params, param_shardings
 from lgrpo.runs import multihost
@@ -36,13 +38,13 @@ from lgrpo.sharding import make_mesh
 from lgrpo.types import TrainState
 
 ExtraTokens = Literal["refuse", "drop", "pad"]
-LATENT_FILE = "latent_config.json"
+LATENT_FILE, GENERATION = "latent_config.json", "generation_config.json"
 # Of latent_config.json: how a latent step is sampled. What else LatentConfig holds concerns training.
 _SAMPLER = ("k", "tau", "noise_scale", "law")
 _FORMER = ("one_sided", "delta", "clamp", "top_p", "order", "end_rule")  # stood there before laws had names; those of today's default law
 _THINK = ("think_start", "think_end", "think_end_id")
 _TEXT_FILES = (
-    *("config.json", "generation_config.json", LATENT_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("config.json", GENERATION, LATENT_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "LICENSE*", "USE_POLICY*"),
 )
 _PAD_TO = 128  # rows, so that a padded vocabulary still divides over the usual meshes
@@ -150,17 +152,24 @@ def _content(token: Any) -> Any:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def _eos_text(folder: pathlib.Path, raw: dict[str, Any], tokenizer: TextTokenizer) -> str:
-    """The end-of-sequence token: tokenizer_config.json's, else the first eos_token_id of config.json. Errors: UserError for neither."""
-    file = folder / "tokenizer_config.json"
+def _ends(folder: pathlib.Path, tokenizer: TextTokenizer) -> tuple[str, ...]:
+    """All tokens that end an answer: eos_token of tokenizer_config.json, which is that of training, then the eos_token_id of config.json and
+    generation_config.json. Errors: UserError when there is none, or an id without a token."""
+    file, found = folder / "tokenizer_config.json", []
     token = _content(read_json(file).get("eos_token")) if file.is_file() else None
     if isinstance(token, str):
-        return token
-    ids = raw.get("eos_token_id")
-    first = ids[0] if isinstance(ids, list) and ids else ids
-    if isinstance(first, int) and tokenizer.token_of(first):
-        return tokenizer.token_of(first)
-    raise UserError(f"{folder}: neither tokenizer_config.json (eos_token) nor config.json (eos_token_id) names the end of sequence; add it")
+        found.append(token)
+    for file in (folder / "config.json", folder / GENERATION):
+        for i in end_ids_of(read_json(file), str(file)) if file.is_file() else []:
+            # Beyond what an id can be (32 bits), and in rows without a token, there is no text.
+            if i >= 2**31 or not tokenizer.token_of(i):
+                raise UserError(f"{file}: eos_token_id has {str(i)[:20]}, which is no token of {tokenizer.name}; correct it or take it out")
+            found.append(tokenizer.token_of(i))
+    if not found:
+        raise UserError(
+            f"{folder}: neither tokenizer_config.json (eos_token) nor config.json (eos_token_id) names the end of sequence; add it"
+        )
+    return tuple(dict.fromkeys(found))
 
 
 def _latent_settings(folder: pathlib.Path) -> dict[str, Any]:
@@ -175,11 +184,12 @@ def _latent_settings(folder: pathlib.Path) -> dict[str, Any]:
     return {f"{sections[name]}.{name}": tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
 
 
-def _imported_config(folder: pathlib.Path, raw: dict[str, Any], model: ModelConfig) -> ExperimentConfig:
+def _imported_config(folder: pathlib.Path, model: ModelConfig) -> ExperimentConfig:
     """What the checkpoint of an import says about itself: model, tokenizer and sampler; resolved."""
     tokenizer = load_tokenizer(DataConfig(tokenizer=str(folder)))
     template = "chat" if has_template(folder) else "instruct"
-    data = DataConfig(tokenizer=str(folder), eos=_eos_text(folder, raw, tokenizer), template=template)
+    eos, *more = _ends(folder, tokenizer)
+    data = DataConfig(tokenizer=str(folder), eos=eos, more_eos=tuple(more), template=template)
     cfg = ExperimentConfig(name="imported", model=model, data=data)
     return resolve(apply_diff(cfg, _latent_settings(folder)), tokenizer)
 
@@ -209,9 +219,9 @@ def import_hf(
     try:
         vocab = _place_texts(folder, workdir / "hf", rows, extra_tokens)
         model = dataclasses.replace(model, vocab_size=vocab, dtype=param_dtype, param_dtype=param_dtype)
-        cfg = _imported_config(workdir / "hf", raw, model)
+        cfg = _imported_config(workdir / "hf", model)
         params = import_params(files, model, _shardings(model, placed), rows=rows)
-        require_finite(flatten(params), str(folder))
+        require_finite(flatten(params), str(folder), "download the model again, or import other weights")
         zero = jnp.zeros((), jnp.int32)
         state = TrainState(zero, params, None, zero, zero, None)
         checkpoints.save(0, state=state, data={}, buffer=None, cfg=cfg, extra={"seconds": 0.0, "source": source}, metric=None)
@@ -231,10 +241,13 @@ def _shardings(model: ModelConfig, mesh: Mesh) -> Any:
 def describe_import(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> str:
     """What was imported, and how to use it."""
     m, d = cfg.model, cfg.data
+    options = ["--train.init-from", workdir, "--data.tokenizer", d.tokenizer, "--data.eos", d.eos]
+    options += ["--data.more-eos", *d.more_eos] * bool(d.more_eos)
+    more = "".join(f" and {text!r} = {i}" for text, i in zip(d.more_eos, d.more_eos_ids, strict=True))
     return (
         f"{m.family}, {count_params(m):,} parameters in {m.param_dtype}, {m.vocab_size} rows; "
-        f"end of thinking {d.think_end!r} = {d.think_end_id}, end of sequence {d.eos!r} = {d.eos_id}\n"
-        f"start from it with: --train.init-from {workdir} --data.tokenizer {d.tokenizer} --data.eos '{d.eos}' --data.template {d.template}"
+        f"end of thinking {d.think_end!r} = {d.think_end_id}, end of sequence {d.eos!r} = {d.eos_id}{more}\n"
+        f"start from it with: {shlex.join(map(str, [*options, '--data.template', d.template]))}"
     )
 
 
@@ -297,7 +310,10 @@ def _write_texts(folder: pathlib.Path, cfg: ExperimentConfig, model: ModelConfig
         basic = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": cfg.data.eos, "clean_up_tokenization_spaces": False}
         _write_json(folder / "tokenizer_config.json", basic)
     length = cfg.data.max_prompt + cfg.rollout.max_new_tokens
-    _write_json(folder / "config.json", config_to_hf(model, original, eos_id=cfg.data.eos_id, min_positions=length))
+    ends = end_ids(cfg.data)
+    _write_json(folder / "config.json", config_to_hf(model, original, eos_ids=ends, min_positions=length))
+    if (folder / GENERATION).is_file():
+        _write_json(folder / GENERATION, with_ends(read_json(folder / GENERATION), ends))
     _write_json(folder / LATENT_FILE, latent_config(cfg))
 
 

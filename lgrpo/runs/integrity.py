@@ -47,16 +47,16 @@ def disk_error(folder: epath.Path, step: int, error: BaseException) -> UserError
     return UserError(f"{folder}: saving step {step} failed ({reason}); {rest}: make room and run the same command again")
 
 
-def require_finite(arrays: dict[str, Any], where: str) -> None:
-    """Errors: UserError naming the first of these tensors that holds NaN or inf."""
+OLDER = "take an older checkpoint: --checkpoint.rollback STEP, with a lower --optim.lr, or other weights to start from"
+
+
+def require_finite(arrays: dict[str, Any], where: str, mend: str = OLDER) -> None:
+    """Errors: UserError naming the first of these tensors that holds NaN or inf. mend: what to do about it."""
     floats = {name: x for name, x in arrays.items() if jnp.issubdtype(x.dtype, jnp.floating)}
     good = dict(zip(floats, jax.device_get(_finite(list(floats.values()))), strict=True))
     bad = sorted(name for name, fine in good.items() if not fine)
     if bad:
-        raise UserError(
-            f"{where}: {len(bad)} of its {len(arrays)} tensors are not finite (the first: {bad[0]}); take an older checkpoint: "
-            "--checkpoint.rollback STEP, with a lower --optim.lr, or other weights to start from"
-        )
+        raise UserError(f"{where}: {len(bad)} of its {len(arrays)} tensors are not finite (the first: {bad[0]}); {mend}")
 
 
 @jax.jit

@@ -39,7 +39,8 @@ def _read(path: str) -> str:
 
 def _started(pid: int) -> str:
     """When a process of this machine started, in ticks since the boot; "" when there is none or the system does not say."""
-    return _read(f"/proc/{pid}/stat").rpartition(")")[2].split(" ")[20:21][0] if _read(f"/proc/{pid}/stat") else ""
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()  # the name before it may hold blanks
+    return fields[19] if len(fields) > 19 else ""
 
 
 def _boot() -> str:

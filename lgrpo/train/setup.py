@@ -94,6 +94,7 @@ class Session:
             self.checkpoints.close()
         finally:
             self.writer.close()
+            self.clock.close()
             self.lock.release()
 
     def leave(self, code: int) -> int:
@@ -104,7 +105,6 @@ class Session:
             why = "; the steps since then were inside a streak of skipped updates" if self.held else ""
             multihost.say(f"{saved}{why}; run the same command again")
         return code
-        self.clock.close()
 
 
 def prepare(cfg: ExperimentConfig, *, kind: str) -> tuple[ExperimentConfig, TextTokenizer]:

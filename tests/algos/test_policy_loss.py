@@ -82,8 +82,8 @@ def test_far_ratios_stay_finite():
 
 def test_asymmetric_clip():
     ratio = np.array([[0.4, 0.7, 1.3, 1.6]], np.float32)
-    for sign, want in ((1, -np.array([0.4, 0.7, 1.3, 1.5])), (-1, np.array([0.5, 0.7, 1.3, 1.6]))):
-        got = policy_loss(np.log(ratio), np.zeros((1, 4)), np.full((1, 4), sign), np.ones((1, 4), bool), clip_low=0.5, clip_high=0.5)[0]
+    for sign, want in ((1, -np.array([0.4, 0.7, 1.3, 1.4])), (-1, np.array([0.5, 0.7, 1.3, 1.6]))):
+        got = policy_loss(np.log(ratio), np.zeros((1, 4)), np.full((1, 4), sign), np.ones((1, 4), bool), clip_low=0.5, clip_high=0.4)[0]
         assert float(got.total) == pytest.approx(want.sum(), rel=1e-5)
 
 

@@ -36,6 +36,14 @@ def main(monkeypatch, capsys, *argv):
     return stop.value.code or 0, out.out, out.err
 
 
+def test_the_usage_loads_nothing_slow():
+    code = (
+        "import sys; from lgrpo.__main__ import run; run(['--help']); print(sorted({'jax', 'numpy', 'scipy', 'tyro'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [

@@ -67,6 +67,8 @@ def test_large_models_fit_a_pod(model):
         ({"data.eos_id": -2}, "data.eos_id=-2"),
         ({"data.eos_id": 3, "data.think_end_id": 3}, "data.think_end"),
         ({"data.eos": "</think>"}, "data.think_end"),
+        ({"data.more_eos": ("</think>",)}, "data.more_eos"),
+        ({"data.more_eos_ids": (70,), "model.vocab_size": 64}, "data.more_eos_ids"),
         ({"data.source": "jsonl"}, "data.path=''"),
         ({"rollout.latent.law.clamp": None}, "rollout.latent.law.one_sided=True"),
         ({"rollout.latent.law.clamp": (1.0, 1.0)}, "rollout.latent.law.clamp=(1.0, 1.0)"),

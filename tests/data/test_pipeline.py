@@ -134,6 +134,14 @@ def test_several_end_tokens_open_the_answer(jsonl_cfg, tokenizer):
     assert tokenizer.decode(row["answer_tokens"][0][row["answer_mask"][0]]) == "/ #### 3 <eos>"
 
 
+def test_of_several_end_tokens_the_first_is_the_target(jsonl_cfg, tokenizer):
+    cfg = prompts.resolve(jsonl_cfg(record(3), more_eos=("pens",)), tokenizer)
+    row = next(sft_stream(cfg, tokenizer, "train", batch=1))
+    assert tokenizer.decode(row["answer_tokens"][0][row["answer_mask"][0]]) == "#### 3 <eos>"
+    with pytest.raises(UserError, match="chain or answer contains"):
+        sft_stream(prompts.resolve(jsonl_cfg(record(3), more_eos=("=",)), tokenizer), tokenizer, "train", batch=1)
+
+
 def test_overlong_records_are_dropped_and_counted(jsonl_cfg, tokenizer):
     long = " ".join(["Tom has 3 pens."] * 8)
     lines = [record(1), record(2, problem=long), record(3, cot="<<1+2=3>>" * 3), record(4)]

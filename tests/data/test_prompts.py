@@ -132,3 +132,15 @@ def test_missing_and_broken_tokenizers(tmp_path):
 def test_describe_prompt_shows_text_and_ids(tokenizer):
     text = prompts.describe_prompt(tokenizer, tokenizer.encode(prompts.render_prompt("Tom has 3 pens.", "plain")))
     assert "Tom has 3 pens . <think>" in text and "<think>|3" in text and "[6 tokens]" in text
+
+
+def test_own_instructions_and_worked_examples(tmp_path):
+    file = tmp_path / "shots.txt"
+    file.write_text("Q: 1+1\nA: 2\nQ: {problem}\nA:")
+    shots = prompts.load_examples(DataConfig(few_shot=str(file)))
+    assert prompts.render_prompt("2+{2}", "plain", "", few_shot=shots) == "Q: 1+1\nA: 2\nQ: 2+{2}\nA:"
+    assert prompts.render_prompt("p", "plain", "<think>", few_shot="Q: x\n") == "Q: x\np<think>"
+    assert prompts.render_prompt("p", "instruct", "<think>", instruction="Be brief.") == "Be brief.\np<think>"
+    assert prompts.render_prompt("p", "instruct", "", instruction="") == "p"
+    with pytest.raises(UserError, match=r"data\.few_shot"):
+        prompts.load_examples(DataConfig(few_shot=str(tmp_path / "none")))

@@ -133,3 +133,14 @@ def test_two_processes_may_prepare_at_once_without_tensorflow(tmp_path):
         assert process.returncode == 0, err
         assert out == "2000 False False\n"  # and nothing else on stdout
     assert not list(tmp_path.rglob("*incomplete*"))
+
+
+def test_a_slice_of_a_split_is_those_records_numbered_anew(tmp_path):
+    (tmp_path / "train.jsonl").write_text("".join(f'{{"problem": "p{i}", "answer": "{i}"}}\n' for i in range(5)))
+    data = DataConfig(source="jsonl", path=str(tmp_path))
+    for split, want in (("train[:2]", [0, 1]), ("train[3:]", [3, 4]), ("train[1:3]", [1, 2]), ("train[2:99]", [2, 3, 4])):
+        records = load_records(data, split)
+        assert [(r["answer"], r["uid"]) for r in records] == [(str(n), i) for i, n in enumerate(want)]
+    for split, says in (("train[2]", "no slice"), ("train[:-1]", "no slice"), ("train[::2]", "no slice"), ("train[5:]", "train has 5")):
+        with pytest.raises(UserError, match=says):
+            load_records(data, split)

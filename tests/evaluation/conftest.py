@@ -29,7 +29,7 @@ def data_path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("problems")
     records = [word_problems.generate("mini", "test", i) for i in range(PROBLEMS)]
     text = "".join(json.dumps({name: record[name] for name in ("problem", "answer")}) + "\n" for record in records)
-    for name in ("test", "svamp", "multiarith"):
+    for name in ("test", "svamp_test", "multiarith_test"):
         (folder / f"{name}.jsonl").write_text(text)
     return folder
 

@@ -13,13 +13,17 @@ import pytest
 from lgrpo import __main__ as cli
 from lgrpo.config import AnswerConfig
 from lgrpo.config.validate import validate
+from lgrpo.data.pipeline import prompt_batches
 from lgrpo.errors import UserError
 from lgrpo.evaluation import compare, evaluate, measure
+from lgrpo.evaluation.about import find_weights, settled
 from lgrpo.evaluation.pass_at_k import bootstrap_weights
 from lgrpo.evaluation.shards import Shards, params_digest, read_rows
 from lgrpo.evaluation.suite import BENCHMARKS, benchmark_config, suite_names
 from lgrpo.evaluation.summary import columns, metric_rows, summarise
 from lgrpo.latent.intervene import Kind
+from lgrpo.models.decoder import compute_params
+from lgrpo.rewards.grade import Verdict
 
 PROBLEMS = 11  # as in conftest.py
 
@@ -136,7 +140,15 @@ def test_results_of_something_else_are_refused(run_it, cfg, params, tokenizer, m
 
 
 # Settings of an evaluation that its rows depend on, and those that they do not: the problems are compared as such.
-OTHER = {"samples": 8, "sample_chunk": 1, "batch": 4, "noise_scale": 0.3, "train_answer": False, "answer": AnswerConfig(temperature=0.3)}
+OTHER = {
+    "samples": 8,
+    "sample_chunk": 1,
+    "batch": 4,
+    "noise_scale": 0.3,
+    "thinking": False,
+    "train_answer": False,
+    "answer": AnswerConfig(temperature=0.3),
+}
 APART = {"every": 7, "problems": 3, "noise_sweep": (0.5,), "counterfactual": True, "closure": 3, "bootstrap": 7}
 
 
@@ -144,7 +156,7 @@ def test_every_setting_is_part_of_an_evaluations_identity_or_named_here(cfg, par
     assert OTHER.keys() | APART.keys() == {f.name for f in dataclasses.fields(cfg.evaluation)}
 
     def identity(cfg):
-        return json.loads(json.dumps(evaluate._identity(params, cfg, [])))
+        return json.loads(json.dumps(evaluate._identity(params_digest(params), cfg, [])))
 
     for name, value in OTHER.items():
         assert identity(change(cfg, **{name: value})) != identity(cfg), name
@@ -205,14 +217,19 @@ def test_lengths_over_all_and_over_finished():
 
 
 def test_suites_resolve_names(cfg):
+    assert suite_names(["gsm8k"]) == ["gsm8k"] and "dapo_math_17k" not in BENCHMARKS
+    missing = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, source="jsonl"))
+    with pytest.raises(UserError, match=r"gsm8k_test\.jsonl does not exist"):
+        benchmark_config(missing, "gsm8k")
+    assert benchmark_config(missing, "svamp").data.eval_split == "svamp_test"
     assert suite_names(["low"]) == ["gsm8k_aug", "gsm_hard", "svamp", "multiarith"]
     assert suite_names(["svamp", "high", "svamp"]) == ["svamp", "math500", "aime24", "aime25", "gpqa_diamond"]
     with pytest.raises(UserError, match="did you mean svamp"):
         suite_names(["svmap"])
-    assert benchmark_config(cfg, "gpqa_diamond").data.grader == "choice"
     registered = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, source="word_problems"))
+    assert benchmark_config(registered, "gpqa_diamond").data.grader == "choice"
     assert benchmark_config(registered, "svamp").data.eval_split == "svamp/test"
-    numeric = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, grader="numeric"))
+    numeric = dataclasses.replace(cfg, data=dataclasses.replace(registered.data, grader="numeric"))
     assert {benchmark_config(numeric, name).data.grader for name in BENCHMARKS} == {"numeric"}
 
 
@@ -220,7 +237,8 @@ def test_suites_resolve_names(cfg):
 def stored(monkeypatch, params, cfg):
     """`run` finds these weights instead of a checkpoint."""
     monkeypatch.setattr(evaluate, "check_source", lambda *_: None)
-    monkeypatch.setattr(evaluate, "load_params", lambda path, target: params)
+    monkeypatch.setattr(evaluate, "load_weights", lambda path, target, best: (params, 7 if best else 40))
+    monkeypatch.setattr(evaluate, "find_weights", lambda cfg, workdir, which: workdir)
 
 
 def test_a_suite_from_the_command_line_and_its_comparison(stored, cfg, data_path, tmp_path, monkeypatch, capsys):
@@ -238,7 +256,7 @@ def test_a_suite_from_the_command_line_and_its_comparison(stored, cfg, data_path
     printed = capsys.readouterr().out
     assert "== svamp" in printed and "mean" in printed
     saved = json.loads((tmp_path / "b" / "svamp" / "eval.json").read_text())
-    assert set(saved["sweep"]) == {"0.1", "0.5"} and saved["left_out"] == 0
+    assert set(saved["sweep"]) == {"0.1", "0.5"} and saved["about"]["left_out"] == 0
     assert "pass@1" in json.loads((tmp_path / "b" / "suite.json").read_text())["sampled"]
     rows = read_rows(tmp_path / "a" / "svamp" / "eval.jsonl")
     assert len(rows) == PROBLEMS * 5 and {"text", "gold", "answer", "category", "finish"} <= set(rows[0])
@@ -247,6 +265,70 @@ def test_a_suite_from_the_command_line_and_its_comparison(stored, cfg, data_path
     assert table.count("McNemar") == 2 and table.count("sign test") == 2 and "noise=" not in table
     found = compare.compare(tmp_path / "a" / "svamp", tmp_path / "b" / "svamp" / "eval.jsonl")
     assert [row["pass"] for row in found] == ["noise_free", "sampled"] and found[0]["difference"]["value"] == 0
+
+
+def test_the_first_line_says_what_is_evaluated(stored, cfg, params, tmp_path, capsys):
+    evaluate.run(change(cfg, problems=5), tmp_path)
+    line = capsys.readouterr().out.split("\n")[0]
+    digest = params_digest(compute_params(params, cfg.model))
+    wanted = f"{tmp_path}: checkpoint of step 40, weights {digest}, on jsonl {cfg.data.path}, split test: 5 of {PROBLEMS} problems"
+    assert line == wanted
+    about = json.loads((tmp_path / "eval" / "eval.json").read_text())["about"]
+    assert (about["step"], about["weights"], about["split"], about["noise_scale"], about["thinks_in"]) == (
+        40,
+        digest,
+        "test",
+        1.0,
+        "latents",
+    )
+    evaluate.run(cfg, tmp_path, weights="best", out="best")
+    assert "checkpoint of step 7" in capsys.readouterr().out
+
+
+def test_a_workdir_that_is_not_there_is_a_mistake(cfg, tmp_path):
+    """A mistyped --workdir does not evaluate the start in its place; --weights init does."""
+    (tmp_path / "start" / "checkpoints").mkdir(parents=True)
+    from_start = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, init_from=str(tmp_path / "start")))
+    with pytest.raises(UserError, match=r"typo: no checkpoints there \(no such folder.*--weights init"):
+        evaluate.run(from_start, tmp_path / "typo")
+    assert not (tmp_path / "typo").exists()
+    with pytest.raises(UserError, match="in its folders start"):
+        evaluate.run(cfg, tmp_path)
+    assert find_weights(from_start, tmp_path / "new", "init") == tmp_path / "start"
+    with pytest.raises(UserError, match=r"train\.init_from is empty"):
+        find_weights(cfg, tmp_path, "init")
+
+
+def test_without_thinking_the_whole_output_is_graded(run_it, cfg, tokenizer, monkeypatch):
+    """The prompt opens no thinking, every step is an ordinary token, and what is graded is all text before the end of sequence."""
+    seen = []
+
+    def grade(texts, golds, data):
+        seen.extend(texts)
+        return [Verdict(True, "correct", "1") for _ in texts]
+
+    monkeypatch.setattr(measure, "grade_all", grade)
+    plain = change(cfg, thinking=False, noise_sweep=())
+    result = run_it(plain)
+    assert {row["text"] for row in result.rows} == set(seen) and None not in seen
+    for row in result.rows:
+        assert row["chain"] == "" and row["chain_tokens"] == row["latent_steps"] == 0
+        assert row["answer_tokens"] == row["completion_tokens"]
+        assert row["text"] == row["raw"].removesuffix(cfg.data.eos).rstrip() or row["raw"].startswith(row["text"])
+    ids = [prompt_batches(c, tokenizer, "test", batch=8)[0][0].tokens[0, -1] for c in (cfg, settled(plain))]
+    assert ids[0] == tokenizer.id_of("<think>") != ids[1]
+    assert "evaluation.counterfactual" in validate(change(plain, counterfactual=True), device_count=8, kind="eval")[0]
+
+
+def test_rows_hold_all_that_was_said(run_it, cfg, tokenizer, result):
+    """Chain and raw text of every completion; only one that was cut off while it thought has no text."""
+    explicit = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, mode="explicit"))
+    for rows in (result.rows, run_it(explicit).rows):
+        for row in rows:
+            assert row["raw"].startswith(row["chain"]) and len(tokenizer.encode(row["raw"])) <= row["completion_tokens"]
+            assert (row["text"] is None) <= (row["finish"] not in ("EOS", "FORCED_EXIT"))
+            if row["chain_tokens"] < row["completion_tokens"]:
+                assert cfg.data.think_end in row["raw"]
 
 
 def test_comparisons_that_make_no_sense_are_refused(stored, cfg, tmp_path, monkeypatch, capsys):
@@ -269,7 +351,7 @@ def test_problems_that_are_left_out_are_said(stored, cfg, data_path, tmp_path, c
     (tmp_path / "test.jsonl").write_text("\n".join([*lines[:4], json.dumps(long), *lines[4:]]))
     evaluate.run(dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, path=str(tmp_path))), tmp_path, out="some")
     saved = json.loads((tmp_path / "some" / "eval.json").read_text())
-    assert saved["left_out"] == 1 and saved["problems"] == PROBLEMS
+    assert saved["about"]["left_out"] == 1 and saved["problems"] == PROBLEMS
     assert f"1 of {PROBLEMS + 1} problems left out" in capsys.readouterr().err
     assert {row["uid"] for row in read_rows(tmp_path / "some" / "eval.jsonl")} == set(range(PROBLEMS + 1)) - {4}
 

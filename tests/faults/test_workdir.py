@@ -3,6 +3,8 @@
 import shutil
 import subprocess
 
+import jax
+import jax.numpy as jnp
 import pytest
 from invariants.test_resume import config
 
@@ -73,6 +75,9 @@ def test_a_broken_line_of_metrics_and_a_folder_that_is_deleted(cfg, tmp_path):
         session.save(2, session.state, {}, None, session.extra(), None)
     assert "the folder is gone" in one_line(caught)
     session.close()
+    heard = session.clock.programs
+    jax.jit(lambda x: x * 2.0 + 7.25).lower(jnp.zeros(3)).compile()
+    assert session.clock.programs == heard, "a closed run still listens"
 
 
 def test_a_signal_while_a_run_starts_and_its_last_line(cfg, tmp_path, monkeypatch, capsys):

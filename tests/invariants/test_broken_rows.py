@@ -11,7 +11,7 @@ from lgrpo.latent.refill import refill_rollout
 from lgrpo.latent.replay import replay_logps
 from lgrpo.train.collect import spread
 from lgrpo.train.optimizer import norm_in_float32
-from lgrpo.train.steps.rl import group, make_train_batch, train_step
+from lgrpo.train.steps.rl import group, make_train_batch, train_step, winner_step
 from lgrpo.types import Finish
 
 CFG = tiny(model__n_layers=1, rollout__max_new_tokens=6, rollout__latent__max_latent=2, optim__lr=1e-2, train__diagnostics="full")
@@ -84,6 +84,32 @@ def test_replay_leaves_broken_rows_out_forward_and_backward():
     wanted, wanted_grads = jax.value_and_grad(total)(params(CFG.model), removed(record))
     np.testing.assert_array_equal(value, wanted)
     jax.tree.map(np.testing.assert_array_equal, grads, wanted_grads)
+
+
+def test_a_prompt_that_breaks_its_whole_group_is_not_read():
+    """The cause may be the prompt's own tokens: then hidden states of the prompt are NaN however its rows are masked."""
+    batch = prompts()
+    token = int(np.setdiff1d(batch.tokens[1][batch.mask[1]], np.concatenate([batch.tokens[i][batch.mask[i]] for i in (0, 2, 3)]))[0])
+    weights = params(CFG.model)
+    spoiled = weights | {"embed": weights["embed"].at[token].set(jnp.nan)}
+    record = group(roll(CFG, weights=spoiled), 4)
+    assert (record.finish[1] == Finish.NAN).all() and (record.finish[0] != Finish.NAN).any()
+    valid = record.finish != Finish.NAN
+    rewards = np.tile(np.array([1.0, 0.0, 0.0, 1.0], np.float32), (4, 1))
+    made = make_train_batch(batch, record, rewards, valid, cfg=CFG)
+    state, metrics = train_step(fresh_state(CFG, spoiled), made, cfg=CFG)
+    assert int(state.skipped) == 0 and np.isfinite(float(metrics["grad/norm"])) and float(metrics["grad/norm"]) > 0
+
+
+def test_a_row_with_broken_log_probs_is_no_winner():
+    record = group(roll(CFG), 4)
+    rewards, valid = np.eye(4, dtype=np.float32), np.ones((4, 4), bool)
+    record = record.replace(logps=np.where(record.mask, 0.0, record.logps).astype(np.float32))
+    before = winner_step(record, rewards, valid, cfg=CFG)
+    logps = record.logps.copy()
+    logps[1, 1, 0] = np.inf  # the only one of its group that is right
+    after = winner_step(record.replace(logps=logps), rewards, valid, cfg=CFG)
+    assert (float(before["diag/winner_share"]), float(after["diag/winner_share"])) == (1.0, 0.75)
 
 
 def test_refill_equals_the_loop_where_rows_break():

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import decoder, latent
-from support import END, EOS, chi_square, params, prompts, roll, tiny
+from support import END, chi_square, params, prompts, roll, tiny
 
+from lgrpo.config.reads import end_ids
 from lgrpo.types import Finish
 
 SMALL = {"model__n_layers": 1, "rollout__group_size": 16, "rollout__max_new_tokens": 7}
@@ -15,6 +16,7 @@ CASES = {
     "between": {"rollout__latent__max_latent": 4, "rollout__latent__min_latent": 3},
     "free": {"rollout__latent__max_latent": 0},
     "explicit": {"rollout__mode": "explicit", "rollout__latent__k": 1},
+    "ends": {"rollout__latent__max_latent": 2, "data__more_eos_ids": (8, 9, 10)},
 }
 
 
@@ -35,7 +37,7 @@ def expected(tokens, cfg):
             thinking = False
         elif thinking:
             chain_len += 1
-        if token == EOS and not out["is_latent"][t]:
+        if token in end_ids(cfg.data) and not out["is_latent"][t]:
             finish = Finish.FORCED_EXIT if forced else Finish.EOS
             break
     return out | {"chain_len": chain_len, "thought": not thinking, "finish": finish}
@@ -61,7 +63,7 @@ def test_state_machine(name):
     assert np.isfinite(record.logps).all() and (record.logps[record.mask] != 0).all()
     # the cases that this test is about did occur
     seen = set(record.finish.tolist())
-    at_limit = hard[:, -1] & (record.tokens[:, -1] == EOS)
+    at_limit = hard[:, -1] & (np.isin(record.tokens[:, -1], end_ids(cfg.data)))
     assert at_limit.any() and not (record.finish[at_limit] == Finish.LENGTH).any()
     assert Finish.LENGTH in seen and (Finish.FORCED_EXIT in seen) == (limit > 0)
     if limit:

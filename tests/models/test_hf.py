@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shlex
+import time
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lgrpo.config import MeshConfig
-from lgrpo.data.prompts import load_tokenizer
+from lgrpo.config import ExperimentConfig, MeshConfig
+from lgrpo.config.overrides import parse_overrides
+from lgrpo.config.reads import end_ids
+from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.errors import UserError
 from lgrpo.models import presets
 from lgrpo.models.decoder import causal_mask, forward, logits_of, prompt_positions
@@ -69,7 +73,7 @@ def test_logits_are_those_of_transformers(hf_folder, tmp_path, name):
 def test_weights_that_are_not_finite_are_not_imported(hf_folder, tmp_path):
     folder = hf_folder()
     edit(folder, lambda t: t["model.norm.weight"].__setitem__(0, np.inf))
-    with pytest.raises(UserError, match=r"1 of its .* tensors are not finite .*final_norm"):
+    with pytest.raises(UserError, match=r"1 of its .* tensors are not finite .*final_norm.*; download"):
         import_hf(str(folder), tmp_path / "w")
     assert not [p for p in (tmp_path / "w" / "checkpoints").iterdir() if p.name.isdecimal()]
 
@@ -296,6 +300,47 @@ def test_latent_settings_are_imported_and_checked(hf_folder, tmp_path):
         write(**settings)
         with pytest.raises(UserError, match=says):
             import_hf(str(folder), tmp_path / "other")
+
+
+def test_several_end_tokens_are_all_kept(hf_folder, tmp_path):
+    """config.json and generation_config.json name them; the tokenizer's own is that of training."""
+    folder = hf_folder("hf_llama", eos_token_id=[5, 1])
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 2], "temperature": 0.6}))
+    cfg = import_hf(str(folder), tmp_path / "w")
+    assert (cfg.data.eos, cfg.data.eos_id) == ("<eos>", 1)
+    assert (cfg.data.more_eos, cfg.data.more_eos_ids) == (("user", "<pad>"), (5, 2))
+    text = describe_import(cfg, tmp_path / "w")
+    assert (
+        "'<eos>' = 1 and 'user' = 5 and '<pad>' = 2" in text and "--data.eos '<eos>' --data.more-eos user '<pad>' --data.template" in text
+    )
+    line = shlex.split(text.partition("start from it with: ")[2])
+    again = resolve(parse_overrides(ExperimentConfig(model=cfg.model), line), load_tokenizer(cfg.data))
+    assert end_ids(again.data) == (1, 5, 2)  # a run that is started as the line says
+    export_hf(tmp_path / "w", tmp_path / "out")
+    ends = {name: json.loads((tmp_path / "out" / name).read_text())["eos_token_id"] for name in ("config.json", "generation_config.json")}
+    assert {name: sorted(ids) for name, ids in ends.items()} == {"config.json": [1, 2, 5], "generation_config.json": [1, 2, 5]}
+    assert end_ids(import_hf(str(tmp_path / "out"), tmp_path / "w2").data) == (1, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("ends", "says"),
+    [("<eos>", "has '<eos>'"), ([1, None], "has None"), ([1, True], "has True"), ([1, -1], "has -1"), (1.0, "has 1.0"), (96, "has 96, which is no token"),
+     (2**70, "has 118.*, which is no token")],
+)  # fmt: skip
+def test_end_tokens_that_are_none(hf_folder, tmp_path, ends, says):
+    with pytest.raises(UserError, match=rf"config\.json: eos_token_id {says}"):
+        import_hf(str(hf_folder(eos_token_id=ends)), tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_hidden_layers": 10**6}, {"num_hidden_layers": 3 * 10**7}, {"hidden_size": 2**40}, {"vocab_size": 10**12}]
+)
+def test_sizes_are_compared_with_the_tensors_before_anything_is_built(hf_folder, tmp_path, changes):
+    folder = hf_folder("hf_llama", **changes)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"config\.json (says|means)"):
+        import_hf(str(folder), tmp_path / "w")
+    assert time.monotonic() - start < 1 and not (tmp_path / "w").exists()
 
 
 def test_names_and_shapes_of_the_released_models():

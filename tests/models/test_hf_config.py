@@ -72,11 +72,11 @@ def test_the_released_configs_are_our_presets():
 @pytest.mark.parametrize("raw", [LLAMA, QWEN])
 def test_round_trip(raw):
     cfg = config_from_hf(raw, "f")
-    out = json.loads(json.dumps(config_to_hf(cfg, raw, eos_id=128009, min_positions=10)))
+    out = json.loads(json.dumps(config_to_hf(cfg, raw, eos_ids=(128009,), min_positions=10)))
     assert config_from_hf(out, "f") == cfg
     assert out["max_position_embeddings"] == raw.get("max_position_embeddings", 2048)
     assert out["eos_token_id"] == raw.get("eos_token_id", 128009)
-    assert config_to_hf(cfg, raw, eos_id=7, min_positions=10)["eos_token_id"] == 7
+    assert config_to_hf(cfg, raw, eos_ids=(7,), min_positions=10)["eos_token_id"] == 7
 
 
 def test_newer_files_keep_rotary_settings_together():
@@ -118,3 +118,70 @@ def test_what_the_decoder_does_not_compute_is_refused(base, changes, says):
     with pytest.raises(UserError, match=says) as error:
         config_from_hf(base | changes, "x/config.json")
     assert str(error.value).startswith("x/config.json: ")
+
+
+BIG = 10**5000
+LLAMA3 = {
+    **{"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "original_max_position_embeddings": 16,
+}
+SCALED = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position=16)
+NO_ROPE = {key: value for key, value in LLAMA.items() if not key.startswith("rope")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "theta", "scaling"),
+    [
+        ({"rope_parameters": LLAMA3}, 500000.0, SCALED),
+        ({"rope_parameters": {"full_attention": LLAMA3}}, 500000.0, SCALED),
+        ({"rope_parameters": {"full_attention": LLAMA3, "sliding_attention": {}}, "layer_types": ["full_attention"]}, 500000.0, SCALED),
+        ({"rope_parameters": {"rope_theta": 500000.0}, "rope_scaling": LLAMA3}, 500000.0, SCALED),
+        ({"rope_scaling": LLAMA3 | {"type": "llama3"}, "rope_theta": 500000}, 500000.0, SCALED),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 1.0}}, 1e6, None),
+        ({"rope_theta": None}, 10000.0, None),
+        ({"rope_parameters": None, "rope_scaling": None, "rope_theta": 5}, 5.0, None),
+        ({"rope_parameters": {}}, 10000.0, None),
+    ],
+)
+def test_rotary_settings_wherever_a_file_keeps_them(changes, theta, scaling):
+    cfg = config_from_hf(NO_ROPE | changes, "f")
+    assert (cfg.rope_theta, cfg.rope_scaling) == (theta, scaling)
+
+
+def scaled(**changes):
+    return {"rope_parameters": LLAMA3 | changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        *(({"rope_theta": bad}, "rope_theta is") for bad in (0, -1, float("nan"), float("inf"), "10000", True, [1], BIG)),
+        *(({"rope_parameters": {"rope_theta": bad}}, "rope_theta is") for bad in (0, -1, float("nan"), "x", BIG)),
+        *((scaled(factor=bad), "factor") for bad in (0, None, -8, 0.5, "8", float("nan"))),
+        (scaled(low_freq_factor=None), "low_freq_factor is None"),
+        (scaled(low_freq_factor=4.0), "low < high"),
+        (scaled(original_max_position_embeddings=0), "original_max_position_embeddings is 0"),
+        (scaled(original_max_position_embeddings=16.5), "whole length"),
+        (scaled(partial_rotary_factor=0.5), "partial_rotary_factor is 0.5"),
+        *((scaled(rope_type=kind), f"rope type '{kind}'") for kind in ("yarn", "linear", "dynamic", "longrope")),
+        (scaled(rope_type=["llama3"]), r"rope type \['llama3'\]"),
+        ({"rope_scaling": {"factor": 8.0}}, "but no rope_type"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 4.0}}}, "rope type 'yarn'"),
+        ({"rope_parameters": {"full_attention": LLAMA3, "sliding_attention": LLAMA3}}, "settings for 'sliding_attention'"),
+        ({"rope_parameters": {"sliding_attention": LLAMA3}, "layer_types": ["full_attention"]}, "no settings for full_attention"),
+        ({"rope_parameters": LLAMA3, "rope_theta": 10000.0}, "500000.0 in rope_parameters and 10000.0 in the file itself"),
+        ({"rope_parameters": [1]}, "must be an object"),
+        ({"rope_scaling": "llama3"}, "must be an object"),
+        *(({"rms_norm_eps": bad}, "rms_norm_eps is") for bad in (float("nan"), float("inf"), 0, -1e-5, "1e-5", True)),
+        *(({"num_hidden_layers": bad}, "num_hidden_layers is") for bad in (float("nan"), float("inf"), 0, 1.5, True, [2], BIG)),
+        *(({"model_type": bad}, "model_type") for bad in (["llama"], {}, 3, None)),
+        *(({"architectures": bad}, "architectures is") for bad in ("LlamaForCausalLM", 3, [None], {"a": 1})),
+        *(({"layer_types": bad}, "layer_types is") for bad in (5, "full_attention", [5], {"full_attention": 1})),
+        ({"head_dim": 7}, "even"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads 3"),
+    ],
+)
+def test_values_that_are_none_are_one_line(changes, says):
+    with pytest.raises(UserError, match=says) as error:
+        config_from_hf(NO_ROPE | changes, "x/config.json")
+    assert str(error.value).startswith("x/config.json: ") and "\n" not in str(error.value) and len(str(error.value)) < 300

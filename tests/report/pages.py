@@ -18,13 +18,22 @@ def interval(value, spread=0.05):
     return {"value": value, "low": value - spread, "high": value + spread}
 
 
-def evaluation(at, chain=3.5):
+def about(**changes):
+    """What an eval.json says it is of."""
+    known = {"checkpoint": "w", "which": "newest", "step": 70, "weights": "d", "data": "word_problems/mini", "split": "test", "records": 10}
+    known |= {"left_out": 0, "problem_set": "p", "thinks_in": "latents", "noise_scale": 1.0, "samples": 4, "answers": "T 1"}
+    known |= {"max_new_tokens": 8, "grader": "auto", "template": "plain", "few_shot": "", "instruction": None}
+    return known | changes
+
+
+def evaluation(at, chain=3.5, problems=10, **changes):
     """An eval.json with four samples, a sweep and interventions."""
     one = {"pass@1": interval(at), "chain_tokens": interval(chain), "answer_tokens": interval(3.0), "invalid_frac": interval(0.01)}
     many = one | {f"pass@{k}": interval(at + 0.02 * k) for k in (2, 3, 4)} | {f"maj@{k}": interval(at + 0.01 * k) for k in (2, 3, 4)}
     effects = {kind: {"accuracy": interval(at - 0.1 * i)} for i, kind in enumerate(("none", "zeroed"))}
     return {
-        "problems": 10,
+        "about": about(**changes),
+        "problems": problems,
         "noise_free": one,
         "sampled": many,
         "sweep": {"0.5": one, "1.5": many},
@@ -57,7 +66,7 @@ def write_run(folder, *, seed=0, steps=70, name="run", odd=False, metrics=None, 
         for step in range(steps):
             writer.write(step + 1, {metric: column[step] for metric, column in values.items()})
     (folder / "eval").mkdir()
-    (folder / "eval" / "eval.json").write_text(json.dumps(evaluation(0.5 + 0.1 * seed)))
+    (folder / "eval" / "eval.json").write_text(json.dumps(evaluation(0.5 + 0.1 * seed, step=steps)))
     return values
 
 

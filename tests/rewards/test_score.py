@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,14 @@ def test_rows_belong_to_their_prompts(tokenizer, cfg):
     for answers in (["1"] * 4, []):
         with pytest.raises(ValueError, match="gold"):
             score(rollout, answers, tokenizer, cfg)
+
+
+def test_every_end_token_ends_the_text(tokenizer, cfg):
+    more = prompts.resolve(dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, more_eos=("pens", "<pad>"))), tokenizer)
+    rollout = rollout_of(
+        tokenizer, [(f"</think> #### 7 {end} #### 8 {other}", Finish.EOS) for end, other in (("<eos>", "pens"), ("pens", "<eos>"))]
+    )
+    assert [text.strip() for text in completion_texts(rollout, tokenizer, more)] == ["#### 7", "#### 7"]
 
 
 def test_eos_exactly_at_the_limit_is_valid(tokenizer, cfg):

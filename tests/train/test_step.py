@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import END, VOCAB, change, first_moments, fresh_state, params, prompts, tiny, train_batch
+from support import END, VOCAB, change, first_moments, fresh_state, params, prompts, roll, tiny, train_batch
 
+from lgrpo.algos.latent_sft import noisy_labels, superposition_labels
 from lgrpo.algos.policy_loss import k3_kl
 from lgrpo.latent.replay import replay_logps
 from lgrpo.models.lora import adapter_specs
 from lgrpo.models.spec import param_specs, spec_init
 from lgrpo.train.optimizer import learning_rate
-from lgrpo.train.steps.rl import train_step
-from lgrpo.train.steps.sft import sft_step
+from lgrpo.train.steps.rl import group, make_train_batch, train_step
+from lgrpo.train.steps.sft import _sft_batch, processed_tokens, sft_step
 from lgrpo.train.steps.update import init_state
 
 CFG = tiny(model__n_layers=1, rollout__max_new_tokens=6, rollout__latent__max_latent=2, optim__lr=1e-2, optim__clip_norm=1e9)
@@ -68,13 +69,14 @@ def test_frozen_table_does_not_move(name):
 
 
 def test_weight_decay_is_for_matrices():
-    """With nothing to learn only the decay moves weights: matrices shrink by lr * decay, norms stay."""
-    cfg = change(CFG, optim__weight_decay=0.5)
+    """With nothing to learn only the decay moves weights: matrices shrink by lr * decay, norms and biases stay."""
+    cfg = change(CFG, optim__weight_decay=0.5, model__family="qwen2")
     nothing = batch().replace(advantages=jnp.zeros_like(batch().advantages))
     before = jax.device_get(params(cfg.model))
-    state, metrics = step(cfg, nothing)
+    before["blocks"] |= {name: before["blocks"][name] + 1.0 for name in ("bq", "bk", "bv")}
+    state, metrics = step(cfg, nothing, fresh_state(cfg, before))
     assert metrics["grad/norm"] == 0
-    for name in ("attn_norm", "mlp_norm"):
+    for name in ("attn_norm", "mlp_norm", "bq", "bk", "bv"):
         np.testing.assert_array_equal(state.params["blocks"][name], before["blocks"][name])
     np.testing.assert_array_equal(state.params["final_norm"], before["final_norm"])
     for new, old in ((state.params["embed"], before["embed"]), (state.params["blocks"]["wq"], before["blocks"]["wq"])):
@@ -138,11 +140,11 @@ def test_first_update_of_a_warm_up_moves_the_weights():
     assert moved == pytest.approx(1e-2 / 4, rel=0.05)  # the first step of AdamW is the rate
 
 
-def test_supervised_microbatches_do_not_change_the_update():
-    """Cross-entropy and KL have counts of their own; slices of unequal length must still add up to the update of the whole."""
+def supervised():
+    """Four records; one has no chain."""
     rng = np.random.default_rng(0)
     chain, answer = rng.integers(4, VOCAB, (4, 4)), rng.integers(4, VOCAB, (4, 2))
-    data = {
+    return {
         "prompt_tokens": prompts().tokens,
         "prompt_mask": prompts().mask,
         "uid": prompts().uid,
@@ -151,16 +153,95 @@ def test_supervised_microbatches_do_not_change_the_update():
         "answer_tokens": answer.astype(np.int32),
         "answer_mask": np.arange(2) < np.array([[2], [2], [1], [1]]),
     }
-    cfg = change(CFG, sft__stage="latent", sft__compression=2, sft__label_noise=0.5, data__think_end_id=END)
-    outs = []
-    for size in (0, 1):
-        one = change(cfg, train__microbatch=size)
-        state = init_state(jax.tree.map(jnp.array, params(cfg.model)), one, rl=False)
-        outs.append(jax.device_get(sft_step(state, data, cfg=one)))
+
+
+SFT = change(CFG, sft__stage="latent", sft__compression=2, sft__label_noise=0.5, data__think_end_id=END)
+
+
+def supervised_step(cfg, state=None):
+    state = init_state(jax.tree.map(jnp.array, params(cfg.model)), cfg, rl=False) if state is None else state
+    return jax.device_get(sft_step(state, supervised(), cfg=cfg))
+
+
+def test_supervised_microbatches_do_not_change_the_update():
+    """Cross-entropy and KL have counts of their own; slices of unequal length must still add up to the update of the whole."""
+    outs = [supervised_step(change(SFT, train__microbatch=size)) for size in (0, 1)]
     close(first_moments(outs[0][0]), first_moments(outs[1][0]))
     assert outs[0][1]["sft/kl"] > 0 and outs[0][1]["sft/ce"] > 0
     for name in ("sft/ce", "sft/kl", "sft/loss", "grad/norm"):
         assert outs[0][1][name] == pytest.approx(outs[1][1][name], rel=1e-4), name
+
+
+def test_label_noise_is_redrawn_at_every_step_and_is_that_of_the_step():
+    still = change(SFT, optim__lr=1e-30, optim__weight_decay=0.0)
+    state, first = supervised_step(still)
+    _, second = supervised_step(still, state)
+    assert abs(first["sft/kl"] - second["sft/kl"]) > 1e-3, "two steps on one batch and the same weights draw one noise"
+    assert supervised_step(still)[1]["sft/kl"] == first["sft/kl"]
+
+
+def test_supervised_noise_has_the_settings_of_the_config():
+    cfg = change(SFT, sft__label_clamp=(-1.0, 1.2), rollout__latent__tau=0.5)
+    keys, data = jax.random.split(jax.random.key(0), 4), supervised()
+    clean = superposition_labels(data["chain_tokens"], data["chain_mask"], k=4, compression=2, kind="uniform")
+    noise = {"scale": 0.5, "clamp": (-1.0, 1.2), "think_end_id": END, "tau": 0.5, "redraws": cfg.sft.label_redraws}
+    want = noisy_labels(clean, keys, **noise)
+    _, got = _sft_batch(data, keys, cfg)
+    latent = np.asarray(got.mask & got.is_latent)
+    np.testing.assert_array_equal(latent.sum(1), [2, 2, 0, 1])
+    np.testing.assert_allclose(np.asarray(got.weights)[latent], np.asarray(want.probs)[np.asarray(want.mask)], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("stage", "count"), [("explicit", 4 + 2), ("latent", 2 + 2)])
+def test_processed_tokens_by_hand(stage, count):
+    """Prompt, then what the stage thinks in, then the end of thinking and the answer. One record: 4 tokens of chain, 2 of answer."""
+    one = jax.tree.map(lambda x: x[:1], supervised())
+    assert int(processed_tokens(one, change(SFT, sft__stage=stage))) == prompts().mask[0].sum() + count + 1
+
+
+@pytest.mark.parametrize("stage", ["encoder", "decoder", "union"])
+def test_processed_tokens_of_stage_1_by_hand(stage):
+    """Encoder: prompt, chain, one compress token per chunk, end. Decoder: prompt, latents, the chain's later chunks, end, answer."""
+    one = jax.tree.map(lambda x: x[:1], supervised())
+    prompt = prompts().mask[0].sum()
+    assert int(processed_tokens(one, change(SFT, sft__stage=stage))) == (prompt + 4 + 2 + 1) + (prompt + 2 + (4 - 2) + 1 + 2)
+
+
+@pytest.mark.parametrize("invalid", ["keep", "zero", "exclude"])
+def test_which_positions_count(invalid):
+    record = group(roll(CFG), 4)
+    valid = np.ones((4, 4), bool)
+    valid[1, 2] = valid[2, 0] = False
+    made = make_train_batch(prompts(), record, np.eye(4, dtype=np.float32), valid, cfg=change(CFG, algo__invalid=invalid))
+    want = record.loss_mask & valid[..., None] if invalid == "exclude" else record.loss_mask
+    np.testing.assert_array_equal(made.loss_mask, want)
+    assert record.loss_mask[1, 2].any() and record.loss_mask[2, 0].any()
+
+
+def test_gradient_of_the_kl_alone():
+    """A policy that has moved, without advantages: the update goes down the KL."""
+    cfg = change(CFG, algo__kl_coef=0.5, train__diagnostics="off")
+    nothing = batch().replace(advantages=jnp.zeros_like(batch().advantages))
+    start = params(cfg.model)
+    moved = jax.tree.map(lambda x: x + 0.05 * jnp.cos(100 * x), start)
+
+    def kl(weights):
+        ours, theirs = (replay_logps(p, nothing.prompts, nothing.rollout, cfg=cfg) for p in (weights, start))
+        return k3_kl(ours, theirs, nothing.loss_mask).value()
+
+    value, wanted = jax.jit(jax.value_and_grad(kl))(moved)
+    state = fresh_state(cfg, moved).replace(reference=jax.tree.map(jnp.array, start))
+    state, metrics = train_step(state, nothing, cfg=cfg)
+    assert float(value) > 1e-2 and float(metrics["policy/kl_k3"]) == pytest.approx(float(value), rel=1e-4)
+    wanted = {jax.tree_util.keystr(path): 0.5 * np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(wanted)}
+    close(first_moments(state), wanted)
+
+
+def test_learning_rate_that_is_reported_is_that_of_the_last_update():
+    cfg = change(CFG, train__updates_per_step=2, optim__warmup=5)
+    state, first = step(cfg, batch())
+    _, second = step(cfg, batch(), state)
+    assert [first["optim/lr"], second["optim/lr"]] == pytest.approx([1e-2 * 2 / 5, 1e-2 * 4 / 5])
 
 
 def test_donated_state_is_overwritten():

@@ -15,21 +15,21 @@ from lgrpo.config import ExperimentConfig
 from lgrpo.config.reads import Wants
 from lgrpo.latent.replay import replay, replay_logps, without_broken
 from lgrpo.latent.rollout import rollout
-from lgrpo.train.optimizer import join, learning_rate, split
+from lgrpo.train.optimizer import join, split
 from lgrpo.train.steps.program import Program
 from lgrpo.train.steps.update import (
     Metrics,
     accumulate,
     apply_update,
     attached_weights,
+    last_rate,
     micro_count,
     scheduled_updates,
     slices_of,
-    updates_done,
 )
 from lgrpo.types import Array, Max, Mean, Params, PromptBatch, Rollout, TrainBatch, TrainState, masked_max, masked_mean
 
-SAMPLING = Wants(("model", "rollout", "data.think_end_id", "data.eos_id"))
+SAMPLING = Wants(("model", "rollout", "data.think_end_id", "data.eos_id", "data.more_eos_ids"))
 _COEFFICIENTS = tuple(f"algo.{name}" for name in ("clip_low", "clip_high", "dual_clip", "negative_weight", "kl_coef"))
 _OPTIM = ("optim.lr", "optim.clip_norm")
 
@@ -63,7 +63,8 @@ make_train_batch = Program(_make_train_batch, _ADVANTAGES)
 
 
 def _winners(grouped: Rollout, rewards: Array, valid: Array, *, cfg: ExperimentConfig) -> Metrics:
-    return group_diagnostics(grouped, rewards, valid, cfg=cfg.algo)
+    grouped, whole = without_broken(grouped, logps=True)
+    return group_diagnostics(grouped, rewards, valid & whole, cfg=cfg.algo)
 
 
 winner_step = Program(_winners, _ADVANTAGES)
@@ -152,8 +153,7 @@ def _train_step(state: TrainState, batch: TrainBatch, *, cfg: ExperimentConfig) 
     metrics |= {name: jax.tree.map(lambda x: x[:1], metrics[name]) for name in FIRST_UPDATE if name in metrics}
     out = {name: _reduce(m) for name, m in metrics.items()} | {"policy/replay_gap": jnp.where(gap > -jnp.inf, gap, 0.0)}
     state = state.replace(step=state.step + 1)
-    rate = learning_rate(cfg.optim, total)(jnp.maximum(updates_done(state) - 1, 0))
-    return state, out | {"optim/lr": jnp.asarray(rate), "grad/skipped": state.skipped, "grad/nonfinite": state.nonfinite}
+    return state, out | {"optim/lr": last_rate(state, cfg, total), "grad/skipped": state.skipped, "grad/nonfinite": state.nonfinite}
 
 
 _LEARNING = Wants(

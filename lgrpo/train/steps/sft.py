@@ -17,9 +17,18 @@ from lgrpo.keys import Stream, key_for
 from lgrpo.latent.logprobs import chunked_logps
 from lgrpo.latent.replay import completion_hidden
 from lgrpo.models.decoder import compute_params
-from lgrpo.train.optimizer import join, learning_rate, split
+from lgrpo.train.optimizer import join, split
 from lgrpo.train.steps.program import Program
-from lgrpo.train.steps.update import accumulate, apply_update, attached_weights, merged_weights, micro_count, scheduled_updates, slices_of
+from lgrpo.train.steps.update import (
+    accumulate,
+    apply_update,
+    attached_weights,
+    last_rate,
+    merged_weights,
+    micro_count,
+    scheduled_updates,
+    slices_of,
+)
 from lgrpo.types import Array, Mean, Params, PromptBatch, TrainState
 
 
@@ -115,10 +124,9 @@ def _sft_step(state: TrainState, batch: dict[str, Array], *, cfg: ExperimentConf
     (ce, kl), grads = accumulate(loss_and_grad, inputs.parts)
     state, metrics = apply_update(state, grads, cfg, total)
     state = state.replace(step=state.step + 1)
-    rate = learning_rate(cfg.optim, total)(jnp.maximum(state.step - state.skipped - 1, 0))
     out = {"sft/ce": ce.value(), "sft/kl": kl.value(), "sft/loss": ce.value() + kl.value(), "grad/norm": metrics["grad/norm"].value()}
     out["sft/tokens"] = processed_tokens(batch, cfg).astype(jnp.float32)
-    return state, out | {"optim/lr": jnp.asarray(rate), "grad/skipped": state.skipped, "grad/nonfinite": state.nonfinite}
+    return state, out | {"optim/lr": last_rate(state, cfg, total), "grad/skipped": state.skipped, "grad/nonfinite": state.nonfinite}
 
 
 _UNREAD = ("heldout", "patience", "label_path", "batch_size", "packing", "max_chain", "max_answer")
