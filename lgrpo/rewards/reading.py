@@ -39,11 +39,13 @@ class Reading:
 
 
 _PLAIN = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_SIMPLE = re.compile(r"(\\?\$)?(-?(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]{1,18})(?:\.[0-9]{1,18})?)", re.ASCII)
 _DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9]| [0-9])|[0-9]+)"
 _UNSIGNED = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
 _SIGN = r"(?P<sign>[-+]?)\s*"
 _ARGUMENT = r"\s*(?:\{\s*(?P<K>[-+]?\s*" + _UNSIGNED + r")\s*\}|(?P<K1>[0-9]))"
 _FRAC = r"\\frac" + _ARGUMENT.replace("K", "a") + _ARGUMENT.replace("K", "b")
+_DOLLAR = ("dollar",)
 # The first that matches at the front is read; what follows must be a unit.
 _FORMS = [
     # Mixed numbers: the fraction must be proper, else `1 11/2` could as well be a product or two numbers.
@@ -58,7 +60,7 @@ _FORMS = [
     ),
 ]  # fmt: skip
 _SIGNS_BEHIND = r"\\[%$]|[€£¥₹₩₽¢]|\^\\circ"
-_UNIT = re.compile(rf"\s*(?:(?:{_SIGNS_BEHIND}|[A-Za-z])[A-Za-z\s./-]*(?:\^\s*\{{?\s*[23]\s*\}}?)?\s*)+")
+_UNIT = re.compile(rf"\s*(?:{_SIGNS_BEHIND}|[A-Za-z])(?:{_SIGNS_BEHIND}|[A-Za-z\s./-]|\^ ?\{{? ?[23] ?\}}?)*")
 _UNIT_BEHIND_FORMULA = re.compile(
     rf"(?<=\S)\s*(?:{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}|(?<=\s)([A-Za-z]{{2,}}(?:[\s./]+[A-Za-z]+)*))\s*(\^\s*\{{?\s*[23]\s*\}}?)?$"
 )
@@ -89,7 +91,7 @@ _NAME = re.compile(
     rf"{_VARIABLE}(?:\s*(?:\^\s*\{{-1\}})?\s*\([^()]*\))?|[A-Z]{{2,4}}|[\[|]\s*[A-Z]{{2,5}}\s*[\]|]|"
     r"(?:m\s*)?\\(?:angle|triangle|overline|overrightarrow|vec|bar|hat|widehat|measuredangle)\s*\{?\s*[A-Za-z]{1,4}\s*\}?"
 )
-_NAMING_WORDS = re.compile(r"(?:\\(?:triangle|angle)\s*|[A-Za-z'\s])+")
+_NAMING_WORDS = re.compile(r"(?:\\(?:triangle|angle)(?![a-z])|[A-Za-z'\s])+")
 _RELATION = re.compile(r"\\(?:leq|geq|neq|Rightarrow|to|subset|subseteq|mid)(?![a-z])|[<>]|!=")
 _EQUALS = re.compile(r"=|\\(?:approx|equiv)(?![a-z])|\\in(?![a-z])")
 _JOINER = re.compile(rf"\s*,?\s*(?:{OPEN}\s*,?\s*(?:and|or)\s*{CLOSE}|(?<![A-Za-z])(?:and|or)(?![A-Za-z])(?![^{OPEN}{CLOSE}]*{CLOSE}))\s*")
@@ -109,6 +111,8 @@ def read_answer(answer: str) -> Reading:
         return Reading(Fraction(int(answer)), answer, latex=answer)
     if len(answer) > MAX_ANSWER:
         return Reading(None, answer.casefold())
+    if simple := _SIMPLE.fullmatch(answer):
+        return Reading(Fraction(simple[2].replace(",", "")), simple[2], _DOLLAR if simple[1] else (), latex=simple[2])
     text = _undecorated(spelled(answer))
     name, sides, value = _taken_apart(text)
     value, money = _without_money(_unwrapped(value))
