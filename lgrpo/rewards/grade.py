@@ -24,7 +24,7 @@ MAX_DEPTH = 24
 """LaTeX whose brackets nest deeper is not parsed: no answer of a benchmark comes near, and the parser's time explodes."""
 
 # What makes an answer to a numeric question more than an exercise: bare arithmetic (12-5, 9**9) and letters are refused.
-_COMMAND = re.compile(r"\\(?!text|approx)[a-zA-Z]|\^|\|")
+_COMMAND = re.compile(r"\\(?!text|approx)[a-zA-Z]|\^|\||[0-9)]!")
 _NAME = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 _WORD = re.compile(r"\\text\{([^{}]*)\}|(?<![\\A-Za-z])([A-Za-z]{4,})")
 # A gold answer of a few letters is a product, a longer one a word.

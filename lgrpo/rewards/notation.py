@@ -68,7 +68,8 @@ def spelled(answer: str) -> str:
         text = "".join(map(_plain_sign, text))
         text = _RAISED.sub(lambda m: m[1] + "{" + "".join(re.findall(rf"{re.escape(m[1])}\{{([^{{}}]*)\}}", m[0])) + "}", text)
     text = "".join(c if c.isprintable() else " " for c in text) if not text.isprintable() else text
-    text = _TOKENS.sub(" ", text).replace("{,}", ",").replace("\\!", "")
+    text = _TOKENS.sub(" ", text).replace("{,}", ",")
+    text = re.sub(r"\\!\s*", "", text)
     text = (_SPACING_IN_ROWS if "\\begin" in text else _SPACING).sub(" ", _MATH_MODE.sub(" ", text))
     if len(_DOLLAR.findall(text)) % 2 == 0:  # pairs enclose mathematics; a single one is money
         text = _DOLLAR.sub(" ", text)

@@ -88,7 +88,7 @@ _GREEK = "alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|iota|kappa|lambd
 _VARIABLE = rf"(?:\\(?i:{_GREEK})(?![a-zA-Z])|[A-Za-z])\s*'*(?:_\s*(?:\{{[^{{}}]*\}}|\w))?'*"
 VARIABLE = re.compile(_VARIABLE)
 _NAME = re.compile(
-    rf"{_VARIABLE}(?:\s*(?:\^\s*\{{-1\}})?\s*\([^()]*\))?|[A-Z]{{2,4}}|[\[|]\s*[A-Z]{{2,5}}\s*[\]|]|"
+    rf"{_VARIABLE}(?:\s*(?:\^\s*\{{-1\}})?\s*\([^()]*\))?|\({_VARIABLE}(?:\s*,\s*{_VARIABLE})+\s*\)|[A-Z]{{2,4}}|[\[|]\s*[A-Z]{{2,5}}\s*[\]|]|"
     r"(?:m\s*)?\\(?:angle|triangle|overline|overrightarrow|vec|bar|hat|widehat|measuredangle)\s*\{?\s*[A-Za-z]{1,4}\s*\}?"
 )
 _NAMING_WORDS = re.compile(r"(?:\\(?:triangle|angle)(?![a-z])|[A-Za-z'\s])+")
@@ -231,6 +231,7 @@ def _is_name(side: str) -> bool:
 
 def _unwrapped(value: str) -> str:
     """Without brackets around all of it that add nothing: {205}, (5), \\{5\\}, (C)."""
+    value = re.sub(rf"^{OPEN}\s*\((\w)\)\s*{CLOSE}$", r"\1", value)
     for _ in range(3):
         view = value.strip()
         match = re.fullmatch(r"\{(.*)\}|\((.*)\)|\\\{(.*)\\\}|\[(.*)\]", view, re.DOTALL)
@@ -281,7 +282,7 @@ def _measured(value: str) -> tuple[str, Unit, Fraction | None]:
         if unit is not None:
             return view[:end].strip(), unit, number
     behind = _UNIT_BEHIND_FORMULA.search(value)
-    if behind and (unit := read_unit((behind[1] or behind[2]) + (behind[3] or ""), only_known=True)) is not None:
+    if behind and (unit := read_unit((behind[1] or behind[2] or "") + (behind[3] or ""), only_known=True)) is not None:
         return value[: behind.start()].strip(), unit, None
     return value, (), None
 

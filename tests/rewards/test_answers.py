@@ -181,6 +181,14 @@ HOSTILE = [
     "\\frac" * BIG,
     "\\boxed{" + "^\\circ" * 40 + "}",
     "__import__('os').system('true')",
+    "#### 5 " + "a " * 100 + "1",
+    "#### 5" + "a" * 240 + "\\",
+    "#### " + "\\triangle " * 21 + "1 = 5",
+    "\\boxed{5" + "\\text{a}" * 30 + "}",
+    "\\boxed{1}" + ", and " * 8 + "\\boxed{2}",
+    "\\boxed{\\text{}",
+    "answer is " * 5000,
+    "The answer is " + "clearly " * 5000,
 ]
 
 

@@ -13,7 +13,9 @@ from lgrpo.rewards.grade import ERRORS, grade_all
 
 PIECES = r"""\boxed{ \fbox{ #### \frac \sqrt \text{ \mathrm{ \mathbf{ } { ( ) [ ] \{ \} $ \$ % \% ^ _ ^\circ ° , ; : . ... \ldots = \approx < \le + - * ** / |
     0 1 5 12 000 1,000 0.3 \overline{3} x y X ab e \pi π √ ½ ² ∞ \infty \sin \log 10^{ \times or and not is the answer Answer: A B (C) D- million dollars cm km
-    degrees because since <|end|> </s> ` ' " \ \\ \, ~ ! ? # \begin{pmatrix} & \pmod \in \cup \Rightarrow ＡＢ ٣ \u0301 \u200b \ud800 \x00""".replace("\\u0301", "\u0301")
+    degrees because since <|end|> </s> ` ' " \ \\ \, ~ ! ? # \begin{pmatrix} & \pmod \in \cup \Rightarrow ＡＢ ٣ \u0301 \u200b \ud800 \x00""".replace(
+    "\\u0301", "\u0301"
+)
 WORDS = [*PIECES.replace("\\u200b", "\u200b").replace("\\ud800", "\ud800").replace("\\x00", "\x00").split(), " ", "\n"]
 PARTS = st.lists(st.sampled_from(WORDS), max_size=60).map("".join)
 REPEATED = st.tuples(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map("".join), st.integers(1, 400)).map(lambda x: x[0] * x[1])
