@@ -22,7 +22,7 @@ _FILLERS = (
 )
 _VERB = r"(?:is|would be|must be|should be|will be|has to be|was|est|es|ist|è|:|=|→)"
 _STRONG = re.compile(
-    rf"(?i:\b(?:answer|choice|réponse|respuesta|antwort|risposta|solution)\b(?:[^.\n:=]{{0,60}}?(?<!\w){_VERB}(?!\w)|\s{{0,9}}[>:]?){_FILLERS}|答案[是为：:]?\s{{0,9}})(?<![\w]){_LETTER}"
+    rf"(?i:\b(?:answer|choice|réponse|respuesta|antwort|risposta|solution)\b(?:[^.\n:=]{{0,60}}?(?<!\w){_VERB}(?!\w)|\s{{0,9}}[>:]?){_FILLERS})(?<![\w]){_LETTER}"
 )
 _WEAK = re.compile(rf"(?i:\b(?:option|choose|pick|select|choice)\b{_FILLERS}){_LETTER}")
 _CORRECTED = re.compile(rf"(?i:\b(?:not|n[o']t)\b|n['’]t)\s*(?:option\s*)?\(?[{LETTERS}]\)?,?\s+(?i:but|rather)(?:\s+rather)?\s+{_LETTER}")

@@ -69,7 +69,7 @@ def _equal(gold: str, answer: str) -> bool:
     return not (_differs(a, b) or _other_order(a, b, braces))
 
 
-# Corrections: each refuses what math-verify takes for equal. Their cases: tests/rewards/test_math.py.
+# Corrections: each refuses what math-verify takes for equal. Their cases: tests/rewards/kinds.json and field_reports.json.
 
 
 def _differs(a: Any, b: Any) -> bool:
