@@ -233,7 +233,8 @@ def _tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, su
     records = load_records(cfg.data, split)
     own = cfg.data.instruction
     asked = {"instruction": instruction_of(cfg.data.source, split) if own is None else own, "few_shot": prompts.load_examples(cfg.data)}
-    texts = [prompts.render_prompt(r["problem"], cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, **asked) for r in records]
+    problems = [r["problem"] for r in records]
+    texts = prompts.render_prompts(problems, cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, **asked)
     parts = {"prompt": (_encode(tokenizer, texts, records), cfg.data.max_prompt, "data.max_prompt")}
     if supervised:
         parts |= _supervised_parts(cfg, tokenizer, records)

@@ -45,7 +45,7 @@ class Side:
 
 
 def _verdict(sample: Sample) -> Text:
-    mark = ("✓ correct", "bold green") if sample.reward > 0 else ("✗ wrong", "bold red")
+    mark = ("✓ correct", "bold green") if sample.correct else ("✗ wrong", "bold red")
     said = Text.assemble(f"sample {sample.index}  ", mark, f"  advantage {sample.advantage:+.3f}  {sample.finish}")
     if sample.winner:
         said.append("  ★ winner of the group", "bold yellow")
@@ -84,7 +84,7 @@ def _tokens(steps: Sequence[Step]) -> Text:
 
 def _shown(samples: Sequence[Sample], show: int) -> list[Sample]:
     """The winner first, then the other kind of verdict, then the rest."""
-    order = sorted(samples, key=lambda s: (not s.winner, s.reward > 0 if any(x.winner for x in samples) else -s.reward, s.index))
+    order = sorted(samples, key=lambda s: (not s.winner, s.correct if any(x.winner for x in samples) else -s.reward, s.index))
     return order[:show]
 
 
@@ -92,7 +92,7 @@ def _panel(sample: Sample) -> Panel:
     rest = [step for step in sample.steps if step.kind != "latent"]
     parts = [*([_mixtures(sample)] if sample.latents else []), _tokens(rest)]
     parts.append(Text.assemble("answer: ", (visible(sample.answer) if sample.answer is not None else "none: thinking never ended", "bold")))
-    return Panel(Group(*parts), title=_verdict(sample), title_align="left", border_style="green" if sample.reward > 0 else "red")
+    return Panel(Group(*parts), title=_verdict(sample), title_align="left", border_style="green" if sample.correct else "red")
 
 
 def print_traces(sides: Sequence[Side], console: Console, *, show: int = 2) -> None:
@@ -104,7 +104,7 @@ def print_traces(sides: Sequence[Side], console: Console, *, show: int = 2) -> N
         columns = []
         for side in sides:
             samples = {s.index: s for s in side.traces[at].samples}
-            share = np.mean([s.reward for s in samples.values()])
+            share = np.mean([s.correct for s in samples.values()])
             columns.append(
                 Group(Text(f"{visible(side.name)}: {share:.2f} correct of {len(samples)}", "bold"), *(_panel(samples[i]) for i in picked))
             )

@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import sys
+from typing import TextIO
 
 READY = "ready"
 
@@ -36,14 +37,20 @@ def limit_time(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
+def reply_stream() -> TextIO:
+    """Where replies go. From now on whatever a library prints is none."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return replies
+
+
 def main() -> None:
     """Answers lines until stdin ends. Arguments: the memory limit in MiB, and the longest time in whole seconds for an answer."""
     logging.disable(logging.CRITICAL)
     from lgrpo.rewards.math_rules import judge  # before `ready`, so that loading sympy counts into no answer's time
 
     judge("x+1", "1+x")  # builds the parser's tables
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever a library prints is no reply
+    replies = reply_stream()
     limit_memory(int(sys.argv[1]))
     print(READY, file=replies, flush=True)
     for line in sys.stdin:
