@@ -19,10 +19,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import lgrpo
 from lgrpo.data import chat_worker
 from lgrpo.data.fields import is_text
 from lgrpo.errors import UserError
+from lgrpo.runs import worker
 
 MEMORY_MB = 512
 """A template's process may grow by this much."""
@@ -65,16 +65,7 @@ class _Process:
         self._template = template
 
     def __enter__(self) -> _Process:
-        root = str(pathlib.Path(lgrpo.__file__).parents[1])
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._worker = subprocess.Popen(
-            [sys.executable, "-m", chat_worker.__name__, str(MEMORY_MB), str(SECONDS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for this process, which then ends that one
-        )
+        self._worker = worker.start(chat_worker.__name__, MEMORY_MB, SECONDS)
         try:
             self.ask({"source": self._template.source, "tokens": dict(self._template.tokens)}, "is broken")
         except BaseException:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import sys
 from typing import Any
 
-from lgrpo.rewards.math_worker import limit_memory, limit_time
+from lgrpo.runs.worker import limit_memory, limit_time, reply_stream
 
 DATE = datetime.datetime(2024, 7, 26)
 """What strftime_now tells: the date that Llama 3's templates write where they are told none. A prompt must not depend on the day."""
@@ -78,8 +77,7 @@ def _reason(error: BaseException) -> str:
 
 def main() -> None:
     """Answers lines until stdin ends. Arguments: the memory limit in MiB, and the longest time in whole seconds for a line."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    replies = reply_stream()
     template, tokens, env = None, {}, _environment()
     limit_memory(int(sys.argv[1]))
     for line in sys.stdin:

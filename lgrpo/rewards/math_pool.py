@@ -1,7 +1,6 @@
 """Work in processes of its own, each piece under a hard time limit: comparison of LaTeX answers, and rewards that ask for it.
 
-A worker is a fresh interpreter, not a fork: the trainer's process holds JAX threads and device memory. (multiprocessing's `spawn` would import the
-trainer's main module again, which a script without a main guard does not survive.) Workers start when the first answer needs one and stay.
+Workers start when the first answer needs one and stay.
 """
 
 from __future__ import annotations
@@ -12,16 +11,13 @@ import contextlib
 import functools
 import json
 import os
-import pathlib
 import selectors
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 
-import lgrpo
 from lgrpo.errors import UserError
 from lgrpo.rewards import math_worker
+from lgrpo.runs.worker import start
 
 MEMORY_MB = 1024
 """A worker may grow by this much."""
@@ -40,16 +36,7 @@ class _Worker:
 
     def __init__(self, memory_mb: int, seconds: float, module: str = "", more: Sequence[str] = ()) -> None:
         """module: what to run, with the limits and `more` as arguments; default: the comparison of LaTeX."""
-        root = str(pathlib.Path(lgrpo.__file__).parents[1])
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module or math_worker.__name__, str(memory_mb), str(int(seconds) + 2), *more],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for the trainer, which finishes its step
-        )
+        self.process = start(module or math_worker.__name__, memory_mb, int(seconds) + 2, *more)
         self.ready = False
         self.pair: Pair | None = None
         self.deadline = time.monotonic() + START_SECONDS

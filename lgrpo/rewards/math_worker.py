@@ -8,40 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import resource
 import sys
-from typing import TextIO
+
+from lgrpo.runs.worker import limit_memory, limit_time, reply_stream
 
 READY = "ready"
-
-
-def limit_memory(megabytes: int) -> None:
-    """Lets this process grow by `megabytes` at most, and leave no core dump."""
-    used = 0
-    if os.path.exists("/proc/self/statm"):  # elsewhere (macOS) what is loaded already counts as nothing
-        with open("/proc/self/statm") as file:
-            used = int(file.read().split()[0]) * resource.getpagesize()
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    wanted = used + megabytes * 2**20
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def limit_time(seconds: int) -> None:
-    """From now on this process computes for `seconds` at most. The parent kills it earlier; this is for a parent that was itself killed."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    wanted = int(usage.ru_utime + usage.ru_stime) + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
-
-
-def reply_stream() -> TextIO:
-    """Where replies go. From now on whatever a library prints is none."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return replies
 
 
 def main() -> None:

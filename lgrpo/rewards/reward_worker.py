@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import sys
 
-from lgrpo.rewards.math_worker import READY, limit_memory, limit_time, reply_stream
+from lgrpo.rewards.math_worker import READY
 from lgrpo.rewards.reward import call, find_reward
 from lgrpo.rewards.sample import Sample
+from lgrpo.runs.worker import limit_memory, limit_time, reply_stream
 
 
 def main() -> None:
