@@ -11,6 +11,7 @@ from typing import Any
 
 import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+from latex2sympy2_extended.logic import And
 from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
 from latex2sympy2_extended.sets import FiniteSet
 from math_verify import verify
@@ -59,6 +60,8 @@ def _agrees(value: str, side: str) -> bool:
 def _equal(gold: str, answer: str) -> bool:
     real = not (should_treat_as_complex(gold) or should_treat_as_complex(answer))
     a, b = parsed(gold, real), parsed(answer, real)
+    if isinstance(a, sympy.Expr) and isinstance(b, _Relation | And):  # math-verify takes the last side, whatever stands before
+        return False
     if isinstance(a, sympy.Eq) and isinstance(b, sympy.Eq) and not a.has(sympy.Set) and not b.has(sympy.Set):
         return _same_equation(a, b)
     if isinstance(a, sympy.Union | sympy.Interval) and isinstance(b, sympy.FiniteSet) and all(isinstance(x, _Relation) for x in b.args):

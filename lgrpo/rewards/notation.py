@@ -108,4 +108,4 @@ def _plain_sign(char: str) -> str:
     if name[:1] == ["GREEK"] and name[2:3] == ["LETTER"] and len(name) == 4:
         letter = name[3].lower().replace("lamda", "lambda")
         return "\\" + (letter if name[1] == "SMALL" else letter.capitalize()) + " "
-    return " " if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Zs", "Zl", "Zp") else char
+    return " " if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Zs", "Zl", "Zp", "So") or char == "\ufe0f" else char

@@ -73,11 +73,11 @@ _BASES = {word: n for n, word in enumerate(_BASE_WORDS.split(), 2)} | {"sixteen"
 # Around the answer
 _ENDS = re.compile(r"^(?:[\s#\"`*,;:=]|\\Rightarrow(?![a-z])|\\to(?![a-z])|\\approx(?![a-z]))+|(?:[\s.,;:#\"`*]|\\(?=$))+$")
 _LABEL = re.compile(
-    r"(?:[A-Za-z']+\s+){0,8}?(?:[A-Za-z']+\s*:|(?:is|are|was|be|equals)\b:?|(?:answer|ans|total|result)\s+(?=[-\d\\.])|"
+    r"(?:[A-Za-z']+\s+){0,8}?(?:[A-Za-z']+\s*:|(?:is|are|was|be|equals|has|have|had|needs?|gets?|got|costs?|makes?|made|pays?|paid|earns?|spends?|takes?)\b:?|(?:answer|ans|total|result)\s+(?=[-\d\\.])|"
     r"(?:about|around|roughly|approx(?:\.|imately)?|exactly|only|just)\s)\s*(?=\S)",
     re.IGNORECASE,
 )
-_DENIALS = "not no never cannot wrong incorrect least most than neither nor if or false except"
+_DENIALS = "half double twice triple minus negative not no never cannot wrong incorrect least most than neither nor if or false except"
 _DENIED = frozenset(_DENIALS.split())
 _BECAUSE = re.compile(r",?\s+(?:since|because)\b.*$", re.DOTALL)
 _REASON = re.compile(r"\s*(?:since|because|as|see|from|where|i\.?e|namely|using|by|rounded|approx\w*|in)(?![\w(^=])", re.IGNORECASE)
@@ -202,7 +202,9 @@ def _taken_apart(text: str) -> tuple[str, tuple[str, ...], str]:
     sides = [side for side in sides if side]
     if not sides:
         return "", (), ""
-    if len(sides) > 1 and _is_name(sides[-1]) and not _is_name(sides[0]):  # 5 = x
+    if len(sides) > 1 and (
+        (_is_name(sides[-1]) and not _is_name(sides[0])) or (_number(sides[0]) is not None and _number(sides[-1]) is None)
+    ):  # 5 = x
         sides.reverse()
     named = [side for side in sides[:-1] if _is_name(side)]
     others = [side for side in sides[:-1] if not _is_name(side)]
