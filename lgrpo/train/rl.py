@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from lgrpo.config import ExperimentConfig
-from lgrpo.data.pipeline import prompt_stream
-from lgrpo.data.prompts import describe_prompt
+from lgrpo.data.pipeline import describe_stream, prompt_stream
 from lgrpo.keys import Stream, key_for
 from lgrpo.latent.buckets import trim_completions, trim_prompts
 from lgrpo.latent.refill import refill_rollout
@@ -54,7 +53,7 @@ def train(session: Session, stop: StopFlag) -> int:
         data.set_state(session.restored.data)
         buffer = session.restored.buffer
     else:
-        multihost.say(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.dropped} records too long")
+        multihost.say(describe_stream(data, session.tokenizer))
 
     def save(done: int, data_state: dict[str, Any], metrics: dict[str, float], **more: Any) -> None:
         session.save(done, state, data_state, buffer, session.extra() | more, metrics.get("eval/pass@1_sampled"))

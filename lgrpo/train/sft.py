@@ -14,8 +14,8 @@ import jax
 
 from lgrpo.algos.stage1 import STAGES
 from lgrpo.config import ExperimentConfig
-from lgrpo.data.pipeline import SftStream, sft_stream
-from lgrpo.data.prompts import describe_prompt
+from lgrpo.data.pipeline import SftStream, describe_stream, sft_stream
+from lgrpo.data.prompts import TextTokenizer
 from lgrpo.errors import UserError
 from lgrpo.runs import multihost
 from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
@@ -61,16 +61,15 @@ def run(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> int:
     return session.leave(code)
 
 
-def heldout_batches(session: Session) -> Sequence[dict[str, Any]]:
+def heldout_batches(cfg: ExperimentConfig, tokenizer: TextTokenizer, ways: int) -> Sequence[dict[str, Any]]:
     """The first records of the evaluation split with their chains and clean labels, in whole batches; [] when nothing is evaluated.
 
     Errors: UserError when the split has less than one batch of them.
     """
-    cfg = session.cfg
     if not cfg.evaluation.every or not cfg.sft.heldout:
         return []
     size = cfg.sft.batch_size
-    stream = sft_stream(cfg, session.tokenizer, cfg.data.eval_split, batch=size, shuffle=False, ways=batch_ways(session.mesh))
+    stream = sft_stream(cfg, tokenizer, cfg.data.eval_split, batch=size, shuffle=False, ways=ways)
     count = min(-(-cfg.sft.heldout // size), stream.records // size)
     if not count:
         raise UserError(
@@ -114,7 +113,7 @@ def _open_data(session: Session) -> SftStream:
     if session.restored:
         data.set_state(session.restored.data)
     else:
-        multihost.say(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.dropped} records too long")
+        multihost.say(describe_stream(data, session.tokenizer))
     return data
 
 
@@ -125,7 +124,8 @@ def train(session: Session, stop: StopFlag) -> int:
     if watch.exhausted(cfg.sft.patience):
         multihost.say(f"{session.workdir}: stopped early at step {session.start}, nothing left to do")
         return 0
-    data, heldout, guards = _open_data(session), heldout_batches(session), Guards(session)
+    data, guards = _open_data(session), Guards(session)
+    heldout = heldout_batches(cfg, session.tokenizer, batch_ways(session.mesh))
 
     def conclude(done: int, metrics: dict[str, float]) -> int | None:
         """What follows an update: evaluation, the line, the checkpoint. The exit code when the run ends here."""
