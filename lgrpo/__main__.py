@@ -13,7 +13,7 @@ from lgrpo.errors import UserError
 from lgrpo.runs import output
 
 _ON_EXPERIMENTS = ("train", "sft", "eval", "trace", "check", "overlap")
-_TOOLS = ("ablate", "report", "compare", "selftest", "import-hf", "export-hf", "init", "data")
+_TOOLS = ("ablate", "report", "compare", "selftest", "import-hf", "export-hf", "init", "data", "ask")
 _USAGE = """\
 usage: python -m lgrpo COMMAND EXPERIMENT [--workdir DIR] [--section.field VALUE ...]
        python -m lgrpo import-hf SOURCE --workdir DIR | export-hf WORKDIR OUT
