@@ -49,7 +49,8 @@ def test_the_usage_loads_nothing_slow():
     [
         (
             ["trian", "X"],
-            "trian: no such command; use one of train, sft, eval, trace, check, overlap, ablate, report, compare, selftest, import-hf, export-hf, init, data, ask",
+            "trian: no such command; use one of train, sft, eval, trace, check, overlap, ablate, "
+            "report, compare, selftest, import-hf, export-hf, init, data, ask",
         ),
         (["train"], "no experiment given"),
         (["train", "--algo.clip-low", "0.1"], "no experiment given"),

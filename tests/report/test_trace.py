@@ -295,11 +295,11 @@ def test_a_question_is_asked(cfg, tmp_path, capsys):
     saver.save(3, state=state, data={}, buffer=None, cfg=cfg, extra={}, metric=None)
     saver.close()
     assert command(["ask", str(tmp_path), "Tom has 3 pens ."]) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "step 3; no noise" in said and "Tom has 3 pens . <think>" in said and said.count("sample ") == 1
     assert "weight" in said and "advantage" not in said and "wrong" not in said and "answer: " in said
     assert command(["ask", str(tmp_path), "Tom has 3 pens .", "--samples", "2", "--gold", "1", "--rollout.max-new-tokens", "6"]) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert said.count("sample ") >= 2 and "2 samples under noise" in said and ("wrong" in said or "correct" in said)
     for wrong, says in (("", "empty"), ("Zebras ~ quux", "unknown")):
         with pytest.raises(UserError, match=says):
