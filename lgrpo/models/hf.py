@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,11 +18,13 @@ import numpy as np
 
 from lgrpo.config import ModelConfig
 from lgrpo.errors import UserError
+from lgrpo.models.gguf_io import GgufFile
 from lgrpo.models.hf_io import TensorFiles
 from lgrpo.models.spec import ParamSpec, param_specs
 from lgrpo.types import Params
 
 Index = tuple[slice, ...]
+Files = TensorFiles | GgufFile
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\.", re.ASCII)
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -59,7 +62,7 @@ def hf_tensors(cfg: ModelConfig) -> list[tuple[str, ParamSpec, int | None]]:
 # -- reading ------------------------------------------------------------------------------------------------------------------------------
 
 
-def check_names(files: TensorFiles, cfg: ModelConfig, *, rows: int) -> None:
+def check_names(files: Files, cfg: ModelConfig, *, rows: int) -> None:
     """Every tensor is there, no other is, and all have the right shape. rows: vocabulary rows in the files.
 
     A tied model may carry lm_head.weight, when it equals the embedding table. Errors: UserError naming the first tensor that does not fit.
@@ -87,7 +90,7 @@ def check_names(files: TensorFiles, cfg: ModelConfig, *, rows: int) -> None:
         _require_tied(files)
 
 
-def _require_layers(files: TensorFiles, cfg: ModelConfig) -> None:
+def _require_layers(files: Files, cfg: ModelConfig) -> None:
     """Errors: UserError when config.json has layers without any tensor. Comes before anything that takes time or memory for every layer."""
     found = {int(match[1]) for match in map(_LAYER.match, files) if match}
     if cfg.n_layers > len(found):
@@ -97,7 +100,7 @@ def _require_layers(files: TensorFiles, cfg: ModelConfig) -> None:
         )
 
 
-def _require_tied(files: TensorFiles, chunk: int = 4096) -> None:
+def _require_tied(files: Files, chunk: int = 4096) -> None:
     """Errors: UserError when lm_head.weight is not the embedding table. Compares chunks of rows, bit for bit."""
     shape = files.shape(EMBED)
     same = files.shape(HEAD) == shape and files.dtype(HEAD) == files.dtype(EMBED)
@@ -112,7 +115,7 @@ def _require_tied(files: TensorFiles, chunk: int = 4096) -> None:
         )
 
 
-def stored_dtype(files: TensorFiles, cfg: ModelConfig) -> str:
+def stored_dtype(files: Files, cfg: ModelConfig) -> str:
     """The one type of all tensors. Errors: UserError naming two tensors when there are several, or when it is float16."""
     found: dict[str, str] = {}
     for name, _, _ in hf_tensors(cfg):
@@ -145,7 +148,7 @@ def _read_group(index: Index, sizes: Sequence[int]) -> tuple[slice, Index, tuple
     return slice(start * inner, stop * inner), (slice(None), *index[1:]), (stop - start, *sizes[1:])
 
 
-def read_layer(files: TensorFiles, name: str, spec: ParamSpec, index: Index) -> np.ndarray:
+def read_layer(files: Files, name: str, spec: ParamSpec, index: Index) -> np.ndarray:
     """ours[index] of one layer, from the Hugging Face tensor `name`. index: one slice per axis of ours, without that of the layer."""
     body, inputs = _body(spec), spec.hf_inputs
     if not inputs and not spec.hf.endswith(".bias"):
@@ -159,10 +162,11 @@ def read_layer(files: TensorFiles, name: str, spec: ParamSpec, index: Index) -> 
     return block.transpose(*range(outputs, block.ndim), *range(outputs))
 
 
-def import_params(files: TensorFiles, cfg: ModelConfig, shardings: Any, *, rows: int) -> Params:
+def import_params(files: Files, cfg: ModelConfig, shardings: Any, *, rows: int, fresh: Mapping[int, Sequence[int]] | None = None) -> Params:
     """Parameters, placed by `shardings`, in cfg.param_dtype. Call check_names first.
 
     rows: vocabulary rows in the files; further rows of cfg.vocab_size get the mean of those (average logits, for tokens never trained).
+    fresh: ids of new tokens and, of each, the ids that spelled its text before; they get a row of fresh_row.
     Host memory: one shard of one stacked tensor at a time.
     """
     dtype = jnp.dtype(cfg.param_dtype)
@@ -170,7 +174,7 @@ def import_params(files: TensorFiles, cfg: ModelConfig, shardings: Any, *, rows:
     def load(spec: ParamSpec, sharding: Any) -> jax.Array:
         def shard(index: Index) -> np.ndarray:
             if not _stacked(spec):
-                return _vocab_shard(files, spec, index, rows).astype(dtype, copy=False)
+                return _vocab_shard(files, spec, index, rows, fresh or {}).astype(dtype, copy=False)
             first, last = _bounds(index[0], spec.shape[0])
             out = np.empty([stop - start for start, stop in map(_bounds, index, spec.shape)], dtype)
             for layer in range(first, last):
@@ -182,24 +186,47 @@ def import_params(files: TensorFiles, cfg: ModelConfig, shardings: Any, *, rows:
     return jax.tree.map(load, param_specs(cfg), shardings, is_leaf=lambda x: isinstance(x, ParamSpec))
 
 
-def _vocab_shard(files: TensorFiles, spec: ParamSpec, index: Index, rows: int) -> np.ndarray:
-    """A shard of an unstacked tensor; rows of the vocabulary beyond those stored are their mean."""
-    if "vocab" not in spec.axes or spec.shape[spec.axes.index("vocab")] == rows:
+def _vocab_shard(files: Files, spec: ParamSpec, index: Index, rows: int, fresh: Mapping[int, Sequence[int]]) -> np.ndarray:
+    """A shard of an unstacked tensor; rows of the vocabulary beyond those stored are their mean, those of `fresh` are new."""
+    if "vocab" not in spec.axes or (spec.shape[spec.axes.index("vocab")] == rows and not fresh):
         return read_layer(files, spec.hf, spec, index)
     at = spec.axes.index("vocab")
     start, stop = _bounds(index[at], spec.shape[at])
-
-    def part(low: int, high: int) -> np.ndarray:
-        inside = (slice(low, high), index[1 - at])
-        return files.read(spec.hf, inside)  # both tables are stored as [V, D]
-
-    pieces = [part(start, min(stop, rows))] if start < rows else []
+    columns = index[1 - at]  # both tables are stored as [V, D]
+    pieces = [files.read(spec.hf, (slice(start, min(stop, rows)), columns))] if start < rows else []
+    mean, deviation = _moments(files, spec.hf, rows) if stop > rows or fresh else (np.zeros(0), 0.0)
     if stop > rows:
-        chunks = [part(low, min(low + 4096, rows)) for low in range(0, rows, 4096)]
-        mean = sum(chunk.astype(np.float64).sum(0) for chunk in chunks) / rows
-        pieces.append(np.broadcast_to(mean.astype(chunks[0].dtype), (stop - max(start, rows), mean.size)))
+        inside = mean[columns]
+        pieces.append(
+            np.broadcast_to(inside.astype(files.read(spec.hf, (slice(0, 1), columns)).dtype), (stop - max(start, rows), inside.size))
+        )
     table = np.concatenate(pieces)
+    for i, spelled in fresh.items():
+        if start <= i < stop:
+            table[i - start] = fresh_row(files, spec.hf, i, spelled, mean, deviation)[columns]
     return table if at == 0 else table.T
+
+
+def _moments(files: Files, name: str, rows: int, chunk: int = 4096) -> tuple[np.ndarray, float]:
+    """Mean row, float64 [D], and standard deviation of all entries of a table."""
+    width = files.shape(name)[1]
+    total, squares = np.zeros(width), 0.0
+    for low in range(0, rows, chunk):
+        part = files.read(name, (slice(low, min(low + chunk, rows)), slice(0, width))).astype(np.float64)
+        total += part.sum(0)
+        squares += float((part**2).sum())
+    mean = total / rows
+    return mean, float(np.sqrt(max(squares / (rows * width) - float(mean.mean()) ** 2, 0.0)))
+
+
+def fresh_row(files: Files, name: str, i: int, spelled: Sequence[int], mean: np.ndarray, deviation: float) -> np.ndarray:
+    """The first row, float64 [D], of a new token in one table: the mean of the rows that spelled its text before (of all rows, where nothing
+    did), so that the model reads and predicts it roughly where it did so before, and a tenth of the table's deviation in noise, so that no two
+    are equal. The same on every mesh."""
+    width = files.shape(name)[1]
+    known = [files.read(name, (slice(at, at + 1), slice(0, width)))[0].astype(np.float64) for at in spelled]
+    noise = np.random.default_rng([i, zlib.crc32(name.encode())]).normal(size=width)
+    return (np.mean(known, axis=0) if known else mean) + 0.1 * deviation * noise
 
 
 # -- writing ------------------------------------------------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ config comes from the folder that data.tokenizer names.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 import shlex
 import shutil
 import tempfile
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -23,9 +23,12 @@ from jax.sharding import Mesh
 from lgrpo.config import CheckpointConfig, DataConfig, ExperimentConfig, MeshConfig, ModelConfig
 from lgrpo.config.overrides import apply_diff, to_json
 from lgrpo.config.reads import end_ids
+from lgrpo.data.added_tokens import add_tokens, content, drop_tokens, ids_beyond, pieces_of, write_json
 from lgrpo.data.chat import has_template
+from lgrpo.data.gguf_tokenizer import write_folder
 from lgrpo.data.prompts import ASSET, TextTokenizer, load_tokenizer, resolve
 from lgrpo.errors import UserError
+from lgrpo.models.gguf_io import GgufFile
 from lgrpo.models.hf import check_names, export_tensors, import_params, stored_dtype, tensor_sizes
 from lgrpo.models.hf_config import config_from_hf, config_to_hf, end_ids_of, with_ends
 from lgrpo.models.hf_io import TensorFiles, read_json, write_tensors
@@ -81,6 +84,23 @@ def fetch(source: str, revision: str | None = None) -> pathlib.Path:
         raise UserError(f"{source}: no such folder, and huggingface_hub cannot download it ({type(error).__name__}: {reason})") from error
 
 
+def _opened(source: str, revision: str | None, scratch: pathlib.Path) -> tuple[pathlib.Path, TensorFiles | GgufFile]:
+    """Folder of the texts, and the tensors, of a folder, a repo or a GGUF file, whose texts are written into `scratch`."""
+    if not source.endswith(".gguf"):
+        folder = fetch(source, revision)
+        if not any(folder.glob("*.safetensors*")) and (single := sorted(folder.glob("*.gguf"))):
+            raise UserError(f"{folder}: holds no safetensors, but {single[0].name}; give that file: import-hf {single[0]}")
+        return folder, TensorFiles(folder)
+    path = pathlib.Path(source).expanduser()
+    if not path.is_file():
+        raise UserError(f"{source}: no such file; give a .gguf file, a folder or owner/name")
+    if revision is not None:
+        raise UserError(f"--revision {revision}: {source} is a file, which has no revisions; leave the option out")
+    file = GgufFile(path)
+    write_folder(file, scratch)
+    return scratch, file
+
+
 def _copy_texts(folder: pathlib.Path, out: pathlib.Path) -> None:
     """Tokenizer files, configs and license; no weights, no code, no model card (it describes the original)."""
     out.mkdir(parents=True, exist_ok=True)
@@ -89,74 +109,54 @@ def _copy_texts(folder: pathlib.Path, out: pathlib.Path) -> None:
             shutil.copyfile(file, out / file.name)
 
 
-def _surplus(folder: pathlib.Path, rows: int) -> dict[str, int]:
-    """Tokens of a folder's tokenizer whose id is `rows` or more. Errors: UserError when there is no fast tokenizer."""
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        raise UserError(f"{folder}: has no tokenizer.json; save the model's fast tokenizer (`save_pretrained`) beside the weights")
-    vocab = load_tokenizer(DataConfig(tokenizer=str(file))).inner.get_vocab(with_added_tokens=True)
-    return {text: i for text, i in sorted(vocab.items(), key=lambda item: item[1]) if i >= rows}
-
-
-def _place_texts(folder: pathlib.Path, out: pathlib.Path, rows: int, extra: ExtraTokens) -> int:
-    """Copies everything but the weights to `out`; returns the vocabulary rows that the model needs for it. rows: those stored.
+def _place_texts(
+    folder: pathlib.Path, out: pathlib.Path, rows: int, extra: ExtraTokens, add: Sequence[str], where: str
+) -> tuple[int, dict[int, list[int]]]:
+    """Copies everything but the weights to `out`, and changes the tokenizer there; returns the vocabulary rows that the model needs for it, and
+    the ids of `add` with the tokens that spelled their texts before. rows: those stored.
 
     Released Latent-SFT checkpoints carry a `<|compress_token|>` one past the last row. refuse: an error; drop: such added tokens leave the
-    copied tokenizer; pad: the model gets rows for them, a multiple of 128.
+    copied tokenizer; pad: the model gets rows for them. More rows than stored are a multiple of 128.
     """
-    beyond = _surplus(folder, rows)
+    beyond = ids_beyond(folder, rows, where)
     shown = ", ".join(f"{text!r} ({i})" for text, i in list(beyond.items())[:5])
     if beyond and extra == "refuse":
         raise UserError(
-            f"{folder / 'tokenizer.json'}: {len(beyond)} token(s) have no row among the model's {rows}: {shown}; "
+            f"{where}: {len(beyond)} token(s) have no row among the model's {rows}: {shown}; "
             "--extra-tokens drop removes them from the tokenizer, --extra-tokens pad adds rows"
         )
     if multihost.is_main():
         _copy_texts(folder, out)
         if extra == "drop":
-            _drop_tokens(out, beyond)
+            drop_tokens(out, beyond)
     multihost.barrier("lgrpo_import_texts")
-    if extra == "pad" and beyond:
-        return math.ceil((max(beyond.values()) + 1) / _PAD_TO) * _PAD_TO
-    if left := _surplus(out, rows):
-        raise UserError(f"{folder / 'tokenizer.json'}: {next(iter(left))!r} has no row and is no added token; use --extra-tokens pad")
-    return rows
-
-
-def _drop_tokens(out: pathlib.Path, beyond: dict[str, int]) -> None:
-    """Removes added tokens {text: id} from every file that a tokenizer loader would take them from."""
-
-    def edit(name: str, change: Any) -> None:
-        if (out / name).is_file():
-            _write_json(out / name, change(read_json(out / name)))
-
-    def fast(raw: dict[str, Any]) -> dict[str, Any]:
-        return raw | {"added_tokens": [token for token in raw.get("added_tokens", []) if token["content"] not in beyond]}
-
-    def config(raw: dict[str, Any]) -> dict[str, Any]:
-        ids = {str(i) for i in beyond.values()}
-        decoder = {i: token for i, token in (raw.get("added_tokens_decoder") or {}).items() if i not in ids}
-        extra = [token for token in raw.get("additional_special_tokens") or [] if _content(token) not in beyond]
-        named = {k: v for k, v in raw.items() if not (k.endswith("_token") and _content(v) in beyond)}
-        new = {"added_tokens_decoder": decoder, "additional_special_tokens": extra}
-        return named | {key: value for key, value in new.items() if key in raw}
-
-    edit("tokenizer.json", fast)
-    edit("tokenizer_config.json", config)
-    edit("special_tokens_map.json", config)
-    edit("added_tokens.json", lambda raw: {text: i for text, i in raw.items() if text not in beyond})
-
-
-def _content(token: Any) -> Any:
-    """Text of a token that is given as text or as an object."""
-    return token.get("content") if isinstance(token, dict) else token
+    left = ids_beyond(out, rows, where)
+    if left and extra != "pad":
+        raise UserError(f"{where}: {next(iter(left))!r} has no row and is no added token; use --extra-tokens pad")
+    pieces = pieces_of(load_tokenizer(DataConfig(tokenizer=str(out))), dict.fromkeys(add))
+    if known := [repr(text) for text in add if text not in pieces]:
+        multihost.say(f"--add-tokens: {', '.join(known)}: tokens of {where} already; nothing to add")
+    multihost.barrier("lgrpo_import_pieces")  # all have read the tokenizer as it was
+    if multihost.is_main() and pieces:
+        add_tokens(out, list(pieces))
+    multihost.barrier("lgrpo_import_added")
+    tokenizer = load_tokenizer(DataConfig(tokenizer=str(out)))
+    fresh = {tokenizer.id_of(text): ids for text, ids in pieces.items()}
+    size = tokenizer.vocab_size
+    vocab = rows if size <= rows else math.ceil(size / _PAD_TO) * _PAD_TO
+    for i, ids in fresh.items():
+        spelled = " ".join(repr(tokenizer.token_of(j)) for j in ids) or "all tokens"
+        multihost.say(f"--add-tokens: {tokenizer.token_of(i)!r} = {i}: its row is the mean of {spelled} and a little noise")
+    if vocab > rows:
+        multihost.say(f"the tables are padded from {rows} to {vocab} rows")
+    return vocab, fresh
 
 
 def _ends(folder: pathlib.Path, tokenizer: TextTokenizer) -> tuple[str, ...]:
     """All tokens that end an answer: eos_token of tokenizer_config.json, which is that of training, then the eos_token_id of config.json and
     generation_config.json. Errors: UserError when there is none, or an id without a token."""
     file, found = folder / "tokenizer_config.json", []
-    token = _content(read_json(file).get("eos_token")) if file.is_file() else None
+    token = content(read_json(file).get("eos_token")) if file.is_file() else None
     if isinstance(token, str):
         found.append(token)
     for file in (folder / "config.json", folder / GENERATION):
@@ -201,32 +201,36 @@ def import_hf(
     revision: str | None = None,
     dtype: Literal["keep", "float32", "bfloat16"] = "keep",
     extra_tokens: ExtraTokens = "refuse",
+    add: Sequence[str] = (),
     mesh: MeshConfig = MeshConfig(data=1, fsdp=-1),  # noqa: B008 (frozen)
 ) -> ExperimentConfig:
-    """A Hugging Face folder or repo as checkpoint 0 of a new workdir; returns the config saved with it.
+    """A Hugging Face folder or repo, or a GGUF file, as checkpoint 0 of a new workdir; returns the config saved with it.
 
-    Tensors go straight into sharded arrays, each device's part by itself. dtype: keep stores what the files hold (bit for bit).
+    Tensors go straight into sharded arrays, each device's part by itself. dtype: keep stores what the files hold (bit for bit), and float32 of a
+    GGUF file. add: texts that become tokens of their own, each with a row for it (hf.fresh_row).
     Errors: UserError for anything the decoder does not compute, a tensor that is missing or has no place, a workdir with checkpoints.
     """
-    folder, workdir = fetch(source, revision), pathlib.Path(workdir).absolute()
-    raw = read_json(folder / "config.json")
-    model = config_from_hf(raw, str(folder / "config.json"))
-    files, rows = TensorFiles(folder), model.vocab_size
-    check_names(files, model, rows=rows)
-    param_dtype = stored_dtype(files, model) if dtype == "keep" else dtype
-    placed = make_mesh(mesh)
-    checkpoints = Checkpoints(workdir, CheckpointConfig(resume=False, keep=1, keep_best=False))
-    try:
-        vocab = _place_texts(folder, workdir / "hf", rows, extra_tokens)
-        model = dataclasses.replace(model, vocab_size=vocab, dtype=param_dtype, param_dtype=param_dtype)
-        cfg = _imported_config(workdir / "hf", model)
-        params = import_params(files, model, _shardings(model, placed), rows=rows)
-        require_finite(flatten(params), str(folder), "download the model again, or import other weights")
-        zero = jnp.zeros((), jnp.int32)
-        state = TrainState(zero, params, None, zero, zero, None)
-        checkpoints.save(0, state=state, data={}, buffer=None, cfg=cfg, extra={"seconds": 0.0, "source": source}, metric=None)
-    finally:
-        checkpoints.close()
+    workdir = pathlib.Path(workdir).absolute()
+    with tempfile.TemporaryDirectory(prefix="lgrpo-import-") as scratch:
+        folder, files = _opened(source, revision, pathlib.Path(scratch))
+        where = str(files.folder)
+        model = config_from_hf(read_json(folder / "config.json"), str(folder / "config.json") if files.folder == folder else where)
+        rows = model.vocab_size
+        check_names(files, model, rows=rows)
+        param_dtype = stored_dtype(files, model) if dtype == "keep" else dtype
+        placed = make_mesh(mesh)
+        checkpoints = Checkpoints(workdir, CheckpointConfig(resume=False, keep=1, keep_best=False))
+        try:
+            vocab, fresh = _place_texts(folder, workdir / "hf", rows, extra_tokens, add, where)
+            model = dataclasses.replace(model, vocab_size=vocab, dtype=param_dtype, param_dtype=param_dtype)
+            cfg = _imported_config(workdir / "hf", model)
+            params = import_params(files, model, _shardings(model, placed), rows=rows, fresh=fresh)
+            require_finite(flatten(params), where, "download the model again, or import other weights")
+            zero = jnp.zeros((), jnp.int32)
+            state = TrainState(zero, params, None, zero, zero, None)
+            checkpoints.save(0, state=state, data={}, buffer=None, cfg=cfg, extra={"seconds": 0.0, "source": source}, metric=None)
+        finally:
+            checkpoints.close()
     write_config(workdir, cfg)
     return cfg
 
@@ -308,14 +312,10 @@ def _write_texts(folder: pathlib.Path, cfg: ExperimentConfig, model: ModelConfig
     original = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
     if not (folder / "tokenizer_config.json").is_file():
         basic = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": cfg.data.eos, "clean_up_tokenization_spaces": False}
-        _write_json(folder / "tokenizer_config.json", basic)
+        write_json(folder / "tokenizer_config.json", basic)
     length = cfg.data.max_prompt + cfg.rollout.max_new_tokens
     ends = end_ids(cfg.data)
-    _write_json(folder / "config.json", config_to_hf(model, original, eos_ids=ends, min_positions=length))
+    write_json(folder / "config.json", config_to_hf(model, original, eos_ids=ends, min_positions=length))
     if (folder / GENERATION).is_file():
-        _write_json(folder / GENERATION, with_ends(read_json(folder / GENERATION), ends))
-    _write_json(folder / LATENT_FILE, latent_config(cfg))
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(folder / GENERATION, with_ends(read_json(folder / GENERATION), ends))
+    write_json(folder / LATENT_FILE, latent_config(cfg))

@@ -50,9 +50,23 @@ def test_options_reach_the_conversion(monkeypatch, capsys):
     seen = {}
     monkeypatch.setattr(convert, "import_hf", lambda *a, **k: seen.update(k, args=a) or ExperimentConfig())
     monkeypatch.setattr(convert, "export_hf", lambda *a, **k: seen.update(k, args=a) or ["model.safetensors"])
-    options = ["--revision", "v1", "--dtype", "float32", "--extra-tokens", "drop", "--fsdp", "2", "--tensor", "4"]
+    options = [
+        "--revision",
+        "v1",
+        "--dtype",
+        "float32",
+        "--extra-tokens",
+        "drop",
+        "--add-tokens",
+        "<a>",
+        "<b>",
+        "--fsdp",
+        "2",
+        "--tensor",
+        "4",
+    ]
     code, out, _ = main(monkeypatch, capsys, "import-hf", "a/b", "--workdir", "w", *options)
-    assert code == 0 and "start from it with: --train.init-from w" in out
+    assert code == 0 and "start from it with: --train.init-from w" in out and seen["add"] == ["<a>", "<b>"]
     assert seen["args"] == ("a/b", pathlib.Path("w")) and seen["mesh"] == MeshConfig(data=1, fsdp=2, tensor=4)
     assert (seen["revision"], seen["dtype"], seen["extra_tokens"]) == ("v1", "float32", "drop")
     code, out, _ = main(monkeypatch, capsys, "export-hf", "w", "out", "--best", "--shard-bytes", "5", "--tokenizer", "t")

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lgrpo.config import ExperimentConfig, MeshConfig
+from lgrpo.config import DataConfig, ExperimentConfig, MeshConfig
 from lgrpo.config.overrides import parse_overrides
 from lgrpo.config.reads import end_ids
 from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.errors import UserError
 from lgrpo.models import presets
 from lgrpo.models.decoder import causal_mask, forward, logits_of, prompt_positions
-from lgrpo.models.hf import check_names, hf_shape, hf_tensors, import_params
+from lgrpo.models.hf import EMBED, _moments, check_names, fresh_row, hf_shape, hf_tensors, import_params
 from lgrpo.models.hf_io import TensorFiles, pack
 from lgrpo.models.spec import abstract_params, param_shardings
 from lgrpo.runs.checkpoint import load_params, saved_config
@@ -241,6 +241,60 @@ def test_tokens_beyond_the_rows(hf_folder, tmp_path):
         np.testing.assert_allclose(np.asarray(ours)[96:], np.broadcast_to(theirs[name].mean(0), (32, 32)), atol=1e-6)
     assert export_hf(tmp_path / "w2", tmp_path / "out") == ["model.safetensors"]
     assert load_file(tmp_path / "out" / "model.safetensors")["lm_head.weight"].shape == (128, 32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_added_tokens_have_rows_of_their_own(hf_folder, tmp_path, capsys, name):
+    """`5 7` is spelled by two tokens, `zebra` by none; `<think>` is one already."""
+    folder = hf_folder(name)
+    options = {"extra_tokens": "drop", "add": ["57zebra", "<think>", "<a>", "<b>"]}
+    words = load_tokenizer(DataConfig(tokenizer=str(folder)))
+    assert words.find("<unk>") in words.encode("<a>")
+    cfg = import_hf(str(folder), tmp_path / "w", **options)
+    tokenizer = load_tokenizer(cfg.data)
+    assert [tokenizer.find(text) for text in ("57zebra", "<a>", "<b>", "<think>")] == [96, 97, 98, 3] and cfg.model.vocab_size == 128
+    assert tokenizer.encode("5 <a> 7") == [words.find("5"), 97, words.find("7")]
+    params, theirs = load_params(tmp_path / "w", abstract_params(cfg.model)), load_file(folder / "model.safetensors")
+    tables = {"model.embed_tokens.weight": params["embed"]} | ({"lm_head.weight": params["unembed"].T} if "unembed" in params else {})
+    for key, ours in tables.items():
+        ours, table = np.asarray(ours), theirs[key]
+        np.testing.assert_array_equal(ours[:96], table)
+        noise = ours[96:99] - table.mean(0)
+        assert 0.05 * table.std() < noise.std() < 0.15 * table.std() and len(np.unique(ours[96:99], axis=0)) == 3
+    said = capsys.readouterr().err
+    assert "'<think>': tokens of" in said and "'<a>' = 97: its row is the mean of all tokens and a little noise" in said
+    assert "the tables are padded from 96 to 128 rows" in said
+    export_hf(tmp_path / "w", tmp_path / "out")
+    again = import_hf(str(tmp_path / "out"), tmp_path / "w2", mesh=MeshConfig(data=1, fsdp=-1, tensor=2))
+    assert load_tokenizer(again.data).find("<b>") == 98 and again.model == cfg.model
+    decoder = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    assert decoder["98"]["content"] == "<b>" and not decoder["98"]["special"]
+
+
+def test_an_added_token_starts_where_its_text_was(tmp_path, hf_folder):
+    folder = hf_folder()
+    files = TensorFiles(folder)
+    table = load_file(folder / "model.safetensors")[EMBED]
+    mean, deviation = _moments(files, EMBED, 96, chunk=7)
+    np.testing.assert_allclose(mean, table.mean(0), atol=1e-6)
+    np.testing.assert_allclose(deviation, table.std(), rtol=1e-6)
+    row = fresh_row(files, EMBED, 96, [5, 9, 9], mean, 0.0)
+    np.testing.assert_allclose(row, (table[5] + 2 * table[9]) / 3, rtol=1e-6)
+    # stored rows that no token has (a padded table) are taken first, and each shard gets its part of the same row
+    cfg = dataclasses.replace(saved_model(folder), n_kv_heads=2)
+    one, many = (
+        import_params(files, cfg, param_shardings(cfg, make_mesh(mesh)), rows=96, fresh={90: [5, 9], 17: []})["embed"]
+        for mesh in (MeshConfig(data=-1), MeshConfig(data=2, fsdp=2, tensor=2))
+    )
+    np.testing.assert_array_equal(one, many)
+    changed = np.flatnonzero((np.asarray(one) != table).any(1))
+    assert changed.tolist() == [17, 90]
+
+
+@pytest.mark.parametrize("text", ["", " ", " a", "a\n", "\ud800"])
+def test_what_cannot_be_a_token(hf_folder, tmp_path, text):
+    with pytest.raises(UserError, match=r"--add-tokens .*: give printable text"):
+        import_hf(str(hf_folder()), tmp_path / "w", add=[text])
 
 
 def test_a_workdir_or_folder_in_use_is_refused(hf_folder, tmp_path):
