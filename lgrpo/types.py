@@ -68,6 +68,7 @@ class Scored:
     """Verdict of the host on a rollout."""
 
     rewards: Array  # float32 [N]
+    correct: Array  # bool [N]; the answer equals the gold answer, whatever the reward pays for
     valid: Array  # bool [N]; finished, so the sample may enter group statistics
     errors: dict[str, int] = struct.field(pytree_node=False, default_factory=dict)  # grader error category -> count
 

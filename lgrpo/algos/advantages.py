@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from lgrpo.config import AlgoConfig, InvalidMode
+from lgrpo.config.objects import find_object
+from lgrpo.errors import UserError
 from lgrpo.types import Array, Rollout
 
 _EPS = 1e-6
@@ -20,6 +23,8 @@ def group_advantages(
     invalid: InvalidMode = "zero",
     lone_survivor: Literal["zero", "reward"] = "zero",
     zero_last: bool = False,
+    baseline: Literal["mean", "leave_one_out"] = "mean",
+    scale: Literal["std", "none"] = "std",
 ) -> jax.Array:
     """(r - mean) / (std + 1e-6) within each group, std with ddof 1, over the samples that count.
 
@@ -27,6 +32,8 @@ def group_advantages(
     no advantage; `exclude` takes them out of mean and std too. Where all counted rewards are equal, or fewer than two samples are valid, the
     whole group is 0; lone_survivor="reward" gives a single counted sample its raw reward (official code, mean 0 and std 1).
     zero_last=True leaves the zeroing of `zero` to the caller, as the official code does, whose winner may be invalid.
+    baseline="leave_one_out" compares with the mean of the others, r - (sum - r) / (n - 1) = (r - mean) n / (n - 1) (RLOO, arXiv 2402.14740);
+    scale="none" divides by nothing, so that groups weigh by their spread (Dr. GRPO, arXiv 2503.20783).
     """
     if invalid not in ("keep", "zero", "exclude"):
         raise ValueError(f"invalid {invalid!r} is unknown; use keep, zero or exclude")
@@ -41,7 +48,9 @@ def group_advantages(
     lowest = jnp.min(jnp.where(counted, rewards, jnp.inf), axis=-1, keepdims=True)
     # Exact equality, not std > 0: rounding in the mean would be blown up a million times by the epsilon.
     spread = (n > 1) & (highest > lowest)
-    out = jnp.where(spread, centred / (std + _EPS), 0.0)
+    if baseline == "leave_one_out":
+        centred = centred * n / jnp.maximum(n - 1, 1)
+    out = jnp.where(spread, centred / (std + _EPS) if scale == "std" else centred, 0.0)
     if lone_survivor == "reward":
         out = jnp.where((n == 1) & counted, rewards / (1.0 + _EPS), out)
     elif invalid == "zero":
@@ -61,7 +70,31 @@ def winners(advantages: Array, winner_scores: Array) -> jax.Array:
 def sample_advantages(rewards: Array, valid: Array, cfg: AlgoConfig) -> jax.Array:
     """group_advantages under `cfg`, before they are spread over positions. [B,G] -> float32 [B,G]."""
     late = cfg.invalid == "zero" and not cfg.winner_must_be_valid
-    return group_advantages(rewards, valid, invalid=cfg.invalid, lone_survivor=cfg.lone_survivor, zero_last=late)
+    if cfg.advantage != "group":
+        out = _checked(find_advantage(cfg.advantage)(jnp.asarray(rewards, jnp.float32), jnp.asarray(valid, bool)), rewards, cfg.advantage)
+        return out if cfg.invalid == "keep" or late else jnp.where(valid, out, 0.0)
+    how = {"baseline": cfg.baseline, "scale": cfg.scale}
+    return group_advantages(rewards, valid, invalid=cfg.invalid, lone_survivor=cfg.lone_survivor, zero_last=late, **how)
+
+
+def find_advantage(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The function that algo.advantage names. Errors: UserError."""
+    found = find_object(name, "algo.advantage") if ":" in name else None
+    if not callable(found):
+        raise UserError(
+            f"algo.advantage {name!r}: no function (rewards, valid) -> advantages; use group, or give module:function or file.py:function"
+        )
+    return found
+
+
+def _checked(found: Any, rewards: Array, name: str) -> jax.Array:
+    """Errors: UserError for another shape than that of the rewards."""
+    out = jnp.asarray(found, jnp.float32)
+    if out.shape != rewards.shape:
+        raise UserError(
+            f"algo.advantage {name}: it returned shape {out.shape} for rewards of shape {rewards.shape}; give one number for each"
+        )
+    return out
 
 
 def token_advantages(advantages: Array, winner_scores: Array, completion_mask: Array, *, first_token: bool = True) -> jax.Array:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -73,6 +74,24 @@ def object_name(thing: Any) -> str:
     file = Path(getattr(sys.modules[name], "__file__", None) or name)
     beside = "." not in name and file.suffix == ".py" and str(file.parent) not in (*sys.path, str(Path.cwd()))
     return f"{file if beside or name.startswith(_PREFIX) else name}:{thing.__qualname__}"
+
+
+def name_of(given: Any, what: str) -> str:
+    """A setting that names a function: the name as it is, or that of the function itself. Errors: UserError for one that cannot be found again."""
+    if not callable(given):
+        return given
+    name = object_name(given)
+    if "<" in name:
+        raise UserError(f"{what}: {name} has no name of its own; define the function at the top of a file")
+    return name
+
+
+def file_digest(name: str) -> str:
+    """SHA-256 of the file in which something stands that find_object found; "" where there is no file."""
+    place = name.rpartition(":")[0]
+    file = place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None)
+    path = Path(file).expanduser() if file else None
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
 
 
 def _loaded(file: str) -> types.ModuleType | None:

@@ -10,11 +10,12 @@ import dataclasses
 from typing import Literal
 
 from lgrpo.bounds import BelowOne, Count, Mass, Natural, NonNegative, Positive
-from lgrpo.config.model import ModelConfig, RopeScaling  # noqa: F401  re-exported: all settings are imported from here
+from lgrpo.config.algo import AlgoConfig, DynamicSamplingConfig, InvalidMode, LoraConfig  # noqa: F401  re-exported: all settings are imported
+from lgrpo.config.model import ModelConfig, RopeScaling  # noqa: F401  from here
+from lgrpo.config.objects import name_of
 from lgrpo.latent.law import Law
 from lgrpo.latent.laws.gumbel import Gumbel
 
-InvalidMode = Literal["keep", "zero", "exclude"]
 Grader = Literal["auto", "numeric", "math", "choice", "official"]
 Benchmark = Literal["gsm8k", "gsm8k_aug", "gsm_hard", "svamp", "multiarith", "math500", "aime24", "aime25", "gpqa_diamond", "dapo_math_17k"]
 
@@ -74,63 +75,6 @@ class RolloutConfig:
     """Type of the key/value cache: that of the computation, or bfloat16 (half the memory; log-probs then differ from the learner's)."""
     latent: LatentConfig = LatentConfig()
     answer: AnswerConfig = AnswerConfig()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DynamicSamplingConfig:
-    """Groups without spread in their valid rewards teach nothing: drop them and draw further prompts."""
-
-    enabled: bool = False
-    """Filter groups and refill from further prompts."""
-    max_rounds: Count = 8
-    """Generations per step at most; then train on what is there, warn and count."""
-    max_age: Natural = 2
-    """Surplus groups wait at most this many steps for their turn."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    """Low-rank adapters on every matrix of the blocks; all else is frozen. Whatever reads the checkpoint gets the merged weights."""
-
-    rank: Natural = 0
-    """Rank r; 0: full fine-tuning."""
-    alpha: Positive = 128.0
-    """Adapters are scaled by alpha / rank."""
-    dropout: BelowOne = 0.0
-    """Share of an adapter's input features left out, drawn anew for each matrix, layer and update (for all tokens together)."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AlgoConfig:
-    """Advantages and the policy loss."""
-
-    invalid: InvalidMode = "zero"
-    """Unfinished samples: keep (no stabilizer 1), zero (in the statistics, no gradient), exclude (out of both)."""
-    first_token: bool = True
-    """First-token selection (stabilizer 3): only the winner of a group keeps its advantage at its first position."""
-    winner_score: Literal["response_mean", "latent_mean", "answer_mean"] = "response_mean"
-    """Which mean behaviour log-prob chooses the winner among correct samples."""
-    winner_must_be_valid: bool = True
-    """Only finished samples can win; False is the official code under invalid=zero."""
-    lone_survivor: Literal["zero", "reward"] = "zero"
-    """Advantage of the only valid sample of a group under invalid=exclude; reward is the official quirk."""
-    clip_low: BelowOne = 0.2
-    """Ratios below 1 - clip_low are clipped."""
-    clip_high: NonNegative = 0.2
-    """Ratios above 1 + clip_high are clipped."""
-    dual_clip: float = 3.0
-    """Bound on the loss of negative advantages, in multiples of |A|."""
-    negative_weight: NonNegative = 1.0
-    """Weight on the loss of negative advantages."""
-    loss_mean: Literal["batch", "microbatch"] = "batch"
-    """Token mean over the whole optimizer batch, or per micro-batch (official code)."""
-    old_logps: Literal["rollout", "replay"] = "rollout"
-    """Behaviour log-probs as recorded by the sampler, or recomputed by the learner before its first update."""
-    kl_coef: NonNegative = 0.0
-    """Weight on the k3 KL to the frozen start; 0: no reference model is kept. With adapters the start is their base, and costs no memory."""
-    lora: LoraConfig = LoraConfig()
-    """Adapters that RL trains in place of the weights (those of supervised training: sft.lora)."""
-    dynamic: DynamicSamplingConfig = DynamicSamplingConfig()
 
 
 SftStage = Literal["explicit", "latent", "encoder", "decoder", "union"]
@@ -225,10 +169,16 @@ class DataConfig:
     grader: Grader = "auto"
     """auto: multiple choice where the gold answer is a letter A-D, else math; numeric: numbers and equal text; math: also LaTeX, by math-verify in
     worker processes; choice; official: the authors' comparison of strings."""
+    reward: str = "correct"
+    """What a completion is paid: correct, correct_and_short (lgrpo/rewards/reward.py), or a function reward(text, gold, sample) of one's own as
+    module:function or file.py:function; an experiment may give the function itself."""
     grader_seconds: Positive = 5.0
     """Time limit of one LaTeX comparison; beyond it the answer counts as `timeout`."""
     grader_workers: Count = 2
     """Processes that compare LaTeX. None is started before an answer needs one."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reward", name_of(self.reward, "data.reward"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -143,6 +143,10 @@ def _algo(cfg: ExperimentConfig) -> Iterator[str]:
         yield "rollout.group_size=1: advantages compare the samples of a group; use at least 2"
     if a.lone_survivor == "reward" and a.invalid == "keep":
         yield "algo.lone_survivor=reward: no sample is alone under algo.invalid=keep; set lone_survivor to zero, or invalid to exclude"
+    if a.advantage != "group":
+        given = {"baseline": a.baseline != "mean", "scale": a.scale != "std", "lone_survivor": a.lone_survivor != "zero"}
+        for name in (name for name, other in given.items() if other):
+            yield f"algo.{name}={getattr(a, name)}: algo.advantage={a.advantage} does not read it; leave it out, or use algo.advantage=group"
     if a.lora.dropout:
         yield f"algo.lora.dropout={a.lora.dropout}: the rollout samples without it, so that ratios would not start at 1; use 0"
     if a.old_logps == "replay" and a.dynamic.enabled and a.dynamic.max_age:

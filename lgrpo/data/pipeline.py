@@ -255,7 +255,8 @@ def prompt_texts(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, re
     """The prompts of records of a split."""
     own = cfg.data.instruction
     asked = {"instruction": instruction_of(cfg.data.source, split) if own is None else own, "few_shot": prompts.load_examples(cfg.data)}
-    return [prompts.render_prompt(r["problem"], cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, **asked) for r in records]
+    problems = [r["problem"] for r in records]
+    return prompts.render_prompts(problems, cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, **asked)
 
 
 def _tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, supervised: bool) -> _Table:

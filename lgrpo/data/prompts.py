@@ -8,6 +8,7 @@ import json
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import tokenizers
 
@@ -91,32 +92,37 @@ def load_tokenizer(data_cfg: DataConfig) -> TextTokenizer:
     return TextTokenizer(inner, name="embedded" if name == "embedded" else str(path), chat=chat)
 
 
-def render_prompt(
-    problem: str,
+def render_prompts(
+    problems: Sequence[str],
     template: str,
     think_start: str = DataConfig.think_start,
     *,
     chat: ChatTemplate | None = None,
     instruction: str = INSTRUCTION,
     few_shot: str = "",
-) -> str:
-    """Prompt text, up to and including the opening of thinking (empty: no thinking is opened). template: see DataConfig; chat: the
+) -> list[str]:
+    """Prompt texts, up to and including the opening of thinking (empty: no thinking is opened). template: see DataConfig; chat: the
     tokenizer's, for template=chat; few_shot: text of worked examples, see with_examples.
 
     A chat template may open the thinking itself (`<think>`, with blanks after it); then nothing is appended.
     """
-    problem = with_examples(problem, few_shot)
-    asked = f"{instruction}\n{problem}" if instruction else problem
+    problems = [with_examples(problem, few_shot) for problem in problems]
+    asked = [f"{instruction}\n{problem}" if instruction else problem for problem in problems]
     if template == "plain":
-        return f"{problem}{think_start}"
+        return [f"{problem}{think_start}" for problem in problems]
     if template == "instruct":
-        return f"{asked}{think_start}"
+        return [f"{text}{think_start}" for text in asked]
     if template != "chat":
         raise UserError(f"data.template: {template!r} is unknown; choose plain, instruct or chat")
     if chat is None:
         raise UserError("data.template: chat, but the tokenizer was loaded without its chat template; load it with this config")
-    text = chat.render(asked)
-    return text if text.rstrip().endswith(think_start.rstrip()) else text + think_start
+    opened = think_start.rstrip()
+    return [text if text.rstrip().endswith(opened) else text + think_start for text in chat.render(asked)]
+
+
+def render_prompt(problem: str, template: str, think_start: str = DataConfig.think_start, **options: Any) -> str:
+    """One of render_prompts."""
+    return render_prompts([problem], template, think_start, **options)[0]
 
 
 def with_examples(problem: str, examples: str) -> str:

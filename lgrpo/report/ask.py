@@ -57,7 +57,7 @@ def asked(cfg: ExperimentConfig, samples: int) -> ExperimentConfig:
 
 
 def _panel(sample: Sample, gold: str, width: int) -> Panel:
-    verdict = "" if not gold else ", correct" if sample.reward > 0 else ", wrong"
+    verdict = "" if not gold else ", correct" if sample.correct else ", wrong"
     title = f"sample {sample.index}: {len(sample.latents)} latent steps, {sample.finish}{verdict}"
     return Panel(Group(*body(sample, width - 4, without=("advantage",))), title=title, title_align="left")
 

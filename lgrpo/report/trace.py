@@ -69,6 +69,7 @@ class Sample:
     steps: tuple[Step, ...]
     answer: str | None  # text after the end of thinking; None when thinking never ended
     reward: float
+    correct: bool
     valid: bool
     finish: str
     advantage: float  # of its positions, before first-token selection
@@ -152,7 +153,12 @@ def trace(
         samples = []
         for g in range(group):
             steps = _steps(jax.tree.map(lambda x, g=g: x[g], one), Inspected(*(x[g] for x in seen)), advantages[b, g], cfg, tokenizer)
-            verdict = {"reward": float(rewards[b, g]), "valid": bool(valid[b, g]), "finish": Finish(int(one.finish[g])).name}
+            verdict = {
+                "reward": float(rewards[b, g]),
+                "correct": bool(scored.correct[b * group + g]),
+                "valid": bool(valid[b, g]),
+                "finish": Finish(int(one.finish[g])).name,
+            }
             largest = plain[b, g][np.abs(plain[b, g]).argmax()].item()
             thought = [step.components[0].id for step in steps if step.kind == "thought"]
             verdict["chain"] = tokenizer.decode(thought)

@@ -48,7 +48,7 @@ class Side:
 
 
 def _verdict(sample: Sample) -> Text:
-    mark = ("✓ correct", "bold green") if sample.reward > 0 else ("✗ wrong", "bold red")
+    mark = ("✓ correct", "bold green") if sample.correct else ("✗ wrong", "bold red")
     said = Text.assemble(f"sample {sample.index}  ", mark, f"  advantage {sample.advantage:+.3f}  {sample.finish}")
     if sample.winner:
         said.append("  ★ winner of the group", "bold yellow")
@@ -131,14 +131,13 @@ def console() -> Console:
 
 def _shown(samples: Sequence[Sample], show: int) -> list[Sample]:
     """The winner first, then the other kind of verdict, then the rest."""
-    order = sorted(samples, key=lambda s: (not s.winner, s.reward > 0 if any(x.winner for x in samples) else -s.reward, s.index))
+    order = sorted(samples, key=lambda s: (not s.winner, s.correct if any(x.winner for x in samples) else -s.reward, s.index))
     return order[:show]
 
 
 def _panel(sample: Sample, width: int) -> Panel:
-    return Panel(
-        Group(*body(sample, width - 4)), title=_verdict(sample), title_align="left", border_style="green" if sample.reward > 0 else "red"
-    )
+    style = "green" if sample.correct else "red"
+    return Panel(Group(*body(sample, width - 4)), title=_verdict(sample), title_align="left", border_style=style)
 
 
 def print_traces(sides: Sequence[Side], console: Console, *, show: int = 2) -> None:
@@ -152,7 +151,7 @@ def print_traces(sides: Sequence[Side], console: Console, *, show: int = 2) -> N
         columns = []
         for side in sides:
             samples = {s.index: s for s in side.traces[at].samples}
-            share = np.mean([s.reward for s in samples.values()])
+            share = np.mean([s.correct for s in samples.values()])
             columns.append(
                 Group(
                     Text(f"{visible(side.name)}: {share:.2f} correct of {len(samples)}", "bold"),

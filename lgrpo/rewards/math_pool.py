@@ -1,4 +1,4 @@
-"""Comparison of LaTeX answers in worker processes, each answer under a hard time limit.
+"""Work in processes of its own, each piece under a hard time limit: comparison of LaTeX answers, and rewards that ask for it.
 
 A worker is a fresh interpreter, not a fork: the trainer's process holds JAX threads and device memory. (multiprocessing's `spawn` would import the
 trainer's main module again, which a script without a main guard does not survive.) Workers start when the first answer needs one and stay.
@@ -32,17 +32,18 @@ PATIENCE, HURRY = 32, 0.1
 CACHE = 65_536
 """Outcomes remembered by (gold, answer): the samples of a group often agree."""
 
-Pair = tuple[str, str]
+Pair = tuple[str, ...]
 
 
 class _Worker:
     """One process. `pair` is what it works on; None while it is idle. Times are seconds of time.monotonic."""
 
-    def __init__(self, memory_mb: int, seconds: float) -> None:
+    def __init__(self, memory_mb: int, seconds: float, module: str = "", more: Sequence[str] = ()) -> None:
+        """module: what to run, with the limits and `more` as arguments; default: the comparison of LaTeX."""
         root = str(pathlib.Path(lgrpo.__file__).parents[1])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", math_worker.__name__, str(memory_mb), str(int(seconds) + 2)],
+            [sys.executable, "-m", module or math_worker.__name__, str(memory_mb), str(int(seconds) + 2), *more],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -83,9 +84,9 @@ class _Worker:
 class MathPool:
     """`size` workers. Not thread-safe."""
 
-    def __init__(self, size: int, seconds: float, memory_mb: int = MEMORY_MB) -> None:
-        """seconds: time limit of one answer."""
-        self._size, self._seconds, self._memory = size, seconds, memory_mb
+    def __init__(self, size: int, seconds: float, memory_mb: int = MEMORY_MB, module: str = "", more: Sequence[str] = ()) -> None:
+        """seconds: time limit of one answer. module, more: of another worker than the one that compares LaTeX."""
+        self._size, self._seconds, self._memory, self._program = size, seconds, memory_mb, (module, more)
         self._workers: list[_Worker] = []
         self._known: collections.OrderedDict[Pair, str] = collections.OrderedDict()
         self._selector = selectors.DefaultSelector()
@@ -93,7 +94,8 @@ class MathPool:
         self._crashed: set[Pair] = set()
 
     def judge(self, pairs: Sequence[Pair]) -> list[str]:
-        """correct, wrong, unparsable, timeout or crash for each (gold, answer), in order. Each pair is compared once and remembered.
+        """What the worker says to each (gold, answer), in order: correct, wrong or unparsable; or timeout or crash. Each pair is compared once and
+        remembered.
 
         Takes at most ceil(new pairs / size) * seconds (less after PATIENCE timeouts), and a worker's start after each timeout or crash.
         Errors: UserError when workers cannot be started (math-verify is not installed).
@@ -119,7 +121,7 @@ class MathPool:
             self._drop(worker)
 
     def _start(self) -> None:
-        worker = _Worker(self._memory, self._seconds)
+        worker = _Worker(self._memory, self._seconds, *self._program)
         self._workers.append(worker)
         self._selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
 
@@ -143,6 +145,10 @@ class MathPool:
         """Removes a worker that is dead or too slow; judge() starts another one where there is work."""
         if not worker.ready:
             self.close()
+            if self._program[0]:
+                raise UserError(
+                    f"data.reward: its worker process does not start; see what `python -m {' '.join((self._program[0], '100', '1', *self._program[1]))}` says"
+                )
             raise UserError(
                 "data.grader: the LaTeX grader does not start; see what `python -c 'import math_verify'` says, or set data.grader=numeric"
             )
@@ -178,8 +184,8 @@ class MathPool:
 
 
 @functools.lru_cache(maxsize=4)
-def shared_pool(size: int, seconds: float) -> MathPool:
+def shared_pool(size: int, seconds: float, module: str = "", more: tuple[str, ...] = ()) -> MathPool:
     """The pool of this process for these settings."""
-    pool = MathPool(size, seconds)
+    pool = MathPool(size, seconds, module=module, more=more)
     atexit.register(pool.close)
     return pool

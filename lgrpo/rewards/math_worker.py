@@ -12,7 +12,7 @@ import logging
 import os
 import resource
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 READY = "ready"
 
@@ -36,6 +36,13 @@ def limit_time(seconds: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     wanted = int(usage.ru_utime + usage.ru_stime) + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def reply_stream() -> TextIO:
+    """Where replies go. From now on whatever a library prints is none."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return replies
 
 
 @functools.lru_cache(maxsize=4096)
@@ -73,8 +80,7 @@ def main() -> None:
     import math_verify  # noqa: F401  (before `ready`, so that loading it counts into no answer's time)
 
     judge("x+1", "1+x")  # builds the parser's tables
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever a library prints is no reply
+    replies = reply_stream()
     limit_memory(int(sys.argv[1]))
     print(READY, file=replies, flush=True)
     for line in sys.stdin:

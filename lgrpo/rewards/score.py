@@ -11,6 +11,8 @@ from lgrpo.config.reads import end_ids
 from lgrpo.data import prompts
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.rewards.grade import ERRORS, grade_all
+from lgrpo.rewards.reward import rewards_of
+from lgrpo.rewards.sample import samples_of
 from lgrpo.types import Finish, Rollout, Scored
 
 
@@ -35,25 +37,30 @@ def completion_texts(rollout: Rollout, tokenizer: TextTokenizer, cfg: Experiment
 
 
 def score(rollout: Rollout, answers: list[str], tokenizer: TextTokenizer, cfg: ExperimentConfig) -> Scored:
-    """Rewards (1 for a correct answer, else 0) and validity of N = B * G completions.
+    """Rewards by cfg.data.reward, and validity, of N = B * G completions.
 
     answers: the B gold answers; row n belongs to prompt n // G. Valid means finished by the end of sequence, whether thinking ended by
     itself or by force; where that happened does not matter, so a row that ends at the very limit is valid. Invalid rows are graded all the
     same: whether their reward counts is the algorithm's decision. errors counts the rows of each category in grade.ERRORS.
-    Errors: ValueError when N is no multiple of B; UserError when the LaTeX grader cannot be started.
+    Errors: ValueError when N is no multiple of B; UserError when the LaTeX grader cannot be started, or the reward fails.
     """
     rows = np.asarray(rollout.tokens).shape[0]
     if not answers or rows % len(answers):
         raise ValueError(f"{rows} completions for {len(answers)} gold answers")
     group = rows // len(answers)
     texts = completion_texts(rollout, tokenizer, cfg)
-    verdicts = grade_all(texts, [answers[n // group] for n in range(rows)], cfg.data)
+    golds = [answers[n // group] for n in range(rows)]
+    verdicts = grade_all(texts, golds, cfg.data)
     errors = dict.fromkeys(ERRORS, 0)
     for verdict in verdicts:
         if not verdict.correct:
             errors[verdict.category] += 1
+    rewards, lost = rewards_of(texts, golds, samples_of(rollout, verdicts), cfg.data)
+    for why, count in lost.items():
+        errors[why] += count
     return Scored(
-        rewards=np.array([float(v.correct) for v in verdicts], np.float32),
+        rewards=rewards,
+        correct=np.array([v.correct for v in verdicts], bool),
         valid=np.isin(np.asarray(rollout.finish), (Finish.EOS, Finish.FORCED_EXIT)),
         errors=errors,
     )

@@ -16,19 +16,20 @@ Score = Callable[[Rollout, list[str]], Scored]
 def score_own(score: Score, rollout: Rollout, answers: list[str]) -> Scored:
     """score(rollout, answers) of a global rollout, leaves [N, ...] sharded along N in whole groups; the result is the same on every process.
 
-    Travels between hosts: a reward and a validity per row, and the counts of the errors.
+    Travels between hosts: a reward, a verdict and a validity per row, and the counts of the errors.
     """
     rows, mine = multihost.own_rows(rollout)
     size = rollout.finish.shape[0]
-    rewards, valid = np.zeros(size, np.float32), np.zeros(size, np.int32)
+    rewards, correct, valid = np.zeros(size, np.float32), np.zeros(size, np.int32), np.zeros(size, np.int32)
     errors = np.zeros(len(ERRORS), np.int32)
     if len(rows):
         group = size // len(answers)
         found = score(mine, [answers[row // group] for row in rows[::group]])
-        rewards[rows], valid[rows] = found.rewards, found.valid
+        rewards[rows], correct[rows], valid[rows] = found.rewards, found.correct, found.valid
         errors[:] = [found.errors.get(name, 0) for name in ERRORS]
-    rewards, valid, errors = (multihost.total(x) for x in (rewards, valid, errors))
-    return Scored(rewards=rewards, valid=valid.astype(bool), errors={name: int(n) for name, n in zip(ERRORS, errors, strict=True)})
+    rewards, correct, valid, errors = (multihost.total(x) for x in (rewards, correct, valid, errors))
+    counts = {name: int(n) for name, n in zip(ERRORS, errors, strict=True)}
+    return Scored(rewards=rewards, correct=correct.astype(bool), valid=valid.astype(bool), errors=counts)
 
 
 def measured(rollout: Rollout) -> Rollout:

@@ -38,6 +38,7 @@ _ROWS, _LOSS = "mean over completions", "mean over steps in the loss"
 
 METRICS: dict[str, Metric] = {
     "reward/mean": Metric("1", _ROWS, "reward"),
+    "reward/correct": Metric("share", _ROWS, "correct answers, whatever the reward pays for"),
     "reward/valid_mean": Metric("1", "mean over finished completions", "reward of those that finished"),
     "rollout/latent_steps": Metric("steps", _ROWS, "latent steps"),
     "rollout/chain_tokens": Metric("steps", _ROWS, "steps before the end of thinking"),

@@ -122,6 +122,7 @@ def rollout_metrics(rollout: Rollout, scored: Scored) -> dict[str, float]:
     valid = np.asarray(scored.valid)
     out = {
         "reward/mean": float(scored.rewards.mean()),
+        "reward/correct": float(np.mean(scored.correct)),
         "reward/valid_mean": float(scored.rewards[valid].mean()) if valid.any() else 0.0,
         "rollout/latent_steps": float(latent_steps.mean()),
         "rollout/chain_tokens": float(chain.mean()),

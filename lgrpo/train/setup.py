@@ -14,8 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from lgrpo.algos.advantages import find_advantage
 from lgrpo.algos.stage1 import STAGES, encoder_from, stage1_specs
 from lgrpo.config import ExperimentConfig, LoraConfig, ModelConfig
+from lgrpo.config.laws import law_name
+from lgrpo.config.objects import file_digest
 from lgrpo.config.overrides import leaves_with_bounds
 from lgrpo.config.reads import Reads, Wants
 from lgrpo.config.validate import require_valid
@@ -25,6 +28,7 @@ from lgrpo.keys import Stream, key_for
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.lora import adapter_specs
 from lgrpo.models.spec import param_shardings, param_specs, spec_abstract, spec_init, spec_shardings
+from lgrpo.rewards.reward import find_reward
 from lgrpo.runs import multihost
 from lgrpo.runs.checkpoint import Checkpoints, Restored, check_source, has_encoder, load_params, write_config
 from lgrpo.runs.compiling import CompileClock
@@ -113,10 +117,19 @@ def prepare(cfg: ExperimentConfig, *, kind: str) -> tuple[ExperimentConfig, Text
     cfg = resolve(cfg, tokenizer)
     multihost.say(describe_think_tokens(cfg, tokenizer))
     require_valid(cfg, device_count=jax.device_count(), kind=kind)
+    if kind == "train":
+        own_functions(cfg)
     if multihost.several() and cfg.rollout.decode == "refill":
         raise UserError("rollout.decode=refill: its host side sees one process only; use loop where there are several")
     _agree(cfg, tokenizer)
     return cfg, tokenizer
+
+
+def own_functions(cfg: ExperimentConfig) -> None:
+    """That the functions are there which the config names, before anything is built. Errors: UserError."""
+    find_reward(cfg.data.reward)
+    if cfg.algo.advantage != "group":
+        find_advantage(cfg.algo.advantage)
 
 
 def _agree(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> None:
@@ -126,6 +139,8 @@ def _agree(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> None:
     where = ("data.data_dir", "train.compilation_cache")  # a host's own folders; what they hold is compared by content
     facts = {path: repr(value) for path, value, _ in leaves_with_bounds(cfg) if path not in where}
     facts |= {"the source of lgrpo": source_digest(), "the tokenizer": tokenizer.vocabulary}
+    own = {"data.reward": cfg.data.reward, "algo.advantage": cfg.algo.advantage, "rollout.latent.law": law_name(cfg.rollout.latent.law)}
+    facts |= {f"the file of {path}": file_digest(name) for path, name in own.items()}
     facts |= {f"the version of {name}": version for name, version in versions().items() if name != "git"}
     multihost.agree_on(facts, "settings", cfg.train.start_timeout)
 

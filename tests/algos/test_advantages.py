@@ -9,6 +9,7 @@ from support import assert_rounding, golden
 
 from lgrpo.algos.advantages import group_advantages, rollout_advantages, token_advantages, winner_scores
 from lgrpo.config import AlgoConfig
+from lgrpo.errors import UserError
 from lgrpo.types import Rollout
 
 
@@ -149,3 +150,41 @@ def test_winner_scores_leave_out_what_the_policy_did_not_choose():
         thought=np.zeros(shape[:2], bool),
     )
     np.testing.assert_allclose(winner_scores(record, np.ones((1, 2), bool), AlgoConfig()), [[-1.0, -2.0]])
+
+
+@pytest.mark.parametrize("invalid", ["keep", "zero", "exclude"])
+def test_baselines_and_scales_against_their_papers(invalid):
+    """Sample by sample in float64: RLOO compares with the mean of the others; without a scale the units are those of the reward."""
+    rng = np.random.default_rng(0)
+    rewards, valid = rng.normal(size=(20, 6)).astype(np.float32), rng.random((20, 6)) < 0.7
+    valid[0], valid[1] = False, np.arange(6) == 2
+    counted = valid if invalid == "exclude" else np.ones_like(valid)
+    for baseline in ("mean", "leave_one_out"):
+        for scale in ("std", "none"):
+            want = np.zeros(rewards.shape)
+            for b in range(20):
+                of = [g for g in range(6) if counted[b, g]]
+                for g in of if len(of) > 1 else []:
+                    others = [j for j in of if j != g] if baseline == "leave_one_out" else of
+                    want[b, g] = rewards[b, g].astype(np.float64) - rewards[b, others].astype(np.float64).mean()
+                    want[b, g] /= rewards[b, of].astype(np.float64).std(ddof=1) + 1e-6 if scale == "std" else 1.0
+                if invalid == "zero":
+                    want[b] *= valid[b] * (valid[b].sum() > 1)
+            got = group_advantages(rewards, valid, invalid=invalid, baseline=baseline, scale=scale)
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_an_advantage_of_ones_own_keeps_the_masks():
+    from own_advantages import by_rank
+
+    rewards = np.array([[3.0, 1.0, 2.0, 9.0]], np.float32)
+    valid = np.array([[True, True, True, False]])
+    mask = np.ones((1, 4, 2), bool)
+    cfg = AlgoConfig(advantage=by_rank, first_token=False)
+    assert cfg.advantage.endswith("own_advantages:by_rank") or cfg.advantage.endswith("own_advantages.py:by_rank")
+    got = np.asarray(rollout_advantages(record(np.zeros(mask.shape, np.float32), mask), rewards, valid, cfg))
+    np.testing.assert_allclose(got[0, :, 0], [1.0, -1.0, 0.0, 0.0])
+    assert hash(cfg) == hash(AlgoConfig(advantage=cfg.advantage, first_token=False))
+    for bad, says in ((lambda r, v: r, "no name of its own"), ("nothing", "no function"), ("own_advantages:missing", "not found")):
+        with pytest.raises(UserError, match=says):
+            rollout_advantages(record(np.zeros(mask.shape, np.float32), mask), rewards, valid, AlgoConfig(advantage=bad))

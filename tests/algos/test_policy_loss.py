@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import change, fresh_state, golden, params, tiny, train_batch
 
-from lgrpo.algos.policy_loss import k3_kl, policy_loss
+from lgrpo.algos.policy_loss import k3_kl, policy_loss, sequence_weights
 from lgrpo.train.steps.rl import train_step
 
 G = golden("policy_loss")
@@ -85,6 +85,58 @@ def test_asymmetric_clip():
     for sign, want in ((1, -np.array([0.4, 0.7, 1.3, 1.4])), (-1, np.array([0.5, 0.7, 1.3, 1.6]))):
         got = policy_loss(np.log(ratio), np.zeros((1, 4)), np.full((1, 4), sign), np.ones((1, 4), bool), clip_low=0.5, clip_high=0.4)[0]
         assert float(got.total) == pytest.approx(want.sum(), rel=1e-5)
+
+
+def gspo(logps, old, advantages, mask, low, high):
+    """GSPO's objective in float64, row by row (arXiv 2507.18071, equation 5), negated: the mean over completions."""
+    total = 0.0
+    for lp, o, a, m in zip(np.float64(logps), np.float64(old), advantages, mask, strict=True):
+        ratio = np.exp((lp - o)[m].mean())
+        total -= min(ratio * a[m][0], np.clip(ratio, 1 - low, 1 + high) * a[m][0])
+    return total / len(mask)
+
+
+def test_sequence_ratios_are_those_of_gspo():
+    """Value and gradient, for advantages that are one number a row. Rows have different lengths; what is masked is garbage."""
+    rng = np.random.default_rng(0)
+    mask = np.arange(7) < np.array([7, 3, 1, 5, 6, 2])[:, None]
+    old = rng.normal(size=mask.shape).astype(np.float32) - 2
+    logps = (old + 0.3 * rng.normal(size=mask.shape)).astype(np.float32)
+    advantages = np.repeat(np.array([1, -1, 0.5, -2, 1.5, -0.5])[:, None], 7, 1).astype(np.float32)
+    dirty = np.where(mask, logps, np.nan)
+
+    def loss(x):
+        kw = {"clip_low": 0.1, "clip_high": 0.15, "dual_clip": 1e9, "ratio_of": "sequence", "weights": sequence_weights(jnp.asarray(mask))}
+        return policy_loss(x, old, advantages, mask, **kw)[0].value()
+
+    value, grad = jax.value_and_grad(loss)(jnp.asarray(dirty))
+    assert float(value) == pytest.approx(gspo(logps, old, advantages, mask, 0.1, 0.15), rel=1e-5)
+    for row, column in np.argwhere(mask):
+        up, down = (logps.astype(np.float64) for _ in range(2))
+        up[row, column] += 1e-6
+        down[row, column] -= 1e-6
+        want = (gspo(up, old, advantages, mask, 0.1, 0.15) - gspo(down, old, advantages, mask, 0.1, 0.15)) / 2e-6
+        assert float(grad[row, column]) == pytest.approx(want, rel=1e-3, abs=1e-6)
+    assert not np.asarray(grad)[~mask].any()
+
+
+def test_mean_over_completions_against_float64():
+    logps, old, advantages, mask = (np.asarray(x) for x in inputs("a"))
+    weights = sequence_weights(jnp.asarray(mask))
+    got = policy_loss(logps, old, advantages, mask, weights=weights, **CLIP)[0]
+    each = [policy_loss(*(x[i : i + 1] for x in (logps, old, advantages, mask)), **CLIP)[0] for i in range(len(mask)) if mask[i].any()]
+    assert float(got.count) == pytest.approx(len(each)) and float(got.value()) == pytest.approx(
+        np.mean([float(m.value()) for m in each]), rel=1e-5
+    )
+
+
+def test_a_step_with_sequence_ratios_does_not_depend_on_slices():
+    cfg = tiny(model__n_layers=1, rollout__max_new_tokens=6, algo__ratio="sequence", algo__loss_mean="sequence", algo__kl_coef=0.1)
+    batch = train_batch(cfg)
+    outs = [train_step(fresh_state(cfg), batch, cfg=change(cfg, train__microbatch=size))[1] for size in (0, 2)]
+    for name in ("policy/loss", "policy/ratio", "policy/kl_k3", "grad/norm"):
+        assert float(outs[0][name]) == pytest.approx(float(outs[1][name]), rel=1e-4, abs=1e-6), name
+    assert float(outs[0]["grad/norm"]) > 0
 
 
 def poisoned(batch, poison):

@@ -265,7 +265,7 @@ def test_added_tokens_have_rows_of_their_own(hf_folder, tmp_path, capsys, name):
     assert "'<think>': tokens of" in said and "'<a>' = 97: its row is the mean of all tokens and a little noise" in said
     assert "the tables are padded from 96 to 128 rows" in said
     export_hf(tmp_path / "w", tmp_path / "out")
-    again = import_hf(str(tmp_path / "out"), tmp_path / "w2", mesh=MeshConfig(data=1, fsdp=-1, tensor=2))
+    again = import_hf(str(tmp_path / "out"), tmp_path / "w2")
     assert load_tokenizer(again.data).find("<b>") == 98 and again.model == cfg.model
     decoder = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["added_tokens_decoder"]
     assert decoder["98"]["content"] == "<b>" and not decoder["98"]["special"]

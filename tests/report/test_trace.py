@@ -51,7 +51,7 @@ CONFIGS = {
 def lucky(record, golds, tokenizer, cfg):
     """A grader for random models, which are never right: half of the samples, those that did not finish among them."""
     rewards = np.random.default_rng(0).integers(0, 2, len(record.finish)).astype(np.float32)
-    return Scored(rewards=rewards, valid=np.isin(record.finish, (Finish.EOS, Finish.FORCED_EXIT)))
+    return Scored(rewards=rewards, correct=rewards > 0, valid=np.isin(record.finish, (Finish.EOS, Finish.FORCED_EXIT)))
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

@@ -61,7 +61,8 @@ class Run:
         index = len(self.calls) - 1
         assert [int(a) for a in answers] == self.calls[-1][1]
         valid = np.ones((4, 2), bool) if self.valid is None else np.asarray(self.valid[index])
-        return Scored(np.float32(self.rewards[index]).reshape(-1), valid.reshape(-1))
+        rewards = np.float32(self.rewards[index]).reshape(-1)
+        return Scored(rewards, rewards > 0, valid.reshape(-1))
 
     def step(self, cfg=CFG, buffer=None, step=0, interrupted=lambda: False):
         buffer = empty_buffer(cfg) if buffer is None else buffer
@@ -111,7 +112,7 @@ def test_forced_counts_rows_that_are_cut_afterwards():
     free = np.array(record.loss_mask)
     free[[0, 2], 1] = False
     finish = np.array([Finish.FORCED_EXIT, Finish.EOS, Finish.LENGTH, Finish.LENGTH], np.int32)
-    scored = Scored(np.zeros(4, np.float32), np.array([True, True, False, False]))
+    scored = Scored(np.zeros(4, np.float32), np.zeros(4, bool), np.array([True, True, False, False]))
     found = rollout_metrics(record.replace(loss_mask=free, finish=finish), scored)
     assert found["rollout/forced_frac"] == 0.5 and found["rollout/truncated_frac"] == 0.5
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lgrpo.algos.advantages import rollout_advantages
 from lgrpo.algos.diagnostics import FIRST_UPDATE, group_diagnostics, update_diagnostics
-from lgrpo.algos.policy_loss import k3_kl, policy_loss
+from lgrpo.algos.policy_loss import k3_kl, policy_loss, sequence_weights
 from lgrpo.config import ExperimentConfig
 from lgrpo.config.reads import Wants
 from lgrpo.latent.replay import replay, replay_logps, without_broken
@@ -79,7 +79,9 @@ def _policy_terms(
     settings = {"advantages": gradient, "share_prefix": cfg.train.share_prefix, "survey": cfg.train.diagnostics == "full"}
     logps, tokens = replay(params, batch.prompts, batch.rollout, cfg=cfg, **settings)
     flat = [x.reshape(-1, x.shape[-1]) for x in (logps, old_logps, batch.advantages, mask)]
+    weights = sequence_weights(mask) if algo.loss_mean == "sequence" else None
     clip = {"clip_low": algo.clip_low, "clip_high": algo.clip_high, "dual_clip": algo.dual_clip, "negative_weight": algo.negative_weight}
+    clip |= {"ratio_of": algo.ratio, "weights": None if weights is None else weights.reshape(flat[0].shape)}
     loss, metrics = policy_loss(*flat, **clip)
     if cfg.train.diagnostics != "off":
 
@@ -97,7 +99,7 @@ def _policy_terms(
         plain = (
             logps if gradient is None else replay_logps(params, batch.prompts, batch.rollout, cfg=cfg, share_prefix=cfg.train.share_prefix)
         )
-        kl = k3_kl(plain, theirs, mask)
+        kl = k3_kl(plain, theirs, mask, weights)
         metrics["policy/kl_k3"] = kl
         loss = Mean(loss.total + algo.kl_coef * kl.total, loss.count)
     return loss, metrics
