@@ -274,7 +274,8 @@ def check_same_model(saved: ModelConfig, wanted: ModelConfig, where: str) -> Non
         f"model.{n}: {getattr(saved, n)!r} there, {getattr(wanted, n)!r} here" for n in names if getattr(saved, n) != getattr(wanted, n)
     ]
     if changed:
-        raise UserError(f"{where} holds another model ({'; '.join(changed)}); use its settings")
+        mend = f"use its settings (in an experiment's file: model=imported({where!r}) of lgrpo.config.imported)"
+        raise UserError(f"{where} holds another model ({'; '.join(changed)}); {mend}")
 
 
 def load_experiment(path: str | os.PathLike[str], stage: str | None = None) -> ExperimentConfig:

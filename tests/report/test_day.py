@@ -16,8 +16,10 @@ from pages import Page
 
 from lgrpo.__main__ import run
 from lgrpo.config import ExperimentConfig, ModelConfig
+from lgrpo.config.imported import imported
 from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.data.word_problems import generate
+from lgrpo.errors import UserError
 from lgrpo.evaluation.shards import params_digest, read_rows
 from lgrpo.models.spec import abstract_params, init_params
 from lgrpo.report import evaluations
@@ -27,11 +29,12 @@ from lgrpo.train.steps.update import init_state
 
 COMMON = """
 from lgrpo.config import *
+from lgrpo.config.imported import imported, imported_data
 from lgrpo.config.overrides import apply_diff
 
 BASE = ExperimentConfig(
-    model=ModelConfig(vocab_size=206, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=8, d_ff=32),
-    data=DataConfig(source="jsonl", path="problems", tokenizer="runs/model/hf", max_prompt=64),
+    model=imported("runs/model"),
+    data=imported_data("runs/model", source="jsonl", path="problems", template="plain", max_prompt=64),
     rollout=RolloutConfig(group_size=2, max_new_tokens=8, latent=LatentConfig(k=4, max_latent=3)),
     sft=SftConfig(stage="latent", compression=4, max_chain=32, max_answer=4, batch_size=8),
     train=TrainConfig(num_steps=2, prompts_per_step=8, init_from="runs/model"),
@@ -105,6 +108,7 @@ def day(tmp_path_factory):
 
 def test_every_command_says_what_it_did(day):
     folder, said = day
+    assert "model=imported('runs/model'), data=imported_data('runs/model')" in said["import-hf downloaded"]
     assert "24 records" in said["data problems/train.jsonl"]
     assert (
         "ok for `sft`" in said["check sft.py"]
@@ -123,6 +127,14 @@ def test_what_was_exported_is_what_was_evaluated(day):
     cfg = saved_config(folder / "again")
     digest = params_digest(load_params(folder / "again", abstract_params(cfg.model)))
     assert digest == json.loads((folder / "runs/rl/eval/eval.json").read_text())["about"]["weights"]
+
+
+def test_a_downloaded_folder_is_no_start(day):
+    with pytest.raises(UserError, match=r"a Hugging Face model; import it: python -m lgrpo import-hf downloaded"):
+        run(["check", "rl.py", "--train.init-from", "downloaded"])
+    for folder, says in (("downloaded", "not the settings of a workdir"), ("nowhere", "cannot be read")):
+        with pytest.raises(UserError, match=f"{says}.*import-hf"):
+            imported(folder)
 
 
 def numbers(tree):
