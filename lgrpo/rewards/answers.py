@@ -1,216 +1,151 @@
-"""Finding the answer in a completion, and reading it as a number or as a normal form of text.
-
-Completions are untrusted: every function here is linear in its input and looks at a bounded part of it. Nothing is ever evaluated.
-"""
+"""Where in a completion the answer stands. Completions are untrusted: linear time, and only a bounded part is looked at."""
 
 from __future__ import annotations
 
-import collections
-import dataclasses
 import re
-import unicodedata
-from fractions import Fraction
+
+from lgrpo.rewards.units import KNOWN
 
 MAX_TEXT = 16_384
 """Characters of a completion that are searched, counted from its end; what stands before cannot hold the answer."""
-MAX_ANSWER = 256
-"""Characters of an answer that is interpreted; a longer one is compared as it is."""
 
-_BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
-_DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
-_UNSIGNED = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
-# A minus after a digit, a letter or a bracket is a subtraction.
-_LAST_NUMBER = re.compile(
-    rf"(?:(?<![\w)\]}}])[-+])?(?:\\[dt]?frac\{{{_UNSIGNED}\}}\{{{_UNSIGNED}\}}|{_UNSIGNED}(?:[eE][-+]?[0-9]{{1,3}}(?![0-9]))?(?:\s*/\s*[0-9]+)?%?)",
-    re.ASCII,
+_BRACES = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\[{}]|[{}]")
+# What may stand between two boxes that are one answer: `\boxed{3}$ and $x = \boxed{5}`.
+_BETWEEN = re.compile(
+    r"[\s$.\\()]*(?:,|;|\band\b|\bor\b|\\text\s*\{\s*(?:and|or)\s*\})+[\s$,\\()]*"
+    r"(?:(?:and|or)\b)?[\s$\\()]*(?:\\?[A-Za-z]+(?:_\{?\w\}?)?\s*=)?[\s$]*"
 )
-_SIGNED = rf"[-+]?\s*{_UNSIGNED}"
-_NUMBER = re.compile(
-    rf"({_SIGNED})(?:[eE]([-+]?[0-9]{{1,3}})|\s*(?:\*|\\times|\\cdot|×)\s*10\s*\^\s*\{{?([-+]?[0-9]{{1,3}})\}}?)?", re.ASCII
-)
-_SLASH = re.compile(rf"({_SIGNED})\s*/\s*({_SIGNED})", re.ASCII)
-_FRAC = re.compile(rf"([-+]?)\s*\\[dt]?frac\s*(?:\{{\s*({_SIGNED})\s*\}}|([0-9]))\s*(?:\{{\s*({_SIGNED})\s*\}}|([0-9]))", re.ASCII)
-# Mixed numbers: the fraction must be proper, else `1 11/2` could as well be a product or two numbers.
-_MIXED = re.compile(
-    r"([-+]?)\s*([0-9]+)(?:\s+([0-9]+)\s*/\s*([0-9]+)|\s*\\[dt]?frac\s*(?:\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}|([0-9])\s*([0-9])))",
-    re.ASCII,
-)
-_LAYOUT = r"\\(?:left|right|displaystyle|boldsymbol)(?![a-zA-Z])|\\[!,;:]|\{,\}(?=[0-9]{3})|\\?[$%]|[€£¥]"
-_NOISE = re.compile(_LAYOUT + r"|\^\s*\{?\s*\\circ\s*\}?|°")
-_NOISE_IN_FUNCTIONS = re.compile(_LAYOUT)
-_FUNCTION = re.compile(r"sin|cos|tan|cot|sec|csc")
-"""cos 1 is not cos 1°: inside such formulas a degree sign is no unit."""
-_WORDS = re.compile(r"[a-z]{2,}(?:[a-z\s.']*[a-z])?", re.ASCII | re.IGNORECASE)
-"""What folds its case; in mathematics r and R are two things."""
-# What makes the number behind it a piece of something: the minutes of 12:30, an exponent, a radicand.
-_PIECE = re.compile(r"(?:[0-9]:|\^\s*[{(]?|_\s*\{?|\\sqrt\s*(?:\[[^\]]{0,9}\])?\s*\{?|√\s*[({]?)[-+]?$", re.ASCII)
-_GROUPED = re.compile(r"[0-9][ \u00a0\u202f]$", re.ASCII)
-_TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}")
-_TAIL_TEXT = re.compile(rf"(?<=\S)\s*{_TEXT.pattern}\s*$")
-_ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*(?=[-+.\\0-9])")
-_SPACES = re.compile(r"\s+")
-_PLAIN = re.compile(r"-?[0-9]{1,18}", re.ASCII)
-# A number and, after it, words without digits: `18 dollars`, `5 km/h`, `3 m^2`.
-_WITH_UNIT = re.compile(r"(.*[0-9.}])(\s*)([A-Za-z][A-Za-z\s./-]*)(?:\^\s*\{?[23]\}?)?", re.ASCII | re.DOTALL)
-_UNITS = "mm cm dm km kg mg lb lbs oz ft yd mi sec min hr hrs ml mL mph kmh kph kWh dollars cents deg"
-_ATTACHED_UNITS = frozenset(_UNITS.split())
-_LETTER_UNITS = frozenset("mgshlLWVAJNCF")
-_VALUES = """or and to plus minus times over by mod modulo squared cubed choose pi sqrt not than point
-    half halves third thirds quarter quarters hundred hundreds thousand thousands million millions billion billions trillion trillions
-    dozen dozens score pair pairs mil bn zero one two three four five six seven eight nine ten eleven twelve
-    twenty thirty forty fifty sixty seventy eighty ninety"""
-_NO_UNITS = frozenset(_VALUES.split())
-"""Words after a number that change its value, or say that there is more than one."""
-_SCALES = frozenset(["hundred", "thousand", "million", "billion", "trillion", "dozen", "dozens"])
-_MAX_UNIT_WORDS = 5
-# Full-width forms by hand: NFKC would also turn 5² into 52 and 3½ into 31/2.
-_SAME = str.maketrans(
-    {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)} | {"−": "-", "–": "-", "—": "-", "﹣": "-", "⁄": "/", "∕": "/", "÷": "/"}
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """An answer in normal form: `number` where it is one, else `text` to be compared as it is."""
-
-    number: Fraction | None
-    text: str
-    percent: bool = False
-    """A percent sign (or word) was dropped: 50% has the number 50."""
-    latex: str = ""
-    """The answer without invisible characters, spacing commands and currency, blanks kept: what a LaTeX parser is given. Empty when too long."""
+_SAID = re.compile(r"\b(?:answers?|result|solution)(?:\s+(?:is|are|was|equals|would be|must be)\b\s*:?|\s*[:=])[\s*_`]*", re.IGNORECASE)
+_SENTENCE_ENDS = re.compile(r"[.!?](?=\s+[A-Z]|\s*$)|\n")
+# Words of a sentence that belong to the expression beside them.
+_JOINING = "or and to of out by times plus minus over"
+_JOINERS = frozenset(_JOINING.split())
+_CHANGING = "hundred thousand million billion trillion dozen dozens half percent squared cubed hundreds thousands millions billions"
+_AFTER = frozenset(_CHANGING.split())
+_TOKEN = re.compile(r"\S+")
+_MAX_TOKENS = 24
 
 
 def answer_text(completion: str) -> str | None:
     """The answer inside the text after thinking, as written, or None when there is none.
 
-    The content of the last balanced \\boxed{...}; else the rest of the line after the last ####; else the last number. An empty box or
-    an empty line after #### is no answer. Reads the last MAX_TEXT characters, in linear time.
+    In this order: the content of the last balanced \\boxed{...} or \\fbox{...}, or of several that are joined by commas, `and`, `or`; the rest
+    of the line after the last ####; the first whole expression after the last `answer is` or `answer:`; the last whole expression. An empty
+    box or line is no answer. Reads the last MAX_TEXT characters, in linear time.
     """
     text = completion.rstrip()[-MAX_TEXT:]
-    boxed = last_boxed(text)
+    boxed = joined_boxes(text)
     if boxed is not None:
         return boxed.strip() or None
+    line = hash_line(text)
+    if line is not None:
+        return line or None
+    if said := list(_SAID.finditer(text)):
+        rest = text[said[-1].end() :]
+        end = _SENTENCE_ENDS.search(rest)
+        if (found := _expression(rest[: end.start()] if end else rest, first=True)) is not None:
+            return found
+    return _expression(text, first=False)
+
+
+def hash_line(text: str) -> str | None:
+    """The rest of the line after the last `####` that has one, or None without `####`."""
     at = text.rfind("####")
-    if at >= 0:
-        return text[at + 4 :].strip(" \t").partition("\n")[0].strip() or None
-    text = text.translate(_SAME)
-    last = collections.deque(_LAST_NUMBER.finditer(text), maxlen=1)
-    return None if not last or _is_piece(text, last[0]) else last[0].group()
-
-
-def _is_piece(text: str, number: re.Match[str]) -> bool:
-    """Whether a number is a part of something larger, such as the 000 of `12 000` or the 2 of `2\\pi`: then there is no answer to read."""
-    before, after = text[max(0, number.start() - 24) : number.start()], text[number.end() : number.end() + 24]
-    grouped = _GROUPED.search(before) and re.fullmatch("[0-9]{3}", number.group().rstrip("."), re.ASCII)
-    word = re.match(r"\s*([A-Za-z]+)", after)
-    changed = word is not None and word[1].lower() in _SCALES
-    return bool(_PIECE.search(before) or grouped or changed or re.match(r"\\(?:pi|sqrt|frac|cdot|times)|[\^√π]|[xX][0-9]", after))
-
-
-def last_boxed(text: str) -> str | None:
-    """Content of the balanced \\boxed{...} that opens last; one pass, with the open braces on a stack."""
-    if "\\boxed" not in text:
+    if at < 0:
         return None
-    best: tuple[int, int] | None = None
-    stack: list[int] = []  # start of the content of a box, or -1 for an ordinary brace
+    line = text[at + 4 :].partition("\n")[0].strip(" \t#")
+    _, mark, before = text[text.rfind("\n", 0, at) + 1 : at].rpartition("####")
+    return line.strip() or (before.strip(" \t#") if mark else "")
+
+
+def boxes(text: str) -> list[tuple[int, int, int]]:
+    """(where it begins, start and end of its content) of balanced boxes, in the order in which they open; one pass, open braces on a stack."""
+    if "\\boxed" not in text and "\\fbox" not in text and "\\framebox" not in text:
+        return []
+    found: list[tuple[int, int, int]] = []
+    stack: list[tuple[int, int]] = []  # of a box: where it and its content begin; -1 for an ordinary brace
     for match in _BRACES.finditer(text):
         piece = match.group()
         if piece in ("\\{", "\\}"):
             continue
         if piece == "}":
-            start = stack.pop() if stack else -1
-            if start >= 0 and (best is None or start > best[0]):
-                best = (start, match.start())
+            begin, start = stack.pop() if stack else (-1, -1)
+            if start >= 0:
+                found.append((begin, start, match.start()))
         else:
-            stack.append(match.end() if piece != "{" else -1)
-    return None if best is None else text[best[0] : best[1]]
+            stack.append((match.start(), match.end()) if piece != "{" else (-1, -1))
+    return sorted(found)
 
 
-def read_answer(answer: str) -> Reading:
-    """Normal form of an answer.
-
-    Numbers: integers with or without thousands commas, decimals, a/b, \\frac, mixed numbers (3 1/2), scientific notation with up to three
-    exponent digits, a sign (also the Unicode minus), in front of or behind currency and %, which are dropped: 50% reads as 50. A unit may
-    follow (18 dollars, 5 km/h, 3\\text{ cm}), but no word that changes the value or joins two (million, dozen, or). Blanks between digits are
-    not joined. Invisible characters count as blanks. Anything else, and what is longer than MAX_ANSWER, is text without blanks, LaTeX
-    spacing and a \\text behind it, in lower case.
-    """
-    if _PLAIN.fullmatch(answer):  # most answers: the rest of this function would say the same, ten times slower
-        return Reading(Fraction(int(answer)), answer, latex=answer)
-    if len(answer) > MAX_ANSWER:
-        return Reading(None, answer.casefold())
-    text = unicodedata.normalize("NFC", answer).translate(_SAME)
-    text = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co") else c for c in text)
-    percent = "%" in text
-    latex = (_NOISE_IN_FUNCTIONS if _FUNCTION.search(text) else _NOISE).sub(_without_joining, text).strip()
-    spaced = _bare(_TEXT.sub(r" \1 ", latex))
-    number = _number(spaced)
-    if number is None and (unit := _split_unit(spaced)):
-        number = _number(unit[0])
-        percent |= unit[1].split()[0] == "percent"
-    text = _bare(_TEXT.sub(r"\1", latex if changes_value(latex) else _TAIL_TEXT.sub("", latex)))
-    if number is None and text.startswith("(") and text.endswith(")"):
-        inner = text[1:-1].strip()
-        number = _number(inner) if "," not in inner else None  # (1,728) is a point
-        text = inner if len(inner) == 1 else text  # the letter of a choice
-    normal = _SPACES.sub("", text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
-    return Reading(number, normal.casefold() if _WORDS.fullmatch(text) else normal, percent, latex)
-
-
-def changes_value(latex: str) -> bool:
-    """A \\text{...} in it holds a word that changes the value of a number beside it, or joins two: `2\\text{ million}`, `5\\text{ or }6`."""
-    return any(word.lower() in _NO_UNITS for words in _TEXT.findall(latex) for word in re.findall("[A-Za-z]+", words))
-
-
-def _bare(text: str) -> str:
-    return text.strip().removesuffix(".").strip()
-
-
-def _split_unit(text: str) -> tuple[str, str] | None:
-    """(number, unit) where a known or harmless unit follows a number, else None. At most MAX_ANSWER characters."""
-    match = _WITH_UNIT.fullmatch(text)
-    if not match:
+def joined_boxes(text: str) -> str | None:
+    """Content of the box that opens last, after those of boxes that are joined to it."""
+    found = boxes(text)
+    if not found:
         return None
-    number, gap, unit = match[1], match[2], match[3].strip()
-    words = re.findall(r"[A-Za-z]+", unit)
-    if len(words) > _MAX_UNIT_WORDS or any(word.lower() in _NO_UNITS or (len(word) == 1 and word not in _LETTER_UNITS) for word in words):
+    begin, start, end = found[-1]
+    parts = [text[start:end].strip()]
+    for before in reversed(found[:-1]):
+        if begin < before[2] or begin - before[2] > 64 or not _BETWEEN.fullmatch(text[before[2] + 1 : begin]):
+            break
+        begin = before[0]
+        if parts[0] != (part := text[before[1] : before[2]].strip()):
+            parts.insert(0, part)
+    return ", ".join(parts) if len(parts) > 1 else parts[0]
+
+
+def _expression(text: str, first: bool) -> str | None:
+    """The first or last run of words that are mathematics, in whole: without the sentence around it, and without what it is said to equal."""
+    tokens = [match.group() for match in _TOKEN.finditer(text)]
+    kinds = [_is_mathematics(token) for token in tokens]
+    order = range(len(tokens)) if first else range(len(tokens) - 1, -1, -1)
+    at = next((n for n in order if kinds[n] == "anchor"), None)
+    if at is None:
         return None
-    # Letters that touch the number are algebra (5x, 2pi) unless they are a unit that everybody writes so.
-    return (number.strip(), unit) if gap or words[0] in _ATTACHED_UNITS else None
+    start = stop = at
+    while start > 0 and at - start < _MAX_TOKENS and not _ends_sentence(tokens[start - 1]) and _belongs(tokens, kinds, start - 1, -1):
+        start -= 1
+    while stop + 1 < len(tokens) and stop - at < _MAX_TOKENS and not _ends_sentence(tokens[stop]) and _belongs(tokens, kinds, stop + 1, 1):
+        stop += 1
+    first_part = _composite(tokens, kinds, start, stop)
+    if first_part is not None:
+        return " ".join(tokens[first_part : stop + 2])
+    while start < at and not kinds[start]:
+        start += 1
+    while stop > at and not kinds[stop]:
+        stop -= 1
+    if stop + 1 < len(tokens) and not _ends_sentence(tokens[stop]) and tokens[stop + 1].strip(".,;!?").lower() in _AFTER:
+        stop += 1
+    run = " ".join(tokens[start : stop + 1]).rstrip(".,;:!?*`")
+    joined = any(token in _JOINERS for token in tokens[start : stop + 1])
+    return (run if joined else run.rpartition("=")[2]).strip("*` \"'") or None
 
 
-def _without_joining(match: re.Match[str]) -> str:
-    """What noise becomes: nothing, but a blank between two digits, so that `5$5` is not 55; thousands separators are the exception."""
-    if match.group() == "{,}":
-        return ","
-    before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
-    return " " if before.isdigit() and after.isdigit() and match.group() not in ("\\!", "\\,") else ""
+def _composite(tokens: list[str], kinds: list[str], start: int, stop: int) -> int | None:
+    """Where `4 hours and 30 minutes` begins, of which the last number is a piece; None where there is no such thing."""
+    at = start - 2 if start > 0 and tokens[start - 1] == "and" else start - 1
+    units = [tokens[n].strip(".,;").lower() for n in (at, stop + 1) if 0 < n < len(tokens)]
+    known = len(units) == 2 and all(unit in KNOWN or unit.rstrip("s") in KNOWN for unit in units)
+    return at - 1 if known and kinds[at - 1] == "anchor" else None
 
 
-def _number(text: str) -> Fraction | None:
-    """Exact value, or None. Digits are bounded by MAX_ANSWER, the exponent by 999. `x = 5` has the value 5."""
-    if assigned := _ASSIGNED.match(text):
-        text = text[assigned.end() :]
-    if match := _NUMBER.fullmatch(text):
-        return _plain(match[1]) * Fraction(10) ** int(match[2] or match[3] or 0)
-    if match := _SLASH.fullmatch(text):
-        return _ratio(_plain(match[1]), _plain(match[2]))
-    if match := _FRAC.fullmatch(text):
-        value = _ratio(_plain(match[2] or match[3]), _plain(match[4] or match[5]))
-        return -value if value is not None and match[1] == "-" else value
-    if match := _MIXED.fullmatch(text):
-        whole, above, below = int(match[2]), int(match[3] or match[5] or match[7]), int(match[4] or match[6] or match[8])
-        if 0 < above < below:
-            value = whole + Fraction(above, below)
-            return -value if match[1] == "-" else value
-    return None
+def _is_mathematics(token: str) -> str:
+    """`anchor`: it has a digit, a command or a dollar; `part`: it may belong to one; empty: a word."""
+    bare = token.strip("*`\"'.,;:!?$()")
+    if any(c.isdigit() for c in token) or re.search(r"\\[A-Za-z]|\$[^$]|[√π∞]", token):
+        return "anchor" if not re.match(r"[A-Za-z]{3,}", bare) else ""
+    signs = not re.search("[A-Za-z]", token) and re.search(r"[-+*/=^<>(){}\[\]%|×·÷−$]", token)
+    if signs or re.fullmatch("[b-zB-HJ-Z]", bare):
+        return "part"
+    return ""
 
 
-def _plain(text: str) -> Fraction:
-    """Value of a match of _SIGNED."""
-    return Fraction(_SPACES.sub("", text).replace(",", "").rstrip("."))
+def _ends_sentence(token: str) -> bool:
+    return token[-1] in ".;!?:" or (token[-1] == "," and not token[:-1].replace(",", "").isdigit())
 
 
-def _ratio(a: Fraction, b: Fraction) -> Fraction | None:
-    return a / b if b else None
+def _belongs(tokens: list[str], kinds: list[str], at: int, step: int) -> bool:
+    """Whether a token carries the run on: it is mathematics, or a joining word with mathematics behind it."""
+    if kinds[at]:
+        return True
+    beyond = at + step
+    return tokens[at].lower() in _JOINERS and 0 <= beyond < len(tokens) and bool(kinds[beyond])

@@ -16,9 +16,9 @@ from fractions import Fraction
 
 from lgrpo.config import DataConfig
 from lgrpo.errors import UserError
-from lgrpo.rewards.answers import read_answer
 from lgrpo.rewards.choice import LETTERS, gold_letter
 from lgrpo.rewards.grade import grade_all
+from lgrpo.rewards.reading import read_answer
 from lgrpo.runs.metrics import summary_table
 
 RIGHT, REFUSED = 0.995, 0.999

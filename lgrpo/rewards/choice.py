@@ -4,18 +4,43 @@ from __future__ import annotations
 
 import re
 
-from lgrpo.rewards.answers import MAX_TEXT, last_boxed
+from lgrpo.rewards.answers import MAX_TEXT, boxes, hash_line
+from lgrpo.rewards.notation import spelled, words_as_blanks
 
 LETTERS = "ABCD"
-_WRAP = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox|textit|mathsf)\s*\{([^{}]*)\}")
+_WRAP = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox|textit|mathsf|mathit|boldsymbol|boxed|fbox)\s*\{([^{}]*)\}")
+_DECORATION = re.compile(r"[*`$\"]|</?[A-Za-z]{1,10}>|\\[()\[\]]")
 # The whole of an answer: B, (B), B., **B**, (B) Mitochondria, B: Mitochondria. Not `B Mitochondria`, nor `A cat`.
-_ALONE = re.compile(rf"(?:option|choice)?\s*\(?\s*([{LETTERS}])\s*\)?[.:]?", re.IGNORECASE)
-_LABELLED = re.compile(rf"(?:\(([{LETTERS}])\)|([{LETTERS}])[).:])\s*\S.*", re.DOTALL)
-# Capitals only: `the answer is a ...` goes on with an article. Two letters joined by a word name no choice.
-_SAID = re.compile(
-    rf"(?i:answer|choice|option)(?i:\s+is)?\s*:?\s*[*_$\s]*\(?([{LETTERS}])\b\)?(?![a-z'’])(?!\s*(?:or|and|/|,)\s*\(?[{LETTERS}]\b)"
+_ALONE = re.compile(
+    rf"(?:the\s+)?(?:(?:final\s+|correct\s+)?(?:answer|option|choice)(?:\s+is)?\s*:?)?\s*\(?\s*([{LETTERS}])\s*\)?[.:]?", re.IGNORECASE
 )
-_BRACKETED = re.compile(rf"\(([{LETTERS}])\)")
+_LABELLED = re.compile(rf"(?:\(([{LETTERS}])\)|([{LETTERS}])[).:])\s*\S.*", re.DOTALL)
+# A letter that stands alone: no article in small letters, no D-glucose, no A's.
+_LETTER = rf"(?:\(\s*(?P<in>[{LETTERS}{LETTERS.lower()}])\s*\)|(?P<out>[{LETTERS}])|(?P<last>[{LETTERS.lower()}])(?=[.!]?\s*(?:\n|$)))(?![\w'’+#-])"
+_FILLERS = (
+    r"(?:\s{0,9}(?::|(?:the|my|is|be|option|choice|letter|answer|indeed|just|then|thus|hence|either|probably|[a-z]{2,12}ly)\b)){0,6}\s{0,9}"
+)
+_VERB = r"(?:is|would be|must be|should be|will be|has to be|was|est|es|ist|è|:|=|→)"
+_STRONG = re.compile(
+    rf"(?i:\b(?:answer|choice|réponse|respuesta|antwort|risposta|solution)\b(?:[^.\n:=]{{0,60}}?(?<!\w){_VERB}(?!\w)|\s{{0,9}}[>:]?){_FILLERS})(?<![\w]){_LETTER}"
+)
+_WEAK = re.compile(rf"(?i:\b(?:option|choose|pick|select|choice)\b{_FILLERS}){_LETTER}")
+_CORRECTED = re.compile(rf"(?i:\b(?:not|n[o']t)\b|n['’]t)\s*(?:option\s*)?\(?[{LETTERS}]\)?,?\s+(?i:but|rather)(?:\s+rather)?\s+{_LETTER}")
+_BRACKETED = re.compile(rf"\((?P<in>[{LETTERS}])\)")
+_LAST_WORDS = re.compile(
+    rf"(?i:(?:so|thus|hence|therefore|it is|it's|i choose|i pick|i would say|i say|it must be|must be|final)[,:]?\s+)+{_LETTER}[.!]?\s*"
+)
+_DENIED = re.compile(
+    r"\b(?:not|cannot|never|neither|nor|no(?!,)|wrong|incorrect|unlikely|eliminate[sd]?|exclude[sd]?|rules? out|except)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+_JOINED = re.compile(rf"\)?\s{{0,9}}(?:or|and|/|,|&)\s{{0,9}}\(?[{LETTERS}]\b")
+_REFUTED = re.compile(
+    r"[)\s]{0,9}(?:(?:is|are|was|seems|can|would|could|does)\b\s{0,9})?(?:(?:clearly|definitely|also|be)\b\s{0,9}){0,3}"
+    r"(?:(?:not|wrong|incorrect|false|impossible|cannot)\b|(?:is|can|does)n['’]?t\b|n['’]t\b)",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[.!?]\s|\n|;|,\s*(?:so|thus|therefore|hence|but)\b")
 
 
 def gold_letter(gold: str) -> str | None:
@@ -24,37 +49,64 @@ def gold_letter(gold: str) -> str | None:
     return match[1] if match else None
 
 
+def labelled_letter(answer: str) -> str | None:
+    """The letter of `(C) 12`, with the text of the choice behind it."""
+    match = _LABELLED.fullmatch(_unwrapped(answer))
+    return (match[1] or match[2]) if match else None
+
+
 def chosen_letter(text: str) -> str | None:
     """The letter that a completion settles on, or None. Reads the last MAX_TEXT characters, in linear time.
 
-    In this order: the last balanced \\boxed{...}; the line after the last ####; the last `answer is B`, `Answer: (B)`, `option B`; a last line
-    that holds nothing else; the last letter in brackets.
+    In this order: the last balanced \\boxed{...}, and where that holds no letter, what is said behind it; the line after the last ####; the
+    last `answer is B`, `Answer: (B)`, then `option B`; a last line that holds nothing else; the last letter in brackets. What a sentence
+    denies (`cannot be the answer B`, `option A is wrong`), joins to another letter or goes on with (`D-glucose`) is not chosen.
     """
     text = text.rstrip()[-MAX_TEXT:]
-    boxed = last_boxed(text)
-    if boxed is not None:
-        return _letter(boxed)
-    at = text.rfind("####")
-    if at >= 0:
-        return _letter(text[at + 4 :].strip(" \t").partition("\n")[0])
-    if said := _SAID.findall(text):
-        return said[-1]
-    if alone := _letter(text.rpartition("\n")[2]):
-        return alone
-    bracketed = _BRACKETED.findall(text)
-    return bracketed[-1] if bracketed else None
+    if found := boxes(text):
+        _, start, end = found[-1]
+        if (letter := _letter(text[start:end])) is not None:
+            return letter
+        rest = _bare(text[end + 1 :])
+        return _last(_STRONG, rest) or _last(_WEAK, rest)
+    line = hash_line(text)
+    if line is not None:
+        return _letter(line)
+    text = _bare(text)
+    for pattern in (_CORRECTED, _STRONG, _WEAK):
+        if letter := _last(pattern, text, reach=0 if pattern is _CORRECTED else 60):
+            return letter
+    line = text.rpartition("\n")[2].strip()
+    match = _LAST_WORDS.fullmatch(line)
+    return _letter(line) or (_named(match) if match else None) or _last(_BRACKETED, text, reach=9)
+
+
+def _last(pattern: re.Pattern[str], text: str, reach: int = 60) -> str | None:
+    """The letter of the last statement that its sentence does not take back, in the `reach` characters before it or in what follows."""
+    letter = None
+    for match in pattern.finditer(text):
+        at = match.end()
+        sentence = _SENTENCE.split(text[max(0, match.start() - reach) : at])[-1] if reach else ""
+        if not _DENIED.search(sentence) and not _JOINED.match(text, at) and not _REFUTED.match(text, at):
+            letter = _named(match)
+    return letter
+
+
+def _named(match: re.Match[str]) -> str:
+    return next(value for value in match.groupdict().values() if value).upper()
 
 
 def _letter(answer: str) -> str | None:
     """The letter of an answer that is nothing but a choice, with or without its text."""
-    answer = _unwrapped(answer)
-    match = _ALONE.fullmatch(answer)
-    if match:
-        return match[1].upper()
-    match = _LABELLED.fullmatch(answer)
-    return (match[1] or match[2]) if match else None
+    match = _ALONE.fullmatch(_unwrapped(answer))
+    return match[1].upper() if match else labelled_letter(answer)
+
+
+def _bare(text: str) -> str:
+    """Without emphasis, dollars and tags."""
+    return _DECORATION.sub(" ", _WRAP.sub(r"\1", text)).strip()
 
 
 def _unwrapped(answer: str) -> str:
-    """Without \\text{...} around it, emphasis and dollars. Looks at 256 characters: a choice stands at the front."""
-    return _WRAP.sub(r"\1", answer[:256]).strip(" \t\n*_$")
+    """Without markup. Looks at 256 characters: a choice stands at the front."""
+    return words_as_blanks(spelled(answer[:256])).strip(' \t\n*_$`"')

@@ -10,10 +10,12 @@ from fractions import Fraction
 from typing import Literal
 
 from lgrpo.config import DataConfig, Grader
-from lgrpo.rewards.answers import Reading, answer_text, changes_value, read_answer
-from lgrpo.rewards.choice import chosen_letter, gold_letter
+from lgrpo.rewards.answers import answer_text
+from lgrpo.rewards.choice import chosen_letter, gold_letter, labelled_letter
 from lgrpo.rewards.math_pool import shared_pool
 from lgrpo.rewards.official import official_answer, official_equal, strip_string
+from lgrpo.rewards.reading import APPROX, VARIABLE, Reading, read_answer
+from lgrpo.rewards.units import DEGREE, PERCENT, clash
 
 Category = Literal["correct", "wrong", "no_answer", "unparsable", "timeout", "crash"]
 ERRORS: tuple[Category, ...] = ("wrong", "no_answer", "unparsable", "timeout", "crash")
@@ -21,11 +23,12 @@ TOLERANCE = Fraction(1, 10**6)
 MAX_DEPTH = 24
 """LaTeX whose brackets nest deeper is not parsed: no answer of a benchmark comes near, and the parser's time explodes."""
 
-# LaTeX in the answer to a numeric question: a command (other than \text and its like) or a power. Bare arithmetic (12-5, 9**9) is an exercise, not an answer.
-_COMMAND = re.compile(r"\\(?!text|mathrm|mathbf|mbox)[a-zA-Z]|\^|√|π")
+# What makes an answer to a numeric question more than an exercise: bare arithmetic (12-5, 9**9) and letters are refused.
+_COMMAND = re.compile(r"\\(?!text|approx)[a-zA-Z]|\^|\||[0-9)]!")
 _NAME = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
-# Mathematics in a gold answer that is no number: anything that more than one spelling may stand for.
-_MATH = re.compile(r"\\[a-zA-Z]|[\d^_+\-*/=<>(\[|√π∞]")
+_WORD = re.compile(r"\\text\{([^{}]*)\}|(?<![\\A-Za-z])([A-Za-z]{4,})")
+# A gold answer of a few letters is a product, a longer one a word.
+_MATH = re.compile(r"\\[a-zA-Z]|[\d^_+\-*/=<>(\[|,]|^[a-zA-Z]{2,3}$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,20 +86,59 @@ def _decide(text: str | None, gold: str, grader: Grader) -> tuple[Verdict, tuple
     if not found.text and found.number is None:
         return Verdict(False, "no_answer"), None
     key = str(found.number) if found.number is not None else found.text
-    if _equal(found, wanted):
+    equal, open_pair = _equal(found, wanted), None
+    if equal is None and _labelled(answer, gold):
+        equal = True
+    if equal is None and grader != "numeric":
+        open_pair = _for_parser(found, wanted)
+    if equal:
         return Verdict(True, "correct", key), None
-    pair = _for_parser(found, wanted) if grader != "numeric" else None
-    return Verdict(False, "unparsable" if found.number is None and wanted.number is not None else "wrong", key), pair
+    return Verdict(False, "unparsable" if found.number is None and wanted.number is not None else "wrong", key), open_pair
 
 
-def _equal(found: Reading, wanted: Reading) -> bool:
-    """Integers take nothing but themselves; where neither side is one, within a relative TOLERANCE. 50% is 50 and 0.5. Text must be the same."""
+def _labelled(answer: str, gold: str) -> bool:
+    """`(C) 12` for the gold answer (C)."""
+    letter = gold_letter(gold) if len(gold) < 32 else None
+    return letter is not None and labelled_letter(answer) == letter
+
+
+def _equal(found: Reading, wanted: Reading) -> bool | None:
+    """Where plain numbers, equal text or a contradiction decide; None where they do not.
+
+    Integers take nothing but themselves; where neither side is one, within a relative TOLERANCE. 50% is 50 and 0.5. Text must be the same.
+    """
+    if clash(found.unit, wanted.unit) or _other_name(found.name, wanted.name):
+        return False
     a, b = found.number, wanted.number
+    if wanted.sides or _steps(found, wanted):
+        if found.text == wanted.text:
+            return True
+        apart = a is not None and b is not None and not _close(a, b) and not wanted.name and not wanted.sides
+        return False if apart or (wanted.sides and not found.equation) else None
+    if found.text.rpartition("=")[2] == wanted.text:  # also `1, 100` for 1,100
+        return True
     if a is None or b is None:
-        return a is b and found.text == wanted.text and found.percent == wanted.percent
-    if found.percent != wanted.percent and _close(a / (100 if found.percent else 1), b / (100 if wanted.percent else 1)):
+        return None
+    percents = [(reading.unit == PERCENT) for reading in (found, wanted)]
+    if percents[0] != percents[1] and _close(a / (100 if percents[0] else 1), b / (100 if percents[1] else 1)):
         return True
     return _close(a, b)
+
+
+def _other_name(a: str, b: str) -> bool:
+    """`y = 3` for `x = 3`. A variable and a word do not contradict each other: A = 205, Area = 205."""
+    variables = [VARIABLE.fullmatch(name) is not None for name in (a, b)]
+    return bool(a and b) and a != b and variables[0] == variables[1]
+
+
+def _steps(found: Reading, wanted: Reading) -> list[str]:
+    """Sides that are no names. Where the gold answer is no equation, m+n in `m+n = 205` is what was asked for; k^2 in `k^2 = 205` is not."""
+    return [side for side in found.sides if wanted.name or not _is_quantity(side)]
+
+
+def _is_quantity(side: str) -> bool:
+    """At least two variables, and no rounding."""
+    return len(set(re.findall("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", side)))) > 1 and not side.startswith(APPROX)
 
 
 def _close(a: Fraction, b: Fraction) -> bool:
@@ -107,24 +149,34 @@ def _close(a: Fraction, b: Fraction) -> bool:
 
 def _for_parser(found: Reading, wanted: Reading) -> tuple[str, str] | None:
     """The pair that the LaTeX parser shall compare, or None where the fast reading has the last word."""
-    if not found.latex or not wanted.latex or (found.number is not None and wanted.number is not None):
+    sides = _steps(found, wanted)
+    gold, answer = wanted.latex, found.latex
+    if (wanted.sides or wanted.name) and sides:  # 2x = 6 for x = 3
+        gold, answer, sides = wanted.equation, found.equation, []
+    elif wanted.sides:
+        gold, answer = wanted.equation, found.equation
+    if not gold or not answer:
         return None
-    if wanted.number is not None:
-        if not _COMMAND.search(found.latex) or changes_value(found.latex):  # math-verify would drop the words
-            return None
-    elif (
-        _differ_in_case(found.latex, wanted.latex)
-        or not _MATH.search(wanted.latex)
-        or found.percent != wanted.percent
-        or changes_value(found.latex)
-        or changes_value(wanted.latex)
-    ):  # the parser folds it
+    if wanted.number is not None and not wanted.name and not sides and not _COMMAND.search(answer):
         return None
-    return (wanted.latex, found.latex) if max(_depth(found.latex), _depth(wanted.latex)) <= MAX_DEPTH else None
+    if DEGREE in (found.unit, wanted.unit) and (found.number is None) != (wanted.number is None) and "\\pi" in gold + answer:
+        gold, answer = (latex + "^\\circ" * (reading.unit == DEGREE) for latex, reading in ((gold, wanted), (answer, found)))
+    elif "\\$" in gold + answer or gold.count("\\%") != answer.count("\\%"):
+        return None
+    gold, answer = (latex.replace("\\%", "") for latex in (gold, "\n".join([*sides, answer])))
+    if not _MATH.search(gold) or _words(gold) != _words(answer) or _differ_in_case(answer, gold):
+        return None
+    return (gold, answer) if max(_depth(answer), _depth(gold)) <= MAX_DEPTH else None
+
+
+def _words(latex: str) -> list[str]:
+    """The words in it: what no parser reads, and none may drop."""
+    return sorted((text or word).strip().casefold() for text, word in _WORD.findall(latex))
 
 
 def _differ_in_case(a: str, b: str) -> bool:
-    """Formulas that are equal but for the case of their letters: R - r and r - R, \\Delta and \\delta."""
+    """Formulas that are equal but for the case of their letters: R - r and r - R, \\Delta and \\delta. math-verify folds the case of names."""
+    a, b = (x.replace(" ", "") for x in (a, b))
     if a.casefold() == b.casefold():
         return a != b
     names, others = (set(_NAME.findall(x)) for x in (a, b))

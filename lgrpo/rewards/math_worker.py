@@ -1,18 +1,17 @@
 """The process in which math-verify (sympy) compares two LaTeX answers. Started by lgrpo.rewards.math_pool; nothing else imports it.
 
-A line of JSON [gold, answer] on stdin gives a line with the outcome on stdout. LaTeX is parsed by a grammar: no part of an answer is evaluated as
-Python. The process bounds its own memory; its time is bounded by the parent, which kills it.
+A line of JSON [gold, answer] on stdin gives a line with the outcome on stdout: see math_rules. The process bounds its own memory; its time
+is bounded by the parent, which kills it.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
 import resource
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 READY = "ready"
 
@@ -45,39 +44,10 @@ def reply_stream() -> TextIO:
     return replies
 
 
-@functools.lru_cache(maxsize=4096)
-def _gold(latex: str) -> tuple[Any, ...]:
-    return _parse(latex)
-
-
-def _parse(latex: str) -> tuple[Any, ...]:
-    """What math-verify reads in the LaTeX; the text itself, which it adds as a fallback, is left out."""
-    from math_verify import LatexExtractionConfig, parse
-
-    # No timeout here: its signal does not interrupt big-integer arithmetic. The parent's does.
-    found = parse(f"${latex}$", extraction_config=[LatexExtractionConfig()], parsing_timeout=None, raise_on_error=True)
-    return tuple(x for x in found if not isinstance(x, str))
-
-
-def judge(gold: str, answer: str) -> str:
-    """correct, wrong, or unparsable (where one of the two cannot be read as mathematics, or not be compared)."""
-    from math_verify import verify
-
-    try:
-        wanted, found = _gold(gold), _parse(answer)
-        if not wanted or not found:
-            return "unparsable"
-        return "correct" if verify(list(wanted), list(found), timeout_seconds=None, raise_on_error=True) else "wrong"
-    except MemoryError:
-        raise
-    except Exception:  # sympy raises nearly everything on odd input
-        return "unparsable"
-
-
 def main() -> None:
     """Answers lines until stdin ends. Arguments: the memory limit in MiB, and the longest time in whole seconds for an answer."""
     logging.disable(logging.CRITICAL)
-    import math_verify  # noqa: F401  (before `ready`, so that loading it counts into no answer's time)
+    from lgrpo.rewards.math_rules import judge  # before `ready`, so that loading sympy counts into no answer's time
 
     judge("x+1", "1+x")  # builds the parser's tables
     replies = reply_stream()

@@ -7,8 +7,9 @@ from fractions import Fraction
 
 import pytest
 
-from lgrpo.rewards.answers import MAX_ANSWER, MAX_TEXT, answer_text, read_answer
+from lgrpo.rewards.answers import MAX_TEXT, answer_text
 from lgrpo.rewards.grade import grade
+from lgrpo.rewards.reading import MAX_ANSWER, read_answer
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ from lgrpo.rewards.grade import grade
         ("####5", "5"),
         ("#### - 5", "- 5"),
         ("####", None),
-        ("#### 3 ####  ", None),
+        ("#### 3 ####  ", "3"),
         ("7 ####\n8", None),
         ("\\boxed{1} then \\boxed{\\frac{1}{2}} #### 9", "\\frac{1}{2}"),
         ("\\boxed { 11 }", "11"),
@@ -30,12 +31,12 @@ from lgrpo.rewards.grade import grade
         ("\\boxed{} 4", None),
         ("}}} \\boxed{2}", "2"),
         ("The answer is 1,234.50.", "1,234.50"),
-        ("12-5", "5"),
+        ("12-5", "12-5"),
         ("x = -5", "-5"),
-        ("it is −5", "-5"),
+        ("it is −5", "−5"),
         ("about 3 / 4 of it", "3 / 4"),
         ("a 2e5", "2e5"),
-        ("so it is $-\\frac{1}{2}$.", "-\\frac{1}{2}"),
+        ("so it is $-\\frac{1}{2}$.", "$-\\frac{1}{2}$"),
         ("nothing", None),
         ("", None),
     ],
@@ -87,6 +88,9 @@ def test_where_the_answer_is(text, answer):
         ("-2\\frac{3}{4}", Fraction(-11, 4)),
         ("1\\frac12", Fraction(3, 2)),
         ("x = 5", 5),
+        ("3½", Fraction(7, 2)),
+        ("12 500", 12500),
+        ("0.1\\overline{6}", Fraction(1, 6)),
     ],
 )
 def test_numbers(text, value):
@@ -95,7 +99,7 @@ def test_numbers(text, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["1 1", "12 3", "1\x002", "3\u200f4", "5$5", "1,2", "1,0000", "--5", "1/0", "\\frac{1}{0}", "9**9**9", "1e9999", "5²", "3½", "1.2.3",
+    ["1 1", "12 3", "1\x002", "3\u200f4", "5$5", "1,2", "1,0000", "--5", "1/0", "\\frac{1}{0}", "9**9**9", "1e9999", "5²", "1.2.3",
      "٣", "7 hundred", "7 or 8", "7 apples and three pens", "7x", "7k", "7th", "7 squared", "5\\text{ or }6", "2\\text{ million}", "1 11/2",
      "nan", "inf", "1_000", "0x10"],
 )  # fmt: skip
@@ -177,6 +181,14 @@ HOSTILE = [
     "\\frac" * BIG,
     "\\boxed{" + "^\\circ" * 40 + "}",
     "__import__('os').system('true')",
+    "#### 5 " + "a " * 100 + "1",
+    "#### 5" + "a" * 240 + "\\",
+    "#### " + "\\triangle " * 21 + "1 = 5",
+    "\\boxed{5" + "\\text{a}" * 30 + "}",
+    "\\boxed{1}" + ", and " * 8 + "\\boxed{2}",
+    "\\boxed{\\text{}",
+    "answer is " * 5000,
+    "The answer is " + "clearly " * 5000,
 ]
 
 

@@ -36,7 +36,7 @@ CASES = [
     ("\\boxed{(4,3)}", "(3,4)", "wrong"),
     ("\\boxed{x-1}", "1-x", "wrong"),
     ("\\boxed{1.414}", "\\sqrt{2}", "wrong"),
-    ("\\boxed{\\frac{1}{}", "x+1", "wrong"),
+    ("\\boxed{\\frac{1}{}", "x+1", "unparsable"),
     ("\\boxed{\\sqrt{5}}", "2", "wrong"),
     ("\\boxed{\\sqrt{4}\\text{ million}}", "2", "unparsable"),
     ("\\boxed{1 1}", "11", "unparsable"),

@@ -1,0 +1,111 @@
+"""One spelling of an answer: Unicode mathematics as LaTeX, and nothing that only changes how it looks. No meaning is read here.
+
+Words that stood in \\text{...} are kept between OPEN and CLOSE, which no input can hold, so that they are never taken for variables.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+
+OPEN, CLOSE = "\ue000", "\ue001"
+_UNMARK = str.maketrans(OPEN + CLOSE, "  ")
+
+# Full-width forms by hand: NFKC would also turn 5² into 52 and 3½ into 31/2.
+_SAME = {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)} | dict.fromkeys("−–—﹣‐‑", "-") | dict.fromkeys("⁄∕÷", "/")
+
+
+def _pairs(table: str) -> list[tuple[str, str]]:
+    """A table of words, two and two."""
+    words = table.split()
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
+_COMMAND_SIGNS = r"""∞ \infty π \pi × \times · \cdot ⋅ \cdot ∙ \cdot ≤ \leq ≥ \geq ⩽ \leq ⩾ \geq ≠ \neq ≈ \approx ≅ \approx ± \pm ∓ \mp
+    ∪ \cup ∩ \cap ∈ \in ∅ \emptyset √ \sqrt ∛ \sqrt[3] ° ^\circ º ^\circ ˚ ^\circ … \ldots ∠ \angle ℝ \mathbb{R} ℤ \mathbb{Z} ℕ \mathbb{N}
+    ℚ \mathbb{Q} ℂ \mathbb{C} ⇒ \Rightarrow → \to ≡ \equiv ⟨ ( ⟩ ) 〈 ( 〉 ) “ " ” " ‘ ' ’ ' ′ '"""
+_SIGNS = {sign: name + " " * (name[0] == "\\") for sign, name in _pairs(_COMMAND_SIGNS)} | dict.fromkeys("✓✔✅∎■□", "")
+_SCRIPTS = {"<super>": "^", "<sub>": "_"}
+_RAISED = re.compile(r"(?:([\^_])\{([^{}]*)\})(?:\1\{([^{}]*)\})+")
+_TO_NOTHING = """left right bigl bigr Bigl Bigr biggl biggr big Big bigg Bigg middle displaystyle textstyle scriptstyle limits nolimits boldmath
+    bf rm it tt sf em bfseries itshape tiny small footnotesize normalsize large Large LARGE huge Huge centering mathbf mathit mathsf mathtt mathnormal
+    boldsymbol bold bm pmb underline boxed fbox therefore square blacksquare checkmark qed"""
+_TO_BLANK = "thinspace medspace thickspace quad qquad enspace nobreakspace newline"
+_OTHER_NAMES = r"""dfrac \frac tfrac \frac cfrac \frac le \leq ge \geq leqslant \leq geqslant \geq ne \neq lt < gt > langle ( rangle ) lparen ( rparen )
+    lbrace \{ rbrace \} lvert | rvert | vert | lbrack [ rbrack ] degree ^\circ degrees ^\circ textdegree ^\circ pounds £ euro € yen ¥ rupee ₹
+    textdollar \$ mathdollar \$ percent \% dots \ldots cdots \ldots dotsc \ldots simeq \approx cong \approx doteq \approx sim \approx infin \infty
+    varnothing \emptyset imath i implies \Rightarrow prime ' ast * colon :"""
+_COMMANDS = dict.fromkeys(_TO_NOTHING.split(), "") | dict.fromkeys(_TO_BLANK.split(), " ") | dict(_pairs(_OTHER_NAMES))
+"""What becomes of a command, by its name."""
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
+_SPACING = re.compile(r"\\[,;:> ]|~|\\\\(?![A-Za-z])|\\hspace\*?\{[^{}]*\}")
+_SPACING_IN_ROWS = re.compile(r"\\[,;:>](?<!\\\\.)|~")
+_WORDS = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|hbox|emph|operatorname\*?)\s*\{([^{}]*)\}")
+_UPRIGHT = re.compile(r"\\mathrm\s*\{([^{}]*)\}")
+_LOOKS = re.compile(
+    r"\\(?:math(?:bf|it|sf|tt|normal)|boldsymbol|bold|bm|pmb|underline|underbar|uline|boxed|fbox|framebox)\s*\{([^{}]*)\}|"
+    r"(?:\\textcolor\s*\{\w*\}|\\color\s*\{\w*\}|\\tag\*?)\s*(?:\{([^{}]*)\})?"
+)
+_TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|\[/?INST\]|\[(?:EOS|END|PAD)\]|</?(?:s|eos|bos|pad|b|i|em|strong|u|code|p|br|answer)\s*/?>")
+_MARKDOWN = re.compile(r"(?<![\w)*}\\])(\*\*\*|\*\*|\*|__|_|`{1,3})(?=\S)([^*`]{1,200}?)\1(?![\w(*{])")
+_MATH_MODE = re.compile(r"(?<!\\)\\[()\[\]]|(?<!\\)\$\$")
+_DOLLAR = re.compile(r"(?<!\\)\$")
+_BLANKS = re.compile(r"\s+")
+_ROOT_OF = re.compile(r"\\sqrt\s*(\[3\])?\s*(?:\(([^()]*)\)|([0-9]+(?:\.[0-9]+)?))")
+_DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))\s*")
+
+
+def words_as_blanks(text: str) -> str:
+    """The text without the marks around words; every character keeps its place."""
+    return text.translate(_UNMARK)
+
+
+def spelled(answer: str) -> str:
+    """The answer in one spelling. Linear but for a few nested commands of bounded text; call it with bounded text only."""
+    text = unicodedata.normalize("NFC", answer)
+    if not text.isascii():
+        text = "".join(map(_plain_sign, text))
+        text = _RAISED.sub(lambda m: m[1] + "{" + "".join(re.findall(rf"{re.escape(m[1])}\{{([^{{}}]*)\}}", m[0])) + "}", text)
+    text = "".join(c if c.isprintable() else " " for c in text) if not text.isprintable() else text
+    text = _TOKENS.sub(" ", text).replace("{,}", ",")
+    text = re.sub(r"\\!\s*", "", text)
+    text = (_SPACING_IN_ROWS if "\\begin" in text else _SPACING).sub(" ", _MATH_MODE.sub(" ", text))
+    if len(_DOLLAR.findall(text)) % 2 == 0:  # pairs enclose mathematics; a single one is money
+        text = _DOLLAR.sub(" ", text)
+    text = _DOLLAR.sub(r"\\$", text)
+    text = re.sub(r"(?<!\\)%", r"\\%", text)
+    for _ in range(4):  # commands within commands
+        before = text
+        text = _LOOKS.sub(lambda m: m[1] or m[2] or "", text)
+        text = _UPRIGHT.sub(lambda m: m[1].strip() if m[1].strip() in ("i", "e", "d", "\\%") else f"\\text{{{m[1]}}}", text)
+        text = _WORDS.sub(lambda m: OPEN + m[1] + CLOSE, text)
+        if text == before:
+            break
+    text = _COMMAND.sub(lambda m: _COMMANDS.get(m[1], m[0]), text)
+    text = _MARKDOWN.sub(r" \2 ", text)
+    text = _DEGREE.sub(r"^\\circ ", text.replace("...", "\\ldots "))
+    text = _ROOT_OF.sub(lambda m: f"\\sqrt{m[1] or ''}{{{m[2] or m[3]}}}", text) if "√" in answer or "∛" in answer else text
+    return _BLANKS.sub(" ", text).strip()
+
+
+@functools.lru_cache(maxsize=4096)
+def _plain_sign(char: str) -> str:
+    if char.isascii():
+        return char
+    if char in _SAME:
+        return _SAME[char]
+    if char in _SIGNS:
+        return _SIGNS[char]
+    kind, _, rest = unicodedata.decomposition(char).partition(" ")
+    value = "".join(chr(int(code, 16)) for code in rest.split())
+    if kind in _SCRIPTS:
+        return f"{_SCRIPTS[kind]}{{{value.translate(str.maketrans('−', '-'))}}}"
+    if kind == "<fraction>" and "⁄" in value:
+        above, _, below = value.partition("⁄")
+        return f"\\frac{{{above}}}{{{below}}}"
+    name = unicodedata.name(char, "").split()
+    if name[:1] == ["GREEK"] and name[2:3] == ["LETTER"] and len(name) == 4:
+        letter = name[3].lower().replace("lamda", "lambda")
+        return "\\" + (letter if name[1] == "SMALL" else letter.capitalize()) + " "
+    return " " if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Zs", "Zl", "Zp") else char

@@ -1,0 +1,344 @@
+"""What an answer says: a number where it can be nothing else, a unit, a name, sides of an equation, else mathematics for the parser or words.
+
+Completions are untrusted: what is interpreted is bounded, and nothing is ever evaluated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from fractions import Fraction
+
+from lgrpo.rewards.notation import CLOSE, OPEN, spelled, words_as_blanks
+from lgrpo.rewards.units import ATTACHED, Unit, read_unit
+
+MAX_ANSWER = 256
+"""Characters of an answer that is interpreted; a longer one is compared as it is."""
+APPROX = "\\approx "
+"""In front of a side that is said to be a rounding of the value."""
+ROUNDED = Fraction(1, 100)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """An answer taken apart. Equal answers need not have equal readings; equal `text` means equal answers."""
+
+    number: Fraction | None
+    """The value, where it is a plain number."""
+    text: str
+    """Value and sides in normal form, compared as they are; votes are counted under it."""
+    unit: Unit = ()
+    name: str = ""
+    """What the value is said to be: x in `x = 3`, Area in `\\text{Area} = 205`."""
+    sides: tuple[str, ...] = ()
+    """Further sides of the equation, in LaTeX: 100+105 in `100+105 = 205`, k^2 in `k^2 = 205`."""
+    latex: str = ""
+    """The value for a LaTeX parser, without unit and name. Empty where only the text counts."""
+    equation: str = ""
+    """All of it with `=`, for a LaTeX parser; empty where the answer is no equation."""
+
+
+_PLAIN = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_SIMPLE = re.compile(r"(\\?\$)?(-?(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]{1,18})(?:\.[0-9]{1,18})?)", re.ASCII)
+_DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9]| [0-9])|[0-9]+)"
+_UNSIGNED = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
+_SIGN = r"(?P<sign>[-+]?)\s*"
+_ARGUMENT = r"\s*(?:\{\s*(?P<K>[-+]?\s*" + _UNSIGNED + r")\s*\}|(?P<K1>[0-9]))"
+_FRAC = r"\\frac" + _ARGUMENT.replace("K", "a") + _ARGUMENT.replace("K", "b")
+_DOLLAR = ("dollar",)
+# The first that matches at the front is read; what follows must be a unit.
+_FORMS = [
+    # Mixed numbers: the fraction must be proper, else `1 11/2` could as well be a product or two numbers.
+    re.compile(rf"{_SIGN}(?P<whole>[0-9]+)\s*(?: (?P<c>[0-9]+)\s*/\s*(?P<d>[0-9]+)(?![0-9.,])|{_FRAC})", re.ASCII),
+    re.compile(_SIGN + _FRAC, re.ASCII),
+    re.compile(rf"{_SIGN}(?P<start>[0-9]*\.[0-9]*)(?:\\(?:overline|bar|dot)\s*(?:\{{(?P<cycle>[0-9]+)\}}|(?P<digit>[0-9]))|\((?P<inner>[0-9]+)\))", re.ASCII),
+    re.compile(rf"{_SIGN}(?P<a>{_UNSIGNED})\s*/\s*(?P<b>[-+]?\s*{_UNSIGNED})(?![0-9,])", re.ASCII),
+    re.compile(
+        rf"{_SIGN}(?P<a>{_UNSIGNED})(?:[eE](?P<e>[-+]?[0-9]{{1,3}})(?![0-9])|"
+        rf"\s*(?:\*|\\times|\\cdot)\s*10\s*\^\s*(?:\{{\s*(?P<e1>[-+]?[0-9]{{1,3}})\s*\}}|(?P<e2>[-+]?[0-9]{{1,3}}(?![0-9]))))?(?![0-9,])",
+        re.ASCII,
+    ),
+]  # fmt: skip
+_SIGNS_BEHIND = r"\\[%$]|[€£¥₹₩₽¢]|\^\\circ"
+_UNIT = re.compile(rf"\s*(?:{_SIGNS_BEHIND}|[A-Za-z])(?:{_SIGNS_BEHIND}|[A-Za-z\s./-]|\^ ?\{{? ?[23] ?\}}?)*")
+_UNIT_BEHIND_FORMULA = re.compile(
+    rf"(?<=\S)\s*(?:{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}|(?<=\s)([A-Za-z]{{2,}}(?:[\s./]+[A-Za-z]+)*))\s*(\^\s*\{{?\s*[23]\s*\}}?)?$"
+)
+_MONEY = re.compile(r"(?:\\\$|[€£¥₹₩₽]|(?:US|CA|AU)?\\\$|(?:USD|EUR|GBP|INR|JPY|CAD|AUD|Rs)\b\.?)\s*")
+_MODULO = re.compile(r"\s*(?:\\pmod\s*(?:\{([^{}]*)\}|(\w))|\(?\s*\\?b?mod\b\s*\{?(\w+)\}?\s*\)?)$")
+_BASED = re.compile(r"[({]?\s*([0-9][0-9A-Za-z]*)\s*[)}]?\s*_\s*\{?\s*([0-9]+|[a-z]+)\s*\}?")
+_BASE_WORDS = "two three four five six seven eight nine ten eleven twelve"
+_BASES = {word: n for n, word in enumerate(_BASE_WORDS.split(), 2)} | {"sixteen": 16}
+
+# Around the answer
+_ENDS = re.compile(r"^(?:[\s#\"`*,;:=]|\\Rightarrow(?![a-z])|\\to(?![a-z])|\\approx(?![a-z]))+|(?:[\s.,;:#\"`*]|\\(?=$))+$")
+_LABEL = re.compile(
+    r"(?:[A-Za-z']+\s+){0,8}?(?:[A-Za-z']+\s*:|(?:is|are|was|be|equals)\b:?|(?:answer|ans|total|result)\s+(?=[-\d\\.])|"
+    r"(?:about|around|roughly|approx(?:\.|imately)?|exactly|only|just)\s)\s*(?=\S)",
+    re.IGNORECASE,
+)
+_DENIALS = "not no never cannot wrong incorrect least most than neither nor if or false except"
+_DENIED = frozenset(_DENIALS.split())
+_BECAUSE = re.compile(r",?\s+(?:since|because)\b.*$", re.DOTALL)
+_REASON = re.compile(r"\s*(?:since|because|as|see|from|where|i\.?e|namely|using|by|rounded|approx\w*|in)(?![\w(^=])", re.IGNORECASE)
+_PLAIN_WORDS = re.compile(r"\s*[A-Za-z]{2,}(?:[\s-]+[A-Za-z]+)*\.?\s*")
+
+# Names of values
+_GREEK = "alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|(?:var)?phi|chi|psi|omega|ell|hbar"
+_VARIABLE = rf"(?:\\(?i:{_GREEK})(?![a-zA-Z])|[A-Za-z])\s*'*(?:_\s*(?:\{{[^{{}}]*\}}|\w))?'*"
+VARIABLE = re.compile(_VARIABLE)
+_NAME = re.compile(
+    rf"{_VARIABLE}(?:\s*(?:\^\s*\{{-1\}})?\s*\([^()]*\))?|\({_VARIABLE}(?:\s*,\s*{_VARIABLE})+\s*\)|[A-Z]{{2,4}}|[\[|]\s*[A-Z]{{2,5}}\s*[\]|]|"
+    r"(?:m\s*)?\\(?:angle|triangle|overline|overrightarrow|vec|bar|hat|widehat|measuredangle)\s*\{?\s*[A-Za-z]{1,4}\s*\}?"
+)
+_NAMING_WORDS = re.compile(r"(?:\\(?:triangle|angle)(?![a-z])|[A-Za-z'\s])+")
+_RELATION = re.compile(r"\\(?:leq|geq|neq|Rightarrow|to|subset|subseteq|mid)(?![a-z])|[<>]|!=")
+_EQUALS = re.compile(r"=|\\(?:approx|equiv)(?![a-z])|\\in(?![a-z])")
+_JOINER = re.compile(rf"\s*,?\s*(?:{OPEN}\s*,?\s*(?:and|or)\s*{CLOSE}|(?<![A-Za-z])(?:and|or)(?![A-Za-z])(?![^{OPEN}{CLOSE}]*{CLOSE}))\s*")
+# What folds its case; in mathematics r and R are two things.
+_FOLDED = re.compile(r"[A-Z]?[a-z]{3,}|[A-Z][a-z]{2}|[A-Z]{4,}|(?i:no|yes|odd)|[A-Za-z']{2,}(?:[ .-]+[A-Za-z']+)+")
+
+
+def read_answer(answer: str) -> Reading:
+    """Takes an answer apart.
+
+    Numbers: integers with or without thousands groups (1,000 and 1 000), decimals, repeating decimals, a/b, \\frac, mixed numbers, scientific
+    notation with up to three exponent digits. In front and behind: a sign, currency, a unit (18 dollars, 5 km/h), but no word that changes the
+    value or joins two (million, dozen, or). Labels, reasons in brackets, markup and invisible characters are dropped. What is longer than
+    MAX_ANSWER is text.
+    """
+    if _PLAIN.fullmatch(answer):  # most answers: the rest of this function would say the same, ten times slower
+        return Reading(Fraction(int(answer)), answer, latex=answer)
+    if len(answer) > MAX_ANSWER:
+        return Reading(None, answer.casefold())
+    if simple := _SIMPLE.fullmatch(answer):
+        return Reading(Fraction(simple[2].replace(",", "")), simple[2], _DOLLAR if simple[1] else (), latex=simple[2])
+    text = _undecorated(spelled(answer))
+    name, sides, value = _taken_apart(text)
+    value, money = _without_money(_unwrapped(value))
+    value, unit, number = _measured(value)
+    sides = tuple(side for side in sides if number is None or not _same_number(side, number))
+    latex = _for_parser(value)
+    based = _BASED.fullmatch(words_as_blanks(value))
+    if based or "\\ldots" in value:
+        latex = ""
+        value = f"{based[1]}_{_BASES.get(based[2], based[2])}" if based else value
+    outer = tuple(_for_parser(side) for side in sides)
+    normal = "=".join([*map(_normal, sides), _normal(value)])
+    return Reading(number, normal, money + unit, _normal(name), outer, latex, _for_parser(text) if "=" in text else "")
+
+
+def _undecorated(text: str) -> str:
+    """Without labels, reasons, punctuation and emphasis around it."""
+    for _ in range(3):
+        before = text
+        text = _ENDS.sub("", text)
+        view = words_as_blanks(text)
+        start = len(view) - len(view.lstrip())
+        if (label := _LABEL.match(view, start)) and not _DENIED & set(re.findall("[a-z]+", label[0].lower())):
+            text = _balanced(text[label.end() :])
+        elif reason := _BECAUSE.search(view):
+            text = _balanced(text[: reason.start()])
+        elif view.rstrip()[-1:] in (")", "]"):
+            text = _without_comment(text, view.rstrip())
+        if text == before:
+            break
+    return text
+
+
+def _balanced(text: str) -> str:
+    """Without marks of words that lost their partner by a cut."""
+    if text.count(OPEN) != text.count(CLOSE):
+        text = text.replace(OPEN, " ").replace(CLOSE, " ")
+    return text.strip()
+
+
+def _without_comment(text: str, view: str) -> str:
+    """`42 (since 84/2)` as 42 and `42 (dollars)` as `42 dollars`; brackets that hold mathematics stay."""
+    depth = 0
+    for at in range(len(view) - 1, -1, -1):
+        depth += (view[at] in ")]") - (view[at] in "([")
+        if depth == 0:
+            break
+    inner, front = view[at + 1 : -1], text[:at]
+    if depth or not front.strip() or front.rstrip()[-1:] in "^_\\":
+        return text
+    if _REASON.match(inner):
+        return _balanced(front)
+    if _PLAIN_WORDS.fullmatch(inner) and view[at - 1 : at] in (" ", ""):
+        return _balanced(f"{front} {inner}")
+    return text
+
+
+def _top_level(text: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:
+    """Matches outside of all brackets."""
+    found, depth, seen = [], 0, 0
+    for match in pattern.finditer(text):
+        for char in text[seen : match.start()]:
+            depth += (char in "([{") - (char in ")]}")
+        seen = match.start()
+        if depth == 0:
+            found.append(match)
+    return found
+
+
+def _same_number(side: str, number: Fraction) -> bool:
+    """Whether a side is this number; behind `\\approx` within ROUNDED of it."""
+    rounded = side.startswith(APPROX)
+    other = _number(side.removeprefix(APPROX))
+    return other is not None and (abs(other - number) <= ROUNDED * abs(number) if rounded else other == number)
+
+
+def _taken_apart(text: str) -> tuple[str, tuple[str, ...], str]:
+    """(name, other sides, value): the value is the last side, or what stands before `\\approx`."""
+    text = _JOINER.sub(", ", text)
+    if _RELATION.search(text):
+        return "", (), text
+    signs = _top_level(text, _EQUALS)
+    commas = _top_level(text, re.compile("[,;]"))
+    if commas and (len(signs) != 1 or signs[0].start() > commas[0].start()):
+        return _same_name(text) if signs else ("", (), text)
+    sides = [text[a:b].strip() for a, b in zip([0, *(s.end() for s in signs)], [*(s.start() for s in signs), len(text)], strict=True)]
+    sides = [side for side in sides if side]
+    if not sides:
+        return "", (), ""
+    if len(sides) > 1 and _is_name(sides[-1]) and not _is_name(sides[0]):  # 5 = x
+        sides.reverse()
+    named = [side for side in sides[:-1] if _is_name(side)]
+    others = [side for side in sides[:-1] if not _is_name(side)]
+    rounded = bool(signs) and signs[-1][0].startswith("\\approx") and len(others) > 0
+    value = others.pop() if rounded else sides[-1]
+    others += [APPROX + sides[-1]] if rounded else []
+    return "=".join(named[:1]), tuple(others), value
+
+
+def _same_name(text: str) -> tuple[str, tuple[str, ...], str]:
+    """`x = 2, x = 3` is the list 2, 3 of x."""
+    parts = [part.split("=") for part in re.split("[,;]", text)]
+    if all(len(part) == 2 and part[0].strip() == parts[0][0].strip() for part in parts) and _is_name(parts[0][0].strip()):
+        return parts[0][0].strip(), (), ", ".join(part[1].strip() for part in parts)
+    return "", (), text
+
+
+def _is_name(side: str) -> bool:
+    if _NAME.fullmatch(side):
+        return True
+    view = words_as_blanks(side)
+    words = re.findall(r"(?<!\\)[A-Za-z']+", view)
+    wordy = OPEN in side or any(len(word) > 3 for word in words)
+    return bool(wordy and words and _NAMING_WORDS.fullmatch(view) and not _DENIED & {word.lower() for word in words})
+
+
+def _unwrapped(value: str) -> str:
+    """Without brackets around all of it that add nothing: {205}, (5), \\{5\\}, (C)."""
+    value = re.sub(rf"^{OPEN}\s*\((\w)\)\s*{CLOSE}$", r"\1", value)
+    for _ in range(3):
+        view = value.strip()
+        match = re.fullmatch(r"\{(.*)\}|\((.*)\)|\\\{(.*)\\\}|\[(.*)\]", view, re.DOTALL)
+        inner = next((group for group in match.groups() if group is not None), "") if match else ""
+        if not match or "," in inner or ";" in inner or (any(c in "()[]{}" for c in inner) and not _closed(inner)):
+            break
+        if view[0] in "\\[" and _number(inner) is None:
+            break
+        value = inner.strip()
+    return value.strip()
+
+
+def _closed(text: str) -> bool:
+    depth = 0
+    for char in text:
+        depth += (char in "([{") - (char in ")]}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _without_money(value: str) -> tuple[str, Unit]:
+    """A currency in front is a unit: -\\$18.00."""
+    value = words_as_blanks(value).strip() if value.startswith(OPEN) and _MONEY.match(words_as_blanks(value).strip()) else value
+    sign = re.match(r"[-+]?\s*", value)[0]
+    money = _MONEY.match(value, len(sign))
+    if not money:
+        return value, ()
+    unit = read_unit(money[0].replace("US\\$", "\\$").replace(".", ""), only_known=True)
+    return sign + value[money.end() :], unit or ()
+
+
+def _measured(value: str) -> tuple[str, Unit, Fraction | None]:
+    """(value without its unit, unit, number)."""
+    modulo = _MODULO.search(words_as_blanks(value))
+    if modulo and _number(value[: modulo.start()]) is not None:
+        value, unit = value[: modulo.start()].strip(), ("mod " + (modulo[1] or modulo[2] or modulo[3]),)
+        return value, unit, _number(value)
+    view = words_as_blanks(value)
+    if found := _number_in_front(view):
+        number, end = found
+        rest = view[end:]
+        if not rest.strip():
+            return value, (), number
+        word = re.match(r"\s*[A-Za-z]+", rest)
+        apart = not word or rest[0] == " " or word[0] in ATTACHED
+        unit = read_unit(rest, only_known=False) if _UNIT.fullmatch(rest) and apart else None
+        if unit is not None:
+            return view[:end].strip(), unit, number
+    behind = _UNIT_BEHIND_FORMULA.search(value)
+    if behind and (unit := read_unit((behind[1] or behind[2] or "") + (behind[3] or ""), only_known=True)) is not None:
+        return value[: behind.start()].strip(), unit, None
+    return value, (), None
+
+
+def _number(text: str) -> Fraction | None:
+    found = _number_in_front(words_as_blanks(text).strip())
+    return found[0] if found and not text[found[1] :].strip() else None
+
+
+def _number_in_front(text: str) -> tuple[Fraction, int] | None:
+    """(exact value, where it ends) of the number that a text starts with. Digits are bounded by MAX_ANSWER, the exponent by 999."""
+    for form in _FORMS:
+        if match := form.match(text):
+            value = _value(match.groupdict())
+            if value is not None:
+                return (-value if match["sign"] == "-" else value), match.end()
+    return None
+
+
+def _value(parts: dict[str, str | None]) -> Fraction | None:
+    if (start := parts.get("start")) is not None:
+        whole, _, places = start.partition(".")
+        cycle = parts["cycle"] or parts["digit"] or parts["inner"]
+        return Fraction(int(whole + places + cycle) - int(whole + places or "0"), 10 ** len(places) * (10 ** len(cycle) - 1))
+    a, b = (_plain(parts.get(key) or parts.get(key + "1") or parts.get(other)) for key, other in ("ac", "bd"))
+    if b is not None:
+        if not b:
+            return None
+        a /= b
+    if (whole := parts.get("whole")) is not None:
+        return int(whole) + a if 0 < a < 1 else None
+    exponent = parts.get("e") or parts.get("e1") or parts.get("e2")
+    return a * Fraction(10) ** int(exponent) if exponent else a
+
+
+def _plain(text: str | None) -> Fraction | None:
+    return None if text is None else Fraction(re.sub(r"[\s,]", "", text).rstrip("."))
+
+
+def _normal(text: str) -> str:
+    """Without blanks, but for those between digits, and in lower case where it is words."""
+    text = words_as_blanks(text).strip()
+    if _FOLDED.fullmatch(text):
+        text = text.casefold()
+    return re.sub(r"(?<=\d)\s+(?=\d)", "\x00", text).replace(" ", "").replace("\x00", " ")
+
+
+def _for_parser(text: str) -> str:
+    """LaTeX again. Commas within brackets and between plain numbers separate: they are no thousands commas."""
+    if re.fullmatch(r"[\d\s,;.+-]*", text):
+        text = re.sub(r"\s*,\s*", ", ", text)
+    elif "," in text:
+        depth, out = 0, []
+        for char in text:
+            depth += (char in "([") - (char in ")]")
+            out.append(", " if char == "," and depth > 0 else char)
+        text = "".join(out)
+    text = re.sub(r"([A-Za-z])('+)", r"\1_{prime}", text) if "'" in text else text
+    return text.replace(OPEN, "\\text{").replace(CLOSE, "}").strip()
