@@ -149,14 +149,16 @@ def train(session: Session, stop: StopFlag) -> int:
         for done in range(session.start + 1, cfg.train.num_steps + 1):
             if code is not None:
                 break
-            started = time.perf_counter()
+            started, compiled = time.perf_counter(), session.clock.total
             batch = next(data)
             placed = put_batch(batch, session.mesh)
             fed = time.perf_counter()
+            session.compute.add(session.compute.program(sft_step, state, placed, cfg=cfg).of())
             state, update = sft_step(state, placed, cfg=cfg)
             metrics = {name: float(value) for name, value in update.items()}
             ended = time.perf_counter()
             metrics |= {"time/data_s": fed - started, "time/train_s": ended - fed, "time/step_s": ended - started}
+            metrics |= session.compute.metrics(ended - started, session.clock.total - compiled)
             guards.after(done, metrics, batch)
             bar.set_postfix(ce=f"{metrics['sft/ce']:.4f}", kl=f"{metrics['sft/kl']:.4f}")
             bar.update()
