@@ -28,22 +28,36 @@ T = TypeVar("T")
 Ids = list[list[int]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """The first record of a stream, for the log: ids of its unpadded prompt, and its target; target: chain, end of thinking and answer where they
+    are trained on, else empty."""
+
+    prompt: list[int]
+    target: list[int]
+    gold: str
+
+
 class Stream(Generic[T]):
     """An iterator of batches that can say where it is. Not thread-safe."""
 
     def __init__(
-        self, dataset: grain.MapDataset, identity: dict[str, Any], dropped: int, example_ids: list[int], fingerprint: str = ""
+        self, dataset: grain.MapDataset, identity: dict[str, Any], left_out: dict[str, int], example: Example, fingerprint: str = ""
     ) -> None:
         # No threads: there is nothing to wait for, and the state must not run ahead of what was handed out.
         self._iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
         self._identity = identity
-        self.dropped = dropped
-        """Records left out because they were too long."""
-        self.example_ids = example_ids
-        """Unpadded prompt of the first record, for the log."""
+        self.left_out = left_out
+        """Records that were too long, by the limit that they exceed (`all`: each record once)."""
+        self.example = example
         self.fingerprint = fingerprint
         """Identity of the tokenised records, where they are for supervised training."""
         self.records: int = identity["records"]
+
+    @property
+    def dropped(self) -> int:
+        """Records left out because they were too long."""
+        return self.left_out["all"]
 
     def __iter__(self) -> Stream[T]:
         return self
@@ -79,7 +93,7 @@ class _Table:
     answers: Ids
     gold: list[str]
     uid: np.ndarray  # int32 [M]
-    dropped: int
+    left_out: dict[str, int]
 
 
 def prompt_stream(
@@ -223,7 +237,26 @@ def _stream(
         rows = rows.repeat()
     dataset = rows.map(lambda at: assemble(at, shard))
     identity = {"split": split, "records": size, "batch": batch, "seed": cfg.seed, "shuffle": shuffle, **(more or {})}
-    return Stream(dataset, identity, table.dropped, table.prompts[0], fingerprint)
+    target = [*table.chains[0], cfg.data.think_end_id, *table.answers[0]] if table.chains else []
+    return Stream(dataset, identity, table.left_out, Example(table.prompts[0], target, table.gold[0]), fingerprint)
+
+
+def describe_stream(stream: Stream[Any], tokenizer: TextTokenizer) -> str:
+    """The first prompt with its target, text and tokens, and what was left out by which limit: for the log, before anything is trained."""
+    first = stream.example
+    parts = [f"first prompt: {prompts.describe_prompt(tokenizer, first.prompt)}"]
+    parts += [f"its target: {prompts.describe_prompt(tokenizer, first.target)}"] if first.target else []
+    why = ", ".join(f"{count} longer than {field}" for field, count in stream.left_out.items() if field != "all" and count)
+    left = f"{stream.dropped} left out as too long" + (f" ({why})" if why else "")
+    return "\n".join([*parts, f"its gold answer: {first.gold!r}", f"records: {stream.records} used, {left}"])
+
+
+def prompt_texts(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, records: Sequence[Record]) -> list[str]:
+    """The prompts of records of a split."""
+    own = cfg.data.instruction
+    asked = {"instruction": instruction_of(cfg.data.source, split) if own is None else own, "few_shot": prompts.load_examples(cfg.data)}
+    problems = [r["problem"] for r in records]
+    return prompts.render_prompts(problems, cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, **asked)
 
 
 def _tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, supervised: bool) -> _Table:
@@ -231,14 +264,11 @@ def _tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, su
     if cfg.data.think_end_id < 0 or cfg.data.eos_id < 0:
         raise ValueError("the config is not resolved; pass it through lgrpo.data.prompts.resolve first")
     records = load_records(cfg.data, split)
-    own = cfg.data.instruction
-    asked = {"instruction": instruction_of(cfg.data.source, split) if own is None else own, "few_shot": prompts.load_examples(cfg.data)}
-    problems = [r["problem"] for r in records]
-    texts = prompts.render_prompts(problems, cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, **asked)
+    texts = prompt_texts(cfg, tokenizer, split, records)
     parts = {"prompt": (_encode(tokenizer, texts, records), cfg.data.max_prompt, "data.max_prompt")}
     if supervised:
         parts |= _supervised_parts(cfg, tokenizer, records)
-    keep = np.ones(len(records), bool)
+    keep, left_out = np.ones(len(records), bool), {}
     for what, (ids, limit, field) in parts.items():
         fits = np.array([len(row) for row in ids]) <= limit
         if cfg.data.overlong == "error" and not fits.all():
@@ -251,6 +281,7 @@ def _tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, su
                 f"warning: data: {int((~fits).sum())} of {len(records)} {split} records left out: longer answer than {field}={limit}"
             )
         keep &= fits
+        left_out[f"{field}={limit}"] = int((~fits).sum())
     kept = np.flatnonzero(keep)
     if not len(kept):
         shortest = {what: min(map(len, ids)) for what, (ids, _, _) in parts.items()}
@@ -268,7 +299,7 @@ def _tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, su
         answers=chosen("answer"),
         gold=[records[i]["answer"] for i in kept],
         uid=np.array([records[i]["uid"] for i in kept], np.int32),
-        dropped=len(records) - len(kept),
+        left_out=left_out | {"all": len(records) - len(kept)},
     )
 
 

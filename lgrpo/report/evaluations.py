@@ -34,7 +34,7 @@ EVALUATED = (
     "evaluation.noise_scale",
 )
 """Settings that the eval/ metrics of training depend on beside the model."""
-REWARDED = ("data.source", "data.path", "data.difficulty", "data.train_split", "data.grader")
+REWARDED = ("data.source", "data.path", "data.difficulty", "data.train_split", "data.grader", "data.reward")
 """Settings that the rewards of training depend on beside the model."""
 
 

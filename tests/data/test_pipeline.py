@@ -148,8 +148,9 @@ def test_overlong_records_are_dropped_and_counted(jsonl_cfg, tokenizer):
     cfg = jsonl_cfg(*lines)
     stream = prompt_stream(cfg, tokenizer, "train", batch=3)
     assert stream.dropped == 1 and sorted(next(stream)[0].uid.tolist()) == [0, 2, 3]  # uid stays the position in the file
-    assert tokenizer.decode(stream.example_ids) == "Tom has 1 pens . <think>"
+    assert tokenizer.decode(stream.example.prompt) == "Tom has 1 pens . <think>"
     sft = sft_stream(cfg, tokenizer, "train", batch=2)
+    assert list(stream.left_out.values()) == [1, 1] and sorted(sft.left_out) == ["all", *sorted(sft.left_out)[1:]]
     assert sft.dropped == 2 and sorted(next(sft)["uid"].tolist()) == [0, 3]
     strict = replaced(cfg, "data", overlong="error")
     with pytest.raises(UserError, match=r"record 1: prompt has 41 tokens, data\.max_prompt is 32"):
