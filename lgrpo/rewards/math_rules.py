@@ -88,7 +88,10 @@ def _differs(a: Any, b: Any) -> bool:
     if isinstance(a, sympy.FiniteSet) and isinstance(b, sympy.FiniteSet):
         return all(e.is_number for e in (*a.args, *b.args)) and any(map(_differs, _by_value(a), _by_value(b)))
     if isinstance(a, _Relation) and isinstance(b, _Relation):
+        a, b = (x if x.lhs.free_symbols else x.reversed for x in (a, b))
         return a.lhs == b.lhs and _differs(a.rhs, b.rhs)
+    if isinstance(a, And) and isinstance(b, And):
+        return len(a.args) == len(b.args) and any(map(_differs, a._unsorted_args, b._unsorted_args))
     if not (isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr)) or not (a.is_finite is not False and b.is_finite is not False):
         return False
     points = {s: sympy.Rational(sympy.prime(n + 5), 8) for n, s in enumerate(sorted(a.free_symbols | b.free_symbols, key=str))}

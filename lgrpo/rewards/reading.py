@@ -118,14 +118,14 @@ def read_answer(answer: str) -> Reading:
     value, money = _without_money(_unwrapped(value))
     value, unit, number = _measured(value)
     sides = tuple(side for side in sides if number is None or not _same_number(side, number))
-    latex = _for_parser(value)
+    latex = _latex(value)
     based = _BASED.fullmatch(words_as_blanks(value))
     if based or "\\ldots" in value:
         latex = ""
         value = f"{based[1]}_{_BASES.get(based[2], based[2])}" if based else value
-    outer = tuple(_for_parser(side) for side in sides)
+    outer = tuple(_latex(side) for side in sides)
     normal = "=".join([*map(_normal, sides), _normal(value)])
-    return Reading(number, normal, money + unit, _normal(name), outer, latex, _for_parser(text) if "=" in text else "")
+    return Reading(number, normal, money + unit, _normal(name), outer, latex, _latex(text) if "=" in text else "")
 
 
 def _undecorated(text: str) -> str:
@@ -332,7 +332,7 @@ def _normal(text: str) -> str:
     return re.sub(r"(?<=\d)\s+(?=\d)", "\x00", text).replace(" ", "").replace("\x00", " ")
 
 
-def _for_parser(text: str) -> str:
+def _latex(text: str) -> str:
     """LaTeX again. Commas within brackets and between plain numbers separate: they are no thousands commas."""
     if re.fullmatch(r"[\d\s,;.+-]*", text):
         text = re.sub(r"\s*,\s*", ", ", text)
@@ -342,5 +342,5 @@ def _for_parser(text: str) -> str:
             depth += (char in "([") - (char in ")]")
             out.append(", " if char == "," and depth > 0 else char)
         text = "".join(out)
-    text = re.sub(r"([A-Za-z])('+)", r"\1_{prime}", text) if "'" in text else text
+    text = re.sub(r"([A-Za-z])('+)", lambda m: f"{m[1]}_{{{'p' * len(m[2])}rime}}", text) if "'" in text else text
     return text.replace(OPEN, "\\text{").replace(CLOSE, "}").strip()
