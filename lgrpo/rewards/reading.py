@@ -5,9 +5,9 @@ Completions are untrusted: what is interpreted is bounded, and nothing is ever e
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
 from lgrpo.rewards.notation import CLOSE, OPEN, spelled, words_as_blanks
 from lgrpo.rewards.units import ATTACHED, Unit, read_unit
@@ -19,8 +19,7 @@ APPROX = "\\approx "
 ROUNDED = Fraction(1, 100)
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """An answer taken apart. Equal answers need not have equal readings; equal `text` means equal answers."""
 
     number: Fraction | None
@@ -40,6 +39,7 @@ class Reading:
 
 _PLAIN = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _SIMPLE = re.compile(r"(\\?\$)?(-?(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]{1,18})(?:\.[0-9]{1,18})?)", re.ASCII)
+_RATIO = re.compile(r"(-?)\\[dt]?frac\{([0-9]{1,18})\}\{([0-9]{1,18})\}", re.ASCII)
 _DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9]| [0-9])|[0-9]+)"
 _UNSIGNED = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
 _SIGN = r"(?P<sign>[-+]?)\s*"
@@ -112,13 +112,17 @@ def read_answer(answer: str) -> Reading:
     if len(answer) > MAX_ANSWER:
         return Reading(None, answer.casefold())
     if simple := _SIMPLE.fullmatch(answer):
-        return Reading(Fraction(simple[2].replace(",", "")), simple[2], _DOLLAR if simple[1] else (), latex=simple[2])
+        number = Fraction(simple[2].replace(",", ""))
+        return Reading(number, simple[2], _DOLLAR if simple[1] else (), latex=_number_latex(simple[2], number))
+    if (ratio := _RATIO.fullmatch(answer)) and (below := int(ratio[3])):
+        number, text = Fraction(int(ratio[1] + ratio[2]), below), f"{ratio[1]}\\frac{{{ratio[2]}}}{{{ratio[3]}}}"
+        return Reading(number, text, latex=_number_latex(text, number))
     text = _undecorated(spelled(answer))
     name, sides, value = _taken_apart(text)
     value, money = _without_money(_unwrapped(value))
     value, unit, number = _measured(value)
     sides = tuple(side for side in sides if number is None or not _same_number(side, number))
-    latex = _latex(value)
+    latex = _latex(value) if number is None else _number_latex(value, number)
     based = _BASED.fullmatch(words_as_blanks(value))
     if based or "\\ldots" in value:
         latex = ""
@@ -330,6 +334,15 @@ def _normal(text: str) -> str:
     if _FOLDED.fullmatch(text):
         text = text.casefold()
     return re.sub(r"(?<=\d)\s+(?=\d)", "\x00", text).replace(" ", "").replace("\x00", " ")
+
+
+def _number_latex(value: str, number: Fraction) -> str:
+    """A number for a parser: a decimal stays one, since it may be rounded; all others exactly."""
+    if number.denominator == 1:
+        return str(number)
+    if re.fullmatch(r"[-+0-9., ]+", value):
+        return re.sub("[ ,]", "", value)
+    return "-" * (number < 0) + f"\\frac{{{abs(number.numerator)}}}{{{number.denominator}}}"
 
 
 def _latex(text: str) -> str:
