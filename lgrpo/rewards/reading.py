@@ -37,7 +37,7 @@ class Reading(NamedTuple):
     """All of it with `=`, for a LaTeX parser; empty where the answer is no equation."""
 
 
-_PLAIN = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_PLAIN = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
 _SIMPLE = re.compile(r"(\\?\$)?(-?(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]{1,18})(?:\.[0-9]{1,18})?)", re.ASCII)
 _RATIO = re.compile(r"(-?)\\[dt]?frac\{([0-9]{1,18})\}\{([0-9]{1,18})\}", re.ASCII)
 _DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9]| [0-9])|[0-9]+)"
