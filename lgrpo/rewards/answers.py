@@ -22,6 +22,7 @@ _JOINING = "or and to of out by times plus minus over"
 _JOINERS = frozenset(_JOINING.split())
 _CHANGING = "hundred thousand million billion trillion dozen dozens half percent squared cubed hundreds thousands millions billions"
 _AFTER = frozenset(_CHANGING.split())
+_ASSIGNMENTS = re.compile(r"(?:[A-Za-z] ?= ?[^\s,]+(?:, ?|$)){2,}")
 _TOKEN = re.compile(r"\S+")
 _MAX_TOKENS = 24
 
@@ -108,7 +109,7 @@ def _expression(text: str, first: bool) -> str | None:
         stop += 1
     first_part = _composite(tokens, kinds, start, stop)
     if first_part is not None:
-        return " ".join(tokens[first_part : stop + 2])
+        return " ".join(tokens[first_part : stop + 2]).rstrip(".,;:!?")
     while start < at and not kinds[start]:
         start += 1
     while stop > at and not kinds[stop]:
@@ -116,8 +117,14 @@ def _expression(text: str, first: bool) -> str | None:
     if stop + 1 < len(tokens) and not _ends_sentence(tokens[stop]) and tokens[stop + 1].strip(".,;!?").lower() in _AFTER:
         stop += 1
     run = " ".join(tokens[start : stop + 1]).rstrip(".,;:!?*`")
-    joined = any(token in _JOINERS for token in tokens[start : stop + 1])
-    return (run if joined else run.rpartition("=")[2]).strip("*` \"'") or None
+    joined = any(token in _JOINERS for token in tokens[start : stop + 1]) or _ASSIGNMENTS.fullmatch(run)
+    before, _, last = run.rpartition("=")
+    run = run if joined or (re.search(r"\d", before) and not re.search(r"\d|\\", last)) else last  # but the whole of 12 = x
+    run = run.strip("*` \"'")
+    if run.endswith(")") and "(" not in run:  # of a list, or of nothing
+        opened = next((n for n in range(start - 1, max(-1, start - 9), -1) if "(" in tokens[n]), None)
+        return run[:-1] if opened is None else " ".join(tokens[opened : stop + 1])
+    return run or None
 
 
 def _composite(tokens: list[str], kinds: list[str], start: int, stop: int) -> int | None:

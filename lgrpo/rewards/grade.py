@@ -115,7 +115,7 @@ def _equal(found: Reading, wanted: Reading) -> bool | None:
             return True
         apart = a is not None and b is not None and not _close(a, b) and not wanted.name and not wanted.sides
         return False if apart or (wanted.sides and not found.equation) else None
-    if found.text.rpartition("=")[2] == wanted.text:  # also `1, 100` for 1,100
+    if (found.text.rpartition("=")[2] if found.sides else found.text) == wanted.text:  # also `1, 100` for 1,100
         return True
     if a is None or b is None:
         return None
