@@ -56,10 +56,14 @@ def asked(cfg: ExperimentConfig, samples: int) -> ExperimentConfig:
     return dataclasses.replace(cfg, rollout=rollout, mesh=MeshConfig(data=1))
 
 
-def _panel(sample: Sample, gold: str, width: int) -> Panel:
+def _panel(sample: Sample, gold: str, width: int, noisy: bool) -> Panel:
     verdict = "" if not gold else ", correct" if sample.correct else ", wrong"
     title = f"sample {sample.index}: {len(sample.latents)} latent steps, {sample.finish}{verdict}"
-    return Panel(Group(*body(sample, width - 4, without=("advantage",))), title=title, title_align="left")
+    return Panel(
+        Group(*body(sample, width - 4, without=("advantage",) if noisy else ("advantage", "noise", "score-logp"))),
+        title=title,
+        title_align="left",
+    )
 
 
 def run(
@@ -91,5 +95,5 @@ def run(
     how = f"{samples} samples under noise" if samples else "no noise, greedy answer"
     out.print(Text(f"{workdir}, step {step}; {how}"), Text(visible_lines(found.prompt), "bold"), sep="\n")
     for sample in found.samples:
-        out.print(_panel(sample, gold, out.width))
+        out.print(_panel(sample, gold, out.width, samples > 0))
     return 0

@@ -106,13 +106,15 @@ def _chain(sample: Sample) -> list[Text]:
     return [Text.assemble("chain: ", (visible_lines(sample.chain), "bold")), Text(said, "dim")]
 
 
-def _tokens(steps: Sequence[Step]) -> Text:
+def _tokens(steps: Sequence[Step], without: Sequence[str] = ()) -> Text:
     """Tokens with their probabilities and advantages."""
     said = Text()
     for step in steps:
         c = step.components[0]
         said.append(visible(c.token), "bold")
-        said.append(f" {np.exp(c.logp):.3f} ({step.advantage:+.2f}{'' if step.in_loss else ', forced'})   ", "dim")
+        notes = [f"{step.advantage:+.2f}"] * ("advantage" not in without) + ["forced"] * (not step.in_loss)
+        more = f" ({', '.join(notes)})" if notes else ""
+        said.append(f" {np.exp(c.logp):.3f}{more}   ", "dim")
     return said
 
 
@@ -121,7 +123,7 @@ def body(sample: Sample, width: int, without: Sequence[str] = ()) -> list[Any]:
     rest = [step for step in sample.steps if step.kind in ("exit", "answer")]
     answer = "none: thinking never ended" if sample.answer is None else visible_lines(sample.answer)
     parts = [_mixtures(sample, width, without)] if sample.latents else []
-    return [*parts, *_chain(sample), _tokens(rest), Text.assemble("answer: ", (answer, "bold"))]
+    return [*parts, *_chain(sample), _tokens(rest, without), Text.assemble("answer: ", (answer, "bold"))]
 
 
 def console() -> Console:
