@@ -3,6 +3,7 @@
 Chains are longer than latents (94 tokens on average in the paper), so completions get 256 tokens: the paper's limit is not published.
 Start: Llama-3.2-1B-Instruct after explicit SFT on chains between <think> and </think>, imported to runs/models/llama1b_explicit_sft.
 Run: python -m lgrpo train experiments/gsm8k_llama1b_explicit.py --workdir runs/gsm8k_llama1b_explicit
+Not run here: it needs accelerators.
 """
 
 from experiments import gsm8k_llama1b as base

@@ -1,6 +1,7 @@
 """Baseline of gsm8k_llama1b: GRPO on latents without any of the three stabilizers; everything else is equal.
 
 Run: python -m lgrpo train experiments/gsm8k_llama1b_naive_latent.py --workdir runs/gsm8k_llama1b_naive_latent
+Not run here: it needs accelerators.
 """
 
 from experiments import gsm8k_llama1b as base

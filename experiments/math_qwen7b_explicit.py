@@ -3,6 +3,7 @@
 Chains are longer than latents (5466 tokens on average in the paper), so completions get 8192 tokens: the paper's limit is not published.
 Start: Qwen2.5-Math-7B after explicit SFT on chains between <think> and </think>, imported to runs/models/qwen7b_explicit_sft.
 Run: python -m lgrpo train experiments/math_qwen7b_explicit.py --workdir runs/math_qwen7b_explicit
+Not run here: it needs accelerators.
 """
 
 from experiments import math_qwen7b as base

@@ -1,6 +1,7 @@
 """Baseline of math_qwen7b: GRPO on latents without any of the three stabilizers; everything else is equal.
 
 Run: python -m lgrpo train experiments/math_qwen7b_naive_latent.py --workdir runs/math_qwen7b_naive_latent
+Not run here: it needs accelerators.
 """
 
 from experiments import math_qwen7b as base

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from lgrpo.cli.common import Parser, ended
@@ -12,7 +13,7 @@ from lgrpo.errors import UserError
 from lgrpo.runs import output
 
 _ON_EXPERIMENTS = ("train", "sft", "eval", "trace", "check", "overlap")
-_TOOLS = ("ablate", "report", "compare", "selftest", "import-hf", "export-hf", "init")
+_TOOLS = ("ablate", "report", "compare", "selftest", "import-hf", "export-hf", "init", "data", "ask")
 _USAGE = """\
 usage: python -m lgrpo COMMAND EXPERIMENT [--workdir DIR] [--section.field VALUE ...]
        python -m lgrpo import-hf SOURCE --workdir DIR | export-hf WORKDIR OUT
@@ -53,6 +54,7 @@ def _on_experiment(command: str, rest: list[str]) -> int:
 
     cfg = load_experiment(rest[0])
     options, settings = parser.parse_known_args(rest[1:])
+    options.experiment = Path(rest[0])
     if helping:
         print(parser.format_help())
     prog = parser.prog.replace("EXPERIMENT", rest[0])
@@ -73,6 +75,8 @@ def run(argv: Sequence[str]) -> int:
     module = _module(command)
     parser = Parser(prog=f"python -m lgrpo {command}", description=module.WHAT, allow_abbrev=False)
     module.add_options(parser)
+    if getattr(module, "SETTINGS", False):  # every setting is an option of these too
+        return module.run(*parser.parse_known_args(rest))
     return module.run(parser.parse_args(rest))
 
 

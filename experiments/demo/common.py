@@ -1,5 +1,7 @@
 """What the four stages of the demo share: model, task, optimizer of supervised training, evaluation."""
 
+import dataclasses
+
 from lgrpo.config import CheckpointConfig, DataConfig, EvaluationConfig, OptimConfig, SftConfig
 from lgrpo.models.presets import tiny
 
@@ -8,6 +10,8 @@ MODEL = tiny(d_model=64, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16, d_ff=
 # Three or four additions and subtractions inside 0..10: seven chain tokens per operation, `<<3+4=7>>`.
 DATA = DataConfig(difficulty="demo", max_prompt=40)
 MAX_CHAIN, MAX_ANSWER = 28, 3
+# Few worked solutions, many problems with answers: what supervised training leaves to be learned is RL's.
+DEMONSTRATIONS = dataclasses.replace(DATA, train_split="train[:750]")
 
 SFT_OPTIM = OptimConfig(lr=3e-3, schedule="cosine", warmup=50, b2=0.98)
 SFT = SftConfig(batch_size=64, max_chain=MAX_CHAIN, max_answer=MAX_ANSWER)

@@ -13,7 +13,7 @@ def get_config() -> ExperimentConfig:
     return ExperimentConfig(
         name="explicit_sft",
         model=common.MODEL,
-        data=common.DATA,
+        data=common.DEMONSTRATIONS,
         rollout=RolloutConfig(mode="explicit", max_new_tokens=36, latent=LatentConfig(k=1), answer=AnswerConfig(temperature=1.0)),
         sft=dataclasses.replace(common.SFT, stage="explicit"),
         optim=common.SFT_OPTIM,

@@ -16,7 +16,7 @@ def get_config() -> ExperimentConfig:
     cfg = ExperimentConfig(
         name="latent_sft",
         model=common.MODEL,
-        data=common.DATA,
+        data=common.DEMONSTRATIONS,
         rollout=RolloutConfig(max_new_tokens=12, latent=LatentConfig(k=8)),
         sft=dataclasses.replace(common.SFT, stage="latent", compression=7, superposition="ramp", label_noise=0.5),
         optim=common.SFT_OPTIM,

@@ -56,7 +56,7 @@ def start_config(setting: str, seed: int) -> ExperimentConfig:
     """The explicit model that all methods start from."""
     words = common.SETTINGS[setting][0] == "demo_words"
     cfg = common.explicit_words() if words else explicit_sft.get_config()
-    return apply_diff(cfg, {"seed": seed, "data.eval_split": "valid"})
+    return apply_diff(cfg, {"seed": seed, "data.train_split": "train", "data.eval_split": "valid"})
 
 
 def method_config(method: str, setting: str, seed: int, start: pathlib.Path, tokens: float) -> ExperimentConfig:

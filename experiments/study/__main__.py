@@ -16,6 +16,7 @@ import pathlib
 import subprocess
 import sys
 import time
+from typing import Any
 
 from experiments.demo.__main__ import STAGES, exit_code, finish_stage, stage_config
 from lgrpo.ablate.grid import parse_seeds, parse_set
@@ -33,8 +34,11 @@ GRIDS = ("presets", "sided_densities")
 def start_config(name: str, folder: pathlib.Path, seed: int, options: argparse.Namespace) -> ExperimentConfig:
     """A supervised stage of the demo, shorter or evaluated on less where that was asked for."""
     cfg = stage_config(name, folder, seed)
-    changes = {"train.num_steps": options.sft_steps} if options.sft_steps else {}
-    if changes:
+    changes: dict[str, Any] = {
+        "data.train_split": "train"
+    }  # all demonstrations: a start near its ceiling, as the numbers of docs/study.md are
+    if options.sft_steps:
+        changes["train.num_steps"] = options.sft_steps
         changes["optim.warmup"] = min(cfg.optim.warmup, options.sft_steps // 4)
     return apply_diff(cfg, changes | evaluation(options, cfg) | parse_set(options.start_set))
 

@@ -24,10 +24,10 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A Llama- or Qwen2-style decoder."""
+    """A Llama-, Qwen2- or Qwen3-style decoder."""
 
-    family: Literal["llama", "qwen2"] = "llama"
-    """qwen2 adds biases to the query, key and value projections."""
+    family: Literal["llama", "qwen2", "qwen3"] = "llama"
+    """qwen2 adds biases to the query, key and value projections; qwen3 has none, and norms of each query and key head."""
     vocab_size: Natural = 0
     """Rows of the embedding table. 0: taken from the tokenizer, once, before anything is built."""
     d_model: Count = 64

@@ -20,13 +20,38 @@ from lgrpo.errors import UserError
 _PREFIX = "_lgrpo_"
 
 
+_folders: set[Path] = set()  # folders of files that were run in this process
+
+
+@contextlib.contextmanager
+def importable(path: Path) -> Iterator[None]:
+    """Let a file import its neighbours by name, and as `experiments.<name>` wherever the command runs."""
+    root = next((str(p.parent) for p in path.parents if p.name == "experiments"), str(Path.cwd()))
+    here = str(path.parent)
+    for neighbour in path.parent.glob("*.py"):
+        known = getattr(sys.modules.get(neighbour.stem), "__file__", None)
+        if known and Path(known).is_file() and Path(known) != neighbour and Path(known).parent in _folders:
+            del sys.modules[neighbour.stem]  # the module of that name beside another file
+    _folders.add(path.parent)
+    sys.path[:0] = [root, here]
+    try:
+        yield
+    finally:
+        for entry in (root, here):
+            with contextlib.suppress(ValueError):
+                sys.path.remove(entry)
+
+
 def run_file(file: Path) -> types.ModuleType:
-    """The module in a Python file that the user named: an experiment, a grid of ablations. Errors: whatever it raises."""
+    """The module in a Python file that the user named: an experiment, a grid of ablations, a law. It may import its neighbours. Errors: whatever it
+    raises."""
+    file = file.resolve()
     name = f"{_PREFIX}{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    with importable(file):
+        spec.loader.exec_module(module)
     return module
 
 

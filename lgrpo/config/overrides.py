@@ -14,7 +14,6 @@ import io
 import math
 import os
 import re
-import sys
 import traceback
 import types
 import typing
@@ -25,7 +24,7 @@ from typing import Any, Literal
 from lgrpo.bounds import Bound
 from lgrpo.config import ExperimentConfig, ModelConfig
 from lgrpo.config.laws import KIND, find_law, law_class, law_to_json, with_law
-from lgrpo.config.objects import on_path, run_file
+from lgrpo.config.objects import importable, run_file
 from lgrpo.errors import UserError
 from lgrpo.latent.law import Law
 
@@ -275,23 +274,8 @@ def check_same_model(saved: ModelConfig, wanted: ModelConfig, where: str) -> Non
         f"model.{n}: {getattr(saved, n)!r} there, {getattr(wanted, n)!r} here" for n in names if getattr(saved, n) != getattr(wanted, n)
     ]
     if changed:
-        raise UserError(f"{where} holds another model ({'; '.join(changed)}); use its settings")
-
-
-_folders: set[Path] = set()  # folders of experiments that were loaded in this process
-
-
-@contextlib.contextmanager
-def _importable(path: Path) -> Iterator[None]:
-    """Let an experiment import its neighbours by name, and as `experiments.<name>` wherever the command runs."""
-    root = next((p.parent for p in path.parents if p.name == "experiments"), Path.cwd())
-    for neighbour in path.parent.glob("*.py"):
-        known = getattr(sys.modules.get(neighbour.stem), "__file__", None)
-        if known and Path(known).is_file() and Path(known) != neighbour and Path(known).parent in _folders:
-            del sys.modules[neighbour.stem]  # the module of that name beside another experiment
-    _folders.add(path.parent)
-    with on_path(root, path.parent):
-        yield
+        mend = f"use its settings (in an experiment's file: model=imported({where!r}) of lgrpo.config.imported)"
+        raise UserError(f"{where} holds another model ({'; '.join(changed)}); {mend}")
 
 
 def load_experiment(path: str | os.PathLike[str], stage: str | None = None) -> ExperimentConfig:
@@ -303,7 +287,7 @@ def load_experiment(path: str | os.PathLike[str], stage: str | None = None) -> E
     if not file.is_file() or file.suffix != ".py":
         raise UserError(f"{path}: no such experiment file; give the path of a Python file with get_config(), e.g. experiments/x.py")
     try:
-        with _importable(file):
+        with importable(file):
             module = run_file(file)
             if not callable(getattr(module, "get_config", None)):
                 raise UserError("it has no function get_config(); add one that returns an ExperimentConfig")

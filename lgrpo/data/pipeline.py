@@ -5,6 +5,7 @@ The order of records is a pure function of (seed, position): a stream's state is
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable
@@ -16,35 +17,43 @@ import numpy as np
 from lgrpo.config import ExperimentConfig
 from lgrpo.data import labels, packing, prompts
 from lgrpo.data.prompts import TextTokenizer
-from lgrpo.data.tokenise import Ids, Table, tokenise
+from lgrpo.data.tokenise import NO_CHAIN, Ids, Table, tokenise
 from lgrpo.errors import UserError
 from lgrpo.types import PromptBatch
 
 T = TypeVar("T")
 
 
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """The first record of a stream, for the log: ids of its unpadded prompt, and its target; target: chain, end of thinking and answer where they
+    are trained on, else empty."""
+
+    prompt: list[int]
+    target: list[int]
+    gold: str
+
+
 class Stream(Generic[T]):
     """An iterator of batches that can say where it is. Not thread-safe."""
 
     def __init__(
-        self,
-        dataset: grain.MapDataset,
-        identity: dict[str, Any],
-        dropped: int,
-        left_out: str,
-        example_ids: list[int],
-        fingerprint: str = "",
+        self, dataset: grain.MapDataset, identity: dict[str, Any], left_out: dict[str, int], example: Example, fingerprint: str = ""
     ) -> None:
         # No threads: there is nothing to wait for, and the state must not run ahead of what was handed out.
         self._iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
         self._identity = identity
-        self.dropped, self.left_out = dropped, left_out
-        """Records left out because they were too long or had no chain: how many, and in words why."""
-        self.example_ids = example_ids
-        """Unpadded prompt of the first record, for the log."""
+        self.left_out = left_out
+        """Records that were too long, by the limit that they exceed, and those without a chain (`all`: each record once)."""
+        self.example = example
         self.fingerprint = fingerprint
         """Identity of the tokenised records, where they are for supervised training."""
         self.records: int = identity["records"]
+
+    @property
+    def dropped(self) -> int:
+        """Records left out."""
+        return self.left_out["all"]
 
     def __iter__(self) -> Stream[T]:
         return self
@@ -212,7 +221,19 @@ def _stream(
         rows = rows.repeat()
     dataset = rows.map(lambda at: assemble(at, shard))
     identity = {"split": split, "records": size, "batch": batch, "seed": cfg.seed, "shuffle": shuffle, **(more or {})}
-    return Stream(dataset, identity, table.dropped, table.left_out, table.prompts[0], fingerprint)
+    target = [*table.chains[0], cfg.data.think_end_id, *table.answers[0]] if table.chains else []
+    return Stream(dataset, identity, table.left_out, Example(table.prompts[0], target, table.gold[0]), fingerprint)
+
+
+def describe_stream(stream: Stream[Any], tokenizer: TextTokenizer) -> str:
+    """The first prompt with its target, text and tokens, and what was left out by which limit: for the log, before anything is trained."""
+    first = stream.example
+    parts = [f"first prompt: {prompts.describe_prompt(tokenizer, first.prompt)}"]
+    parts += [f"its target: {prompts.describe_prompt(tokenizer, first.target)}"] if first.target else []
+    counts = [(field, count) for field, count in stream.left_out.items() if field != "all" and count]
+    why = ", ".join(f"{count} without a chain" if field == NO_CHAIN else f"{count} longer than {field}" for field, count in counts)
+    left = f"{stream.dropped} left out" + (f" ({why})" if why else "")
+    return "\n".join([*parts, f"its gold answer: {first.gold!r}", f"records: {stream.records} used, {left}"])
 
 
 def _prompt_columns(table: Table, cfg: ExperimentConfig, tokenizer: TextTokenizer) -> dict[str, np.ndarray]:

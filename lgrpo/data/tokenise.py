@@ -17,6 +17,7 @@ from lgrpo.errors import UserError
 from lgrpo.runs import multihost
 
 Ids = list[list[int]]
+NO_CHAIN = "no chain"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +29,7 @@ class Table:
     answers: Ids
     gold: list[str]
     uid: np.ndarray  # int32 [M]
-    dropped: int
-    left_out: str  # the same in words
+    left_out: dict[str, int]  # records by reason; `all`: each once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,26 +83,30 @@ def tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, sup
         answers=chosen("answer"),
         gold=[records[i]["answer"] for i in kept],
         uid=np.array([records[i]["uid"] for i in kept], np.int32),
-        dropped=len(records) - len(kept),
         left_out=_left_out(parts, bare),
     )
 
 
-def _left_out(parts: dict[str, _Part], bare: np.ndarray) -> str:
-    """How many records are not used, and why; one that breaks several limits counts for each."""
-    over = {f"{part.field}={part.limit}": part.sizes > part.limit for part in parts.values()}
-    total = int((np.any(list(over.values()), axis=0) & ~bare).sum())
-    why = ", ".join(f"{field}: {int((found & ~bare).sum())}" for field, found in over.items() if (found & ~bare).any())
-    return f"{total} records too long{why and f' ({why})'}" + (f", {int(bare.sum())} without a chain" if bare.any() else "")
+def _left_out(parts: dict[str, _Part], bare: np.ndarray) -> dict[str, int]:
+    """How many records each limit keeps out (one that breaks several counts for each), how many have no chain, and how many there are in `all`."""
+    over = {f"{part.field}={part.limit}": (part.sizes > part.limit) & ~bare for part in parts.values()}
+    found = over | ({NO_CHAIN: bare} if bare.any() else {})
+    return {why: int(which.sum()) for why, which in found.items()} | {"all": int(np.any(list(found.values()), axis=0).sum())}
+
+
+def prompt_texts(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, records: Sequence[Record]) -> list[str]:
+    """The prompts of records of a split."""
+    own = cfg.data.instruction
+    asked = {"instruction": instruction_of(cfg.data.source, split) if own is None else own, "few_shot": prompts.load_examples(cfg.data)}
+    problems = [r["problem"] for r in records]
+    return prompts.render_prompts(problems, cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, **asked)
 
 
 def _prompt_tokens(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, records: Sequence[Record]) -> _Part:
-    own = cfg.data.instruction
-    asked = {"instruction": instruction_of(cfg.data.source, split) if own is None else own, "few_shot": prompts.load_examples(cfg.data)}
     # What is too long is not put into a template either.
     most = _most_characters(tokenizer, cfg.data.max_prompt)
-    problems = [r["problem"] if len(r["problem"]) <= most else "" for r in records]
-    texts = prompts.render_prompts(problems, cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, **asked)
+    short = [r if len(r["problem"]) <= most else r | {"problem": ""} for r in records]
+    texts = prompt_texts(cfg, tokenizer, split, short)
     part = _tokens(tokenizer, texts, records, cfg.data.max_prompt, "data.max_prompt")
     for i, record in enumerate(records):
         if len(record["problem"]) > most:
@@ -114,14 +118,14 @@ def _bare(cfg: ExperimentConfig, split: str, records: Sequence[Record]) -> np.nd
     """bool [M]: records without a chain. Files of registered data sets are as they are; in one's own such a record is a mistake."""
     bare = np.array([not r["cot"].strip() for r in records])
     name, _ = locate(cfg.data.source, split)
-    if bare.all():
-        raise UserError(
-            f"data: none of the {len(bare)} {split} records of {name} has a chain; supervised training needs a set that has them"
-        )
     if bare.any() and name not in DATA_SETS:
         raise UserError(
             f"data: {int(bare.sum())} of {len(records)} records have no `cot` (the first: record {int(np.argmax(bare))}); "
             "supervised training needs a chain for every record, so add them or remove these records"
+        )
+    if bare.all():
+        raise UserError(
+            f"data: none of the {len(bare)} {split} records of {name} has a chain; supervised training needs a set that has them"
         )
     return bare
 

@@ -14,6 +14,17 @@ from lgrpo.evaluation.measure import SAMPLED, Batch, plan, static_config
 from lgrpo.evaluation.shards import text_digest
 
 Which = Literal["newest", "best", "init"]
+SAME = {
+    "latent noise": "noise_scale",
+    "answers": "answers",
+    "samples a problem": "samples",
+    "longest completion": "max_new_tokens",
+    "grader": "grader",
+    "template": "template",
+    "instruction": "instruction",
+    "worked examples": "few_shot",
+}
+"""What evaluations of the same problems must agree in, beside the weights, to be compared: in words, and the key in `describe`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +103,14 @@ def describe(cfg: ExperimentConfig, weights: Weights, batches: Sequence[Batch], 
         "few_shot": cfg.data.few_shot,
         "instruction": cfg.data.instruction,
     }
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """In what else than their weights two evaluations differ, in words; what one of them does not say is left out. Noise: of latents only."""
+    keys = {what: key for what, key in SAME.items() if key in a and key in b}
+    if not a.get("thinks_in") == b.get("thinks_in") == "latents":
+        keys.pop("latent noise", None)
+    return [f"{what}: {a[key]!r} and {b[key]!r}" for what, key in keys.items() if a[key] != b[key]]
 
 
 def first_line(found: Sequence[dict[str, Any]], problems: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pathlib
 from collections import defaultdict
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lgrpo.errors import UserError
+from lgrpo.evaluation.about import differences
 from lgrpo.evaluation.pass_at_k import bootstrap_weights, mean_interval, wilson_interval
 from lgrpo.evaluation.shards import Row, read_rows
 from lgrpo.evaluation.summary import columns, shown
@@ -43,8 +45,8 @@ def paired(a: np.ndarray, b: np.ndarray, *, resamples: int = 10_000, seed: int =
     }
 
 
-def load(path: pathlib.Path) -> dict[str, dict[str, list[Row]]]:
-    """Rows by data set and pass. path: an eval.jsonl, a folder with one, or a suite's folder with one in each data set's folder.
+def find(path: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Files by data set. path: an eval.jsonl, a folder with one, or a suite's folder with one in each data set's folder.
 
     Errors: UserError when there is none.
     """
@@ -55,8 +57,13 @@ def load(path: pathlib.Path) -> dict[str, dict[str, list[Row]]]:
             files = {"": files["eval"]}
     if not files:
         raise UserError(f"{path}: no {RESULT} there or one level below; give the result of `python -m lgrpo eval`")
+    return files
+
+
+def load(path: pathlib.Path) -> dict[str, dict[str, list[Row]]]:
+    """Rows by data set and pass. path and errors: as find."""
     out: dict[str, dict[str, list[Row]]] = {}
-    for name, file in files.items():
+    for name, file in find(path).items():
         by_pass: dict[str, list[Row]] = defaultdict(list)
         for row in read_rows(file):
             by_pass[row["pass"]].append(row)
@@ -91,6 +98,23 @@ def compare(a: pathlib.Path, b: pathlib.Path) -> list[dict[str, Any]]:
     return out
 
 
+def _about(file: pathlib.Path) -> dict[str, Any]:
+    """What the evaluation of these rows says that it was of; empty where it does not."""
+    summary = file.with_name("eval.json")
+    try:
+        return dict(json.loads(summary.read_text(encoding="utf-8")).get("about", {}))
+    except (OSError, ValueError):
+        return {}
+
+
+def warnings(a: pathlib.Path, b: pathlib.Path) -> list[str]:
+    """In what the two sides differ beside their weights."""
+    left, right = find(a), find(b)
+    return [
+        f"{name + ': ' if name else ''}{d}" for name in left if name in right for d in differences(_about(left[name]), _about(right[name]))
+    ]
+
+
 def _names(found: dict[str, dict[str, list[Row]]]) -> str:
     return ", ".join(f"{name or 'eval'}:{how}" for name, by_pass in found.items() for how in by_pass)
 
@@ -110,5 +134,7 @@ def run(a: pathlib.Path, b: pathlib.Path) -> int:
         for row in found
     ]
     print(f"a: {a}\nb: {b}\n\n{summary_table(rows, list(rows[0]))}\n")
+    if found := warnings(a, b):
+        print(f"warning: a and b differ in more than their weights: {'; '.join(found)}\n")
     print("difference is b - a, with a 95 % interval of a paired bootstrap over problems; better and worse count problems; p is two-sided")
     return 0

@@ -6,10 +6,12 @@ Thinking in mixtures or in tokens is a state of the row (`thinking`, `is_latent`
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from lgrpo.config import ExperimentConfig, RolloutConfig
@@ -235,6 +237,13 @@ def empty_record(rows: int, cfg: RolloutConfig) -> Rollout:
         chain_len=jnp.zeros((rows,), jnp.int32),
         thought=jnp.zeros((rows,), bool),
     )
+
+
+def decode_trips(mask: np.ndarray, cfg: RolloutConfig) -> list[int]:
+    """Trips of each part of `rollout`'s decode loop, which ends with its longest row. mask bool [N,T] of what it returned."""
+    longest, length = int(mask.sum(-1).max(initial=0)), cfg.max_new_tokens
+    ends = [min(end + 1, length) for end in itertools.accumulate(cache_widths(length, cfg.cache_parts))]
+    return [max(0, min(longest, end) - start) for start, end in zip([1, *ends[:-1]], ends, strict=True)]
 
 
 def rollout(

@@ -83,6 +83,8 @@ def _block(
     q, k, v = _dense(h, p["wq"]), _dense(h, p["wk"]), _dense(h, p["wv"])
     if "bq" in p:
         q, k, v = q + p["bq"], k + p["bk"], v + p["bv"]
+    if "q_norm" in p:
+        q, k = rms_norm(q, p["q_norm"], cfg.rms_eps), rms_norm(k, p["k_norm"], cfg.rms_eps)
     out, result = attention(apply_rope(q, *rope), apply_rope(k, *rope), v, extras)
     x = x + _dense(out, p["wo"], over=2)
     # Flat through the whole layer, not dot by dot: see _dense.

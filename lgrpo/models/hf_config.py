@@ -24,7 +24,7 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "num_experts": (None, 0),
     "is_encoder_decoder": (False, None),
 }
-_CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+_CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _FULL = "full_attention"
 # Kept from the original config.json by an export: facts about the tokenizer and limits, none of which the decoder knows.
 _CARRIED = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "attention_dropout")
@@ -37,7 +37,7 @@ def config_from_hf(raw: dict[str, Any], where: str) -> ModelConfig:
     """
     family = raw.get("model_type")
     if not isinstance(family, str) or family not in _CLASSES:
-        raise UserError(f"{where}: model_type {_short(family)} is not supported; use a llama or qwen2 model")
+        raise UserError(f"{where}: model_type {_short(family)} is not supported; use a {', '.join(_CLASSES)} model")
     _refuse_unsupported(raw, family, where)
 
     def count(name: str, default: int | None = None) -> int:
@@ -48,11 +48,11 @@ def config_from_hf(raw: dict[str, Any], where: str) -> ModelConfig:
 
     heads, width = count("num_attention_heads"), count("hidden_size")
     kv_heads = count("num_key_value_heads", heads)
-    if raw.get("head_dim") is None and width % heads:
+    if raw.get("head_dim") is None and width % heads and family != "qwen3":
         raise UserError(f"{where}: hidden_size {width} does not divide by num_attention_heads {heads}, and there is no head_dim")
     if heads % kv_heads:
         raise UserError(f"{where}: num_attention_heads {heads} does not divide by num_key_value_heads {kv_heads}; download the file again")
-    head_dim = count("head_dim", width // heads)
+    head_dim = count("head_dim", 128 if family == "qwen3" else width // heads)  # each family's own default
     if head_dim % 2:
         raise UserError(f"{where}: head_dim is {head_dim}; rotary positions need an even one")
     theta, scaling = rope_from_hf(raw, where)
@@ -99,7 +99,7 @@ def _positive(name: str, value: Any, where: str) -> float:
 
 
 def _flag(raw: dict[str, Any], name: str, where: str) -> bool:
-    value = raw.get(name, False)  # absent is False for both families
+    value = raw.get(name, False)  # absent is False for all families
     if not isinstance(value, bool):
         raise UserError(f"{where}: {name} is {value!r}; it must be true or false")
     return value
@@ -119,7 +119,7 @@ def _refuse_unsupported(raw: dict[str, Any], family: str, where: str) -> None:
     for name, harmless in _HARMLESS.items():
         if (value := raw.get(name)) not in harmless:
             raise UserError(f"{where}: {name} is {_short(value)}, which lgrpo does not compute; only {harmless[0]!r} is supported")
-    if family == "llama" and raw.get("attention_bias"):
+    if family != "qwen2" and raw.get("attention_bias"):
         raise UserError(f"{where}: attention_bias is set, which lgrpo knows for qwen2 only; use a model without it")
     if other := sorted(set(_texts(raw, "layer_types", where)) - {_FULL}):
         raise UserError(f"{where}: layer_types has {_short(other[0])}; only {_FULL} is supported")
@@ -247,6 +247,6 @@ def config_to_hf(cfg: ModelConfig, original: dict[str, Any] | None, *, eos_ids: 
     if cfg.family == "llama":
         out |= {"attention_bias": False, "mlp_bias": False}
     else:
-        out["use_sliding_window"] = False
+        out |= {"use_sliding_window": False} | ({"attention_bias": False} if cfg.family == "qwen3" else {})
     carried = {name: original[name] for name in _CARRIED if original and original.get(name) is not None}
     return with_ends(out | carried, eos_ids)  # a run may have ended its answers with another token than the original

@@ -57,6 +57,9 @@ def param_specs(cfg: ModelConfig) -> dict[str, Any]:
         blocks["bq"] = vector((heads, head_dim), ("heads", "head_dim"), "zeros", "self_attn.q_proj.bias")
         blocks["bk"] = vector((kv_heads, head_dim), ("kv_heads", "head_dim"), "zeros", "self_attn.k_proj.bias")
         blocks["bv"] = vector((kv_heads, head_dim), ("kv_heads", "head_dim"), "zeros", "self_attn.v_proj.bias")
+    if cfg.family == "qwen3":
+        blocks["q_norm"] = vector((head_dim,), ("norm",), "ones", "self_attn.q_norm.weight")
+        blocks["k_norm"] = vector((head_dim,), ("norm",), "ones", "self_attn.k_norm.weight")
     specs = {
         "embed": ParamSpec((cfg.vocab_size, width), ("vocab", "embed"), "normal", "model.embed_tokens.weight", width),
         "blocks": blocks,

@@ -91,7 +91,7 @@ def _curve_sections(groups: Sequence[Group], styles: Styles) -> list[Section]:
     for kind, title in (("rl", "Reinforcement learning"), ("sft", "Supervised training")):
         by_area, flat = figures.curves(groups, styles, kind)
         everything = {f.title: f for figs in by_area.values() for f in figs}
-        first = [everything.pop(name) for name in KEY_METRICS if name in everything]
+        first = figures.by_compute(groups, styles, kind) + [everything.pop(name) for name in KEY_METRICS if name in everything]
         diagnostics = [f for area, figs in by_area.items() if area not in figures.AREAS for f in figs if f.title in everything]
         rest = [f for f in everything.values() if f not in diagnostics]
         note = figures.curves_note(groups, kind) + evaluations.curve_note(groups, kind)

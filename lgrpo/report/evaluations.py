@@ -8,22 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from lgrpo.evaluation.about import SAME
 from lgrpo.report.runs import Group, Run
 from lgrpo.report.text import visible
 
 Cell = dict[str, Any]
 UNKNOWN = "not recorded"
-# What is compared within a table, in words: (name, key of `about`). Weights may be of any step, but not beside others of the same training.
-_SAME = {
-    "latent noise": "noise_scale",
-    "answers": "answers",
-    "samples a problem": "samples",
-    "longest completion": "max_new_tokens",
-    "grader": "grader",
-    "template": "template",
-    "instruction": "instruction",
-    "worked examples": "few_shot",
-}
 EVALUATED = (
     "data.source",
     "data.path",
@@ -34,7 +24,7 @@ EVALUATED = (
     "evaluation.noise_scale",
 )
 """Settings that the eval/ metrics of training depend on beside the model."""
-REWARDED = ("data.source", "data.path", "data.difficulty", "data.train_split", "data.grader")
+REWARDED = ("data.source", "data.path", "data.difficulty", "data.train_split", "data.grader", "data.reward")
 """Settings that the rewards of training depend on beside the model."""
 
 
@@ -97,7 +87,7 @@ def _problems(result: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _how(result: Mapping[str, Any]) -> tuple[Any, ...]:
     about = result.get("about", {})
-    return tuple(about.get(key) for key in (*_SAME.values(), "thinks_in", "step"))
+    return tuple(about.get(key) for key in (*SAME.values(), "thinks_in", "step"))
 
 
 def comparisons(groups: Sequence[Group], *, suites: bool) -> list[Comparison]:
@@ -149,7 +139,7 @@ def _warnings(arms: Sequence[Arm]) -> list[str]:
     """What else than the weights differs between the rows, and what is not known of them."""
     known = [arm for arm in arms if arm.about]
     out = []
-    for what, key in _SAME.items():
+    for what, key in SAME.items():
         some = [arm for arm in known if key != "noise_scale" or arm.about.get("thinks_in") == "latents"]  # tokens know no noise
         out += differing(what, [(arm.label, arm.about.get(key)) for arm in some])
     for kind in dict.fromkeys(arm.group.kind for arm in known):

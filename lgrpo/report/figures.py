@@ -14,7 +14,7 @@ from lgrpo.report.evaluations import Comparison
 from lgrpo.report.histograms import families, histogram
 from lgrpo.report.plots import Figure, Style
 from lgrpo.report.runs import Group
-from lgrpo.report.series import Band, band, constant, metric_names, thin
+from lgrpo.report.series import Band, band, constant, metric_names, over, thin
 from lgrpo.runs.metrics import METRICS, Metric
 
 AREAS = ("reward", "eval", "rollout", "policy", "grad", "sft", "dynamic", "grade", "optim", "time", "perf")
@@ -71,7 +71,7 @@ def _curve_rows(bands: Sequence[Band], most: int) -> list[list[Any]]:
             value: Any = b.mean[i].item()
             if b.seeds[i] > 1:
                 value = {"value": value, "low": b.low[i].item(), "high": b.high[i].item()}
-            rows.append([b.label, int(b.steps[i]), value, int(b.seeds[i])])
+            rows.append([b.label, b.steps[i].item(), value, int(b.seeds[i])])
     return rows
 
 
@@ -118,6 +118,40 @@ def curves(groups: Sequence[Group], styles: Styles, kind: str) -> tuple[dict[str
             found.setdefault(name.split("/")[0], []).append(_curve(name, bands, styles, kind))
     order = [*(a for a in AREAS if a in found), *(a for a in found if a not in AREAS)]
     return {area: found[area] for area in order}, flat
+
+
+_COSTS = {"perf/flop_total": ("FLOP of sampling and updates", "by FLOP"), "perf/seconds_total": ("seconds of steps", "by seconds")}
+_ACCURACY = ("eval/pass@1_sampled", "eval/pass@1", "reward/correct", "reward/mean")
+_MEASURED = "perf/flop_total: matrix products of this run alone, not of what it started from. Seconds: steps without compilation, evaluation and saving."
+
+
+def by_compute(groups: Sequence[Group], styles: Styles, kind: str) -> list[Figure]:
+    """Accuracy over what it had cost, in FLOP and in seconds: what runs of different lengths of completion are compared by. The first of
+    _ACCURACY that every group logged; [] when there is none, or no run logged its cost."""
+    some = [g for g in groups if g.kind == kind]
+    out = []
+    for cost, (xlabel, title) in _COSTS.items():
+        found = ([over(g, name, cost) for g in some] for name in _ACCURACY)
+        name, bands = next(((n, b) for n, b in zip(_ACCURACY, found, strict=True) if b and None not in b), ("", []))
+        if not bands or max(len(b.steps) for b in bands) < 2:
+            continue
+        figure = _curve(name, bands, styles, kind)
+        alt = f"{name} over {xlabel}. " + "; ".join(
+            f"{b.label}: {number(b.mean[0].item())} at {number(float(b.steps[0]))}, {number(b.mean[-1].item())} at {number(float(b.steps[-1]))}"
+            for b in bands
+        )
+        out.append(
+            dataclasses.replace(
+                figure,
+                key=anchor(f"{kind}-{name}-{cost}"),
+                title=f"{name} {title}",
+                caption=f"{figure.caption} {_MEASURED}",
+                alt=f"{alt}.",
+                columns=["run", xlabel, name, "seeds"],
+                draw=plots.draw_bands([(b, styles[b.label]) for b in bands], xlabel=xlabel, share=False),
+            )
+        )
+    return out
 
 
 def curves_note(groups: Sequence[Group], kind: str) -> str:

@@ -17,7 +17,7 @@ class Band:
     """One metric of one group: mean, lowest and highest over the seeds that logged it at each step."""
 
     label: str
-    steps: np.ndarray  # [S]
+    steps: np.ndarray  # [S]; or what they had cost, see `over`
     mean: np.ndarray  # float [S]
     low: np.ndarray
     high: np.ndarray
@@ -50,6 +50,20 @@ def band(group: Group, name: str) -> Band | None:
     mean = np.array([math.fsum(v) / len(v) for v in values])
     low, high = np.array([min(v) for v in values]), np.array([max(v) for v in values])
     return Band(group.label, np.array(steps), mean, low, high, np.array([len(v) for v in values]))
+
+
+def over(group: Group, name: str, cost: str) -> Band | None:
+    """A metric of a group over what its steps had cost (perf/flop_total, perf/seconds_total) in place of their numbers: means over the seeds that
+    logged both at a step. None when no run did."""
+    values, costs = band(group, name), band(group, cost)
+    if values is None or costs is None:
+        return None
+    at = dict(zip(costs.steps.tolist(), costs.mean.tolist(), strict=True))
+    keep = np.array([step in at for step in values.steps.tolist()])
+    if not keep.any():
+        return None
+    x = np.array([at[step] for step in values.steps[keep].tolist()])
+    return Band(group.label, x, values.mean[keep], values.low[keep], values.high[keep], values.seeds[keep])
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:

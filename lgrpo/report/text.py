@@ -11,3 +11,8 @@ def visible(text: str) -> str:
     out = out.replace("\n", "\\n").replace("\t", "\\t")
     core = out.strip(" ")
     return out if not core else "␣" * (len(out) - len(out.lstrip(" "))) + core + "␣" * (len(out) - len(out.rstrip(" ")))
+
+
+def visible_lines(text: str) -> str:
+    """As `visible`, with the line breaks of the text."""
+    return "\n".join(visible(line) for line in text.split("\n"))

@@ -74,6 +74,7 @@ class Sample:
     finish: str
     advantage: float  # of its positions, before first-token selection
     winner: bool
+    chain: str = ""  # text of an explicit chain
 
     @property
     def latents(self) -> list[Step]:
@@ -159,6 +160,8 @@ def trace(
                 "finish": Finish(int(one.finish[g])).name,
             }
             largest = plain[b, g][np.abs(plain[b, g]).argmax()].item()
+            thought = [step.components[0].id for step in steps if step.kind == "thought"]
+            verdict["chain"] = tokenizer.decode(thought)
             samples.append(Sample(g, steps, texts[b * group + g], advantage=largest, winner=bool(won[b, g]), **verdict))
         tokens = np.asarray(alone.tokens)[0][np.asarray(alone.mask)[0]]
         out.append(Trace(int(alone.uid[0]), tokenizer.decode(tokens.tolist()), gold, tuple(samples)))

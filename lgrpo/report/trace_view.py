@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,13 +26,14 @@ from lgrpo.evaluation.shards import write_text
 from lgrpo.keys import Stream, key_for
 from lgrpo.models.spec import abstract_params, param_shardings
 from lgrpo.report import page
-from lgrpo.report.text import visible
+from lgrpo.report.text import visible, visible_lines
 from lgrpo.report.trace import Sample, Step, Trace, trace
 from lgrpo.runs.checkpoint import check_source, load_params, saved_step
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh
 from lgrpo.types import PromptBatch
 
 _SIDE_BY_SIDE = 170  # columns of a terminal that hold two checkpoints beside each other
+_PIPE = 120  # columns where there is no terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,32 +57,78 @@ def _verdict(sample: Sample) -> Text:
     return said
 
 
-def _mixtures(sample: Sample) -> Table:
-    """A row for each token of each latent step."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for name, justify in (("step", "right"), ("token", "left"), ("weight", "left"), ("p", "right"), ("rank", "right"), ("noise", "right")):
-        table.add_column(name, justify=justify, no_wrap=True)
-    for name in ("score-logp", "p(exit)", "advantage"):
+# Numbers of a latent step with their widths, and which of them go first where there is no room. Step, token and weight always stay.
+_NUMBERS = {"p": 6, "rank": 6, "noise": 6, "score-logp": 10, "p(exit)": 7, "advantage": 9}
+_FIRST_TO_GO = ("score-logp", "noise", "p", "rank", "p(exit)", "advantage")
+_STEP, _TOKEN, _WEIGHT, _BAR = 4, 8, 5, 9
+
+
+def _fitting(width: int, without: Sequence[str]) -> tuple[list[str], bool]:
+    """(numbers that fit into `width` beside step, token and weight, whether the bar of the weight fits too)."""
+    kept = [name for name in _NUMBERS if name not in without]
+    room = width - (_STEP + 1 + _TOKEN + 1 + _WEIGHT)
+    for name in _FIRST_TO_GO:
+        if sum(_NUMBERS[n] + 1 for n in kept) > room and name in kept:
+            kept.remove(name)
+    return kept, room - sum(_NUMBERS[n] + 1 for n in kept) >= _BAR
+
+
+def _mixtures(sample: Sample, width: int, without: Sequence[str] = ()) -> Table:
+    """A row for each token of each latent step, in `width` columns: long tokens fold, numbers that do not fit are left out whole."""
+    kept, bar = _fitting(width, without)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("token", overflow="fold")
+    table.add_column("weight", no_wrap=True)
+    for name in kept:
         table.add_column(name, justify="right", no_wrap=True)
     for step in sample.latents:
         for k, c in enumerate(step.components):
-            bar = f"{'█' * round(8 * c.weight):<8} {c.weight:.3f}"
+            weight = f"{'█' * round(8 * c.weight):<8} {c.weight:.3f}" if bar else f"{c.weight:.3f}"
             noise = "-" if c.draw is None else f"{c.draw:+.2f}{'|' if c.clamped else ' '}"
-            head = (str(step.index), f"{step.exit_prob:.4f}", f"{step.advantage:+.3f}") if k == 0 else ("", "", "")
-            row = [visible(c.token), bar, f"{np.exp(c.logp):.4f}", str(c.rank), noise, "-" if c.margin is None else f"{c.margin:+.3f}"]
+            numbers = {"p": f"{np.exp(c.logp):.4f}", "rank": str(c.rank), "noise": noise}
+            numbers["score-logp"] = "-" if c.margin is None else f"{c.margin:+.3f}"
+            numbers |= {"p(exit)": f"{step.exit_prob:.4f}", "advantage": f"{step.advantage:+.3f}"} if k == 0 else {}
+            row = [str(step.index) if k == 0 else "", visible(c.token), weight, *(numbers.get(name, "") for name in kept)]
             style = "bold" if k == 0 else "dim" if c.weight < 0.02 else ""
-            table.add_row(*(Text(x) for x in (head[0], *row, *head[1:])), style=style, end_section=k == len(step.components) - 1)
+            table.add_row(*(Text(x) for x in row), style=style, end_section=k == len(step.components) - 1)
     return table
 
 
-def _tokens(steps: Sequence[Step]) -> Text:
+def _chain(sample: Sample) -> list[Text]:
+    """An explicit chain as one text with its line breaks, and how sure the model was of it; nothing for latents."""
+    thoughts = [step for step in sample.steps if step.kind == "thought"]
+    if not thoughts:
+        return []
+    probs = [float(np.exp(step.components[0].logp)) for step in thoughts]
+    least = thoughts[int(np.argmin(probs))].components[0].token
+    said = f"{len(thoughts)} tokens, mean p {np.mean(probs):.3f}, least {min(probs):.3f} at {visible(least)}"
+    return [Text.assemble("chain: ", (visible_lines(sample.chain), "bold")), Text(said, "dim")]
+
+
+def _tokens(steps: Sequence[Step], without: Sequence[str] = ()) -> Text:
     """Tokens with their probabilities and advantages."""
     said = Text()
     for step in steps:
         c = step.components[0]
         said.append(visible(c.token), "bold")
-        said.append(f" {np.exp(c.logp):.3f} ({step.advantage:+.2f}{'' if step.in_loss else ', forced'})   ", "dim")
+        notes = [f"{step.advantage:+.2f}"] * ("advantage" not in without) + ["forced"] * (not step.in_loss)
+        more = f" ({', '.join(notes)})" if notes else ""
+        said.append(f" {np.exp(c.logp):.3f}{more}   ", "dim")
     return said
+
+
+def body(sample: Sample, width: int, without: Sequence[str] = ()) -> list[Any]:
+    """What a sample thought and answered, for a terminal of `width` columns. without: numbers of latent steps that say nothing here."""
+    rest = [step for step in sample.steps if step.kind in ("exit", "answer")]
+    answer = "none: thinking never ended" if sample.answer is None else visible_lines(sample.answer)
+    parts = [_mixtures(sample, width, without)] if sample.latents else []
+    return [*parts, *_chain(sample), _tokens(rest, without), Text.assemble("answer: ", (answer, "bold"))]
+
+
+def console() -> Console:
+    """The terminal; where the output goes into a file or a pipe, lines of 120 characters unless COLUMNS says otherwise."""
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=_PIPE)
 
 
 def _shown(samples: Sequence[Sample], show: int) -> list[Sample]:
@@ -88,27 +137,30 @@ def _shown(samples: Sequence[Sample], show: int) -> list[Sample]:
     return order[:show]
 
 
-def _panel(sample: Sample) -> Panel:
-    rest = [step for step in sample.steps if step.kind != "latent"]
-    parts = [*([_mixtures(sample)] if sample.latents else []), _tokens(rest)]
-    parts.append(Text.assemble("answer: ", (visible(sample.answer) if sample.answer is not None else "none: thinking never ended", "bold")))
-    return Panel(Group(*parts), title=_verdict(sample), title_align="left", border_style="green" if sample.correct else "red")
+def _panel(sample: Sample, width: int) -> Panel:
+    style = "green" if sample.correct else "red"
+    return Panel(Group(*body(sample, width - 4)), title=_verdict(sample), title_align="left", border_style=style)
 
 
 def print_traces(sides: Sequence[Side], console: Console, *, show: int = 2) -> None:
     """Every problem with `show` samples of each checkpoint; all of them are in the page."""
+    beside = len(sides) > 1 and console.width >= _SIDE_BY_SIDE
+    width = (console.width - len(sides)) // len(sides) if beside else console.width
     for at, first in enumerate(sides[0].traces):
         console.print(Rule(Text(f"problem {first.uid}")))
-        console.print(Text(visible(first.prompt)), Text.assemble("gold answer: ", (visible(first.gold), "bold")), sep="\n")
+        console.print(Text(visible_lines(first.prompt)), Text.assemble("gold answer: ", (visible(first.gold), "bold")), sep="\n")
         picked = [s.index for s in _shown(first.samples, show)]
         columns = []
         for side in sides:
             samples = {s.index: s for s in side.traces[at].samples}
             share = np.mean([s.correct for s in samples.values()])
             columns.append(
-                Group(Text(f"{visible(side.name)}: {share:.2f} correct of {len(samples)}", "bold"), *(_panel(samples[i]) for i in picked))
+                Group(
+                    Text(f"{visible(side.name)}: {share:.2f} correct of {len(samples)}", "bold"),
+                    *(_panel(samples[i], width) for i in picked),
+                )
             )
-        if len(columns) > 1 and console.width >= _SIDE_BY_SIDE:
+        if beside:
             grid = Table.grid(expand=True, padding=(0, 1))
             grid.add_row(*columns)
             console.print(grid)
@@ -133,6 +185,7 @@ def trace_html(sides: Sequence[Side], cfg: ExperimentConfig) -> str:
             "sides": [{"name": s.name, "traces": [dataclasses.asdict(t) for t in s.traces]} for s in sides],
         },
         visible=visible,
+        lines=visible_lines,
     )
 
 
@@ -198,7 +251,7 @@ def run(
             sides.append(Side(f"{folder}, step {saved_step(folder)}", traces))
     if out is not None:  # first, because printing may end early (`... | head`)
         write_text(out, trace_html(sides, cfg))
-    print_traces(sides, Console(), show=show)
+    print_traces(sides, console(), show=show)
     if out is not None:
         print(out, file=sys.stderr)
     return 0

@@ -22,7 +22,7 @@ _JOINING = "or and to of out by times plus minus over"
 _JOINERS = frozenset(_JOINING.split())
 _CHANGING = "hundred thousand million billion trillion dozen dozens half percent squared cubed hundreds thousands millions billions"
 _AFTER = frozenset(_CHANGING.split())
-_TOKEN = re.compile(r"\S+")
+_ASSIGNMENTS = re.compile(r"(?:[A-Za-z] ?= ?[^\s,]+(?:, ?|$)){2,}")
 _MAX_TOKENS = 24
 
 
@@ -54,8 +54,10 @@ def hash_line(text: str) -> str | None:
     if at < 0:
         return None
     line = text[at + 4 :].partition("\n")[0].strip(" \t#")
+    if line:
+        return line.strip()
     _, mark, before = text[text.rfind("\n", 0, at) + 1 : at].rpartition("####")
-    return line.strip() or (before.strip(" \t#") if mark else "")
+    return before.strip(" \t#") if mark else ""
 
 
 def boxes(text: str) -> list[tuple[int, int, int]]:
@@ -95,40 +97,45 @@ def joined_boxes(text: str) -> str | None:
 
 def _expression(text: str, first: bool) -> str | None:
     """The first or last run of words that are mathematics, in whole: without the sentence around it, and without what it is said to equal."""
-    tokens = [match.group() for match in _TOKEN.finditer(text)]
-    kinds = [_is_mathematics(token) for token in tokens]
+    tokens = text.split()
     order = range(len(tokens)) if first else range(len(tokens) - 1, -1, -1)
-    at = next((n for n in order if kinds[n] == "anchor"), None)
+    at = next((n for n in order if _kind(tokens[n]) == "anchor"), None)
     if at is None:
         return None
     start = stop = at
-    while start > 0 and at - start < _MAX_TOKENS and not _ends_sentence(tokens[start - 1]) and _belongs(tokens, kinds, start - 1, -1):
+    while start > 0 and at - start < _MAX_TOKENS and not _ends_sentence(tokens[start - 1]) and _belongs(tokens, start - 1, -1):
         start -= 1
-    while stop + 1 < len(tokens) and stop - at < _MAX_TOKENS and not _ends_sentence(tokens[stop]) and _belongs(tokens, kinds, stop + 1, 1):
+    while stop + 1 < len(tokens) and stop - at < _MAX_TOKENS and not _ends_sentence(tokens[stop]) and _belongs(tokens, stop + 1, 1):
         stop += 1
-    first_part = _composite(tokens, kinds, start, stop)
+    first_part = _composite(tokens, start, stop)
     if first_part is not None:
-        return " ".join(tokens[first_part : stop + 2])
-    while start < at and not kinds[start]:
+        return " ".join(tokens[first_part : stop + 2]).rstrip(".,;:!?")
+    while start < at and not _kind(tokens[start]):
         start += 1
-    while stop > at and not kinds[stop]:
+    while stop > at and not _kind(tokens[stop]):
         stop -= 1
     if stop + 1 < len(tokens) and not _ends_sentence(tokens[stop]) and tokens[stop + 1].strip(".,;!?").lower() in _AFTER:
         stop += 1
     run = " ".join(tokens[start : stop + 1]).rstrip(".,;:!?*`")
-    joined = any(token in _JOINERS for token in tokens[start : stop + 1])
-    return (run if joined else run.rpartition("=")[2]).strip("*` \"'") or None
+    joined = any(token in _JOINERS for token in tokens[start : stop + 1]) or _ASSIGNMENTS.fullmatch(run)
+    before, _, last = run.rpartition("=")
+    run = run if joined or (re.search(r"\d", before) and not re.search(r"\d|\\", last)) else last  # but the whole of 12 = x
+    run = run.strip("*` \"'")
+    if run.endswith(")") and "(" not in run:  # of a list, or of nothing
+        opened = next((n for n in range(start - 1, max(-1, start - 9), -1) if "(" in tokens[n]), None)
+        return run[:-1] if opened is None else " ".join(tokens[opened : stop + 1])
+    return run or None
 
 
-def _composite(tokens: list[str], kinds: list[str], start: int, stop: int) -> int | None:
+def _composite(tokens: list[str], start: int, stop: int) -> int | None:
     """Where `4 hours and 30 minutes` begins, of which the last number is a piece; None where there is no such thing."""
     at = start - 2 if start > 0 and tokens[start - 1] == "and" else start - 1
     units = [tokens[n].strip(".,;").lower() for n in (at, stop + 1) if 0 < n < len(tokens)]
     known = len(units) == 2 and all(unit in KNOWN or unit.rstrip("s") in KNOWN for unit in units)
-    return at - 1 if known and kinds[at - 1] == "anchor" else None
+    return at - 1 if known and _kind(tokens[at - 1]) == "anchor" else None
 
 
-def _is_mathematics(token: str) -> str:
+def _kind(token: str) -> str:
     """`anchor`: it has a digit, a command or a dollar; `part`: it may belong to one; empty: a word."""
     bare = token.strip("*`\"'.,;:!?$()")
     if any(c.isdigit() for c in token) or re.search(r"\\[A-Za-z]|\$[^$]|[√π∞]", token):
@@ -143,9 +150,9 @@ def _ends_sentence(token: str) -> bool:
     return token[-1] in ".;!?:" or (token[-1] == "," and not token[:-1].replace(",", "").isdigit())
 
 
-def _belongs(tokens: list[str], kinds: list[str], at: int, step: int) -> bool:
+def _belongs(tokens: list[str], at: int, step: int) -> bool:
     """Whether a token carries the run on: it is mathematics, or a joining word with mathematics behind it."""
-    if kinds[at]:
+    if _kind(tokens[at]):
         return True
     beyond = at + step
-    return tokens[at].lower() in _JOINERS and 0 <= beyond < len(tokens) and bool(kinds[beyond])
+    return tokens[at].lower() in _JOINERS and 0 <= beyond < len(tokens) and bool(_kind(tokens[beyond]))

@@ -26,18 +26,19 @@ _STRONG = re.compile(
 )
 _WEAK = re.compile(rf"(?i:\b(?:option|choose|pick|select|choice)\b{_FILLERS}){_LETTER}")
 _CORRECTED = re.compile(rf"(?i:\b(?:not|n[o']t)\b|n['’]t)\s*(?:option\s*)?\(?[{LETTERS}]\)?,?\s+(?i:but|rather)(?:\s+rather)?\s+{_LETTER}")
+_SUBJECT = re.compile(rf"(?<![\w]){_LETTER}(?i:\s{{1,9}}is\s{{1,9}}(?:the\s{{1,9}})?(?:correct|right|best|answer)\b)")
 _BRACKETED = re.compile(rf"\((?P<in>[{LETTERS}])\)")
 _LAST_WORDS = re.compile(
     rf"(?i:(?:so|thus|hence|therefore|it is|it's|i choose|i pick|i would say|i say|it must be|must be|final)[,:]?\s+)+{_LETTER}[.!]?\s*"
 )
 _DENIED = re.compile(
-    r"\b(?:not|cannot|never|neither|nor|no(?!,)|wrong|incorrect|unlikely|eliminate[sd]?|exclude[sd]?|rules? out|except)\b|n['’]t\b",
+    r"\b(?:not|doubt|cannot|never|neither|nor|no(?!,)|wrong|incorrect|unlikely|eliminate[sd]?|exclude[sd]?|rules? out|except)\b|n['’]t\b",
     re.IGNORECASE,
 )
 _JOINED = re.compile(rf"\)?\s{{0,9}}(?:or|and|/|,|&)\s{{0,9}}\(?[{LETTERS}]\b")
 _REFUTED = re.compile(
     r"[)\s]{0,9}(?:(?:is|are|was|seems|can|would|could|does)\b\s{0,9})?(?:(?:clearly|definitely|also|be)\b\s{0,9}){0,3}"
-    r"(?:(?:not|wrong|incorrect|false|impossible|cannot)\b|(?:is|can|does)n['’]?t\b|n['’]t\b)",
+    r"(?:(?:not|wrong|incorrect|false|impossible|cannot|fails?|if)\b|(?:is|can|does)n['’]?t\b|n['’]t\b|\?)",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"[.!?]\s|\n|;|,\s*(?:so|thus|therefore|hence|but)\b")
@@ -51,15 +52,16 @@ def gold_letter(gold: str) -> str | None:
 
 def labelled_letter(answer: str) -> str | None:
     """The letter of `(C) 12`, with the text of the choice behind it."""
-    match = _LABELLED.fullmatch(_unwrapped(answer))
-    return (match[1] or match[2]) if match else None
+    answer = _unwrapped(answer)
+    match = _LABELLED.fullmatch(answer)
+    return (match[1] or match[2]) if match and not _REFUTED.match(answer, match.end(match.lastindex or 0)) else None
 
 
 def chosen_letter(text: str) -> str | None:
     """The letter that a completion settles on, or None. Reads the last MAX_TEXT characters, in linear time.
 
     In this order: the last balanced \\boxed{...}, and where that holds no letter, what is said behind it; the line after the last ####; the
-    last `answer is B`, `Answer: (B)`, then `option B`; a last line that holds nothing else; the last letter in brackets. What a sentence
+    last `answer is B`, `Answer: (B)`, then `B is correct`, `option B`; a last line that holds nothing else; the last letter in brackets. What a sentence
     denies (`cannot be the answer B`, `option A is wrong`), joins to another letter or goes on with (`D-glucose`) is not chosen.
     """
     text = text.rstrip()[-MAX_TEXT:]
@@ -73,7 +75,7 @@ def chosen_letter(text: str) -> str | None:
     if line is not None:
         return _letter(line)
     text = _bare(text)
-    for pattern in (_CORRECTED, _STRONG, _WEAK):
+    for pattern in (_CORRECTED, _STRONG, _SUBJECT, _WEAK):
         if letter := _last(pattern, text, reach=0 if pattern is _CORRECTED else 60):
             return letter
     line = text.rpartition("\n")[2].strip()
@@ -104,7 +106,8 @@ def _letter(answer: str) -> str | None:
 
 def _bare(text: str) -> str:
     """Without emphasis, dollars and tags."""
-    return _DECORATION.sub(" ", _WRAP.sub(r"\1", text)).strip()
+    text = _DECORATION.sub(" ", _WRAP.sub(r"\1", text)).strip()
+    return re.sub(rf"(?<![\w])['\[<‘“]([{LETTERS}])['\]>’”](?!\w)", r"\1", text)
 
 
 def _unwrapped(answer: str) -> str:

@@ -107,6 +107,8 @@ def _equal(found: Reading, wanted: Reading) -> bool | None:
 
     Integers take nothing but themselves; where neither side is one, within a relative TOLERANCE. 50% is 50 and 0.5. Text must be the same.
     """
+    if found.text == wanted.text and not (found.unit or found.name):  # most right answers
+        return True
     if clash(found.unit, wanted.unit) or _other_name(found.name, wanted.name):
         return False
     a, b = found.number, wanted.number
@@ -115,7 +117,7 @@ def _equal(found: Reading, wanted: Reading) -> bool | None:
             return True
         apart = a is not None and b is not None and not _close(a, b) and not wanted.name and not wanted.sides
         return False if apart or (wanted.sides and not found.equation) else None
-    if found.text.rpartition("=")[2] == wanted.text:  # also `1, 100` for 1,100
+    if (found.text.rpartition("=")[2] if found.sides else found.text) == wanted.text:  # also `1, 100` for 1,100
         return True
     if a is None or b is None:
         return None
@@ -127,8 +129,9 @@ def _equal(found: Reading, wanted: Reading) -> bool | None:
 
 def _other_name(a: str, b: str) -> bool:
     """`y = 3` for `x = 3`. A variable and a word do not contradict each other: A = 205, Area = 205."""
-    variables = [VARIABLE.fullmatch(name) is not None for name in (a, b)]
-    return bool(a and b) and a != b and variables[0] == variables[1]
+    if not a or not b or a == b:
+        return False
+    return (VARIABLE.fullmatch(a) is None) == (VARIABLE.fullmatch(b) is None)
 
 
 def _steps(found: Reading, wanted: Reading) -> list[str]:

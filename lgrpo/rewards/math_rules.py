@@ -11,6 +11,7 @@ from typing import Any
 
 import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+from latex2sympy2_extended.logic import And
 from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
 from latex2sympy2_extended.sets import FiniteSet
 from math_verify import verify
@@ -59,6 +60,8 @@ def _agrees(value: str, side: str) -> bool:
 def _equal(gold: str, answer: str) -> bool:
     real = not (should_treat_as_complex(gold) or should_treat_as_complex(answer))
     a, b = parsed(gold, real), parsed(answer, real)
+    if isinstance(a, sympy.Expr) and isinstance(b, _Relation | And):  # math-verify takes the last side, whatever stands before
+        return False
     if isinstance(a, sympy.Eq) and isinstance(b, sympy.Eq) and not a.has(sympy.Set) and not b.has(sympy.Set):
         return _same_equation(a, b)
     if isinstance(a, sympy.Union | sympy.Interval) and isinstance(b, sympy.FiniteSet) and all(isinstance(x, _Relation) for x in b.args):
@@ -85,7 +88,10 @@ def _differs(a: Any, b: Any) -> bool:
     if isinstance(a, sympy.FiniteSet) and isinstance(b, sympy.FiniteSet):
         return all(e.is_number for e in (*a.args, *b.args)) and any(map(_differs, _by_value(a), _by_value(b)))
     if isinstance(a, _Relation) and isinstance(b, _Relation):
+        a, b = (x if x.lhs.free_symbols else x.reversed for x in (a, b))
         return a.lhs == b.lhs and _differs(a.rhs, b.rhs)
+    if isinstance(a, And) and isinstance(b, And):
+        return len(a.args) == len(b.args) and any(map(_differs, a._unsorted_args, b._unsorted_args))
     if not (isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr)) or not (a.is_finite is not False and b.is_finite is not False):
         return False
     points = {s: sympy.Rational(sympy.prime(n + 5), 8) for n, s in enumerate(sorted(a.free_symbols | b.free_symbols, key=str))}

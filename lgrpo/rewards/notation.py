@@ -39,13 +39,13 @@ _OTHER_NAMES = r"""dfrac \frac tfrac \frac cfrac \frac le \leq ge \geq leqslant 
 _COMMANDS = dict.fromkeys(_TO_NOTHING.split(), "") | dict.fromkeys(_TO_BLANK.split(), " ") | dict(_pairs(_OTHER_NAMES))
 """What becomes of a command, by its name."""
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
-_SPACING = re.compile(r"\\[,;:> ]|~|\\\\(?![A-Za-z])|\\hspace\*?\{[^{}]*\}")
+_SPACING = re.compile(r"\\[,;:> ]|~|\\\\(?![A-Za-z])|\\(?:hspace|tag|label)\*?\s*\{[^{}]*\}")
 _SPACING_IN_ROWS = re.compile(r"\\[,;:>](?<!\\\\.)|~")
 _WORDS = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|hbox|emph|operatorname\*?)\s*\{([^{}]*)\}")
 _UPRIGHT = re.compile(r"\\mathrm\s*\{([^{}]*)\}")
 _LOOKS = re.compile(
     r"\\(?:math(?:bf|it|sf|tt|normal)|boldsymbol|bold|bm|pmb|underline|underbar|uline|boxed|fbox|framebox)\s*\{([^{}]*)\}|"
-    r"(?:\\textcolor\s*\{\w*\}|\\color\s*\{\w*\}|\\tag\*?)\s*(?:\{([^{}]*)\})?"
+    r"(?:\\textcolor\s*\{\w*\}|\\color\s*\{\w*\})\s*(?:\{([^{}]*)\})?"
 )
 _TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|\[/?INST\]|\[(?:EOS|END|PAD)\]|</?(?:s|eos|bos|pad|b|i|em|strong|u|code|p|br|answer)\s*/?>")
 _MARKDOWN = re.compile(r"(?<![\w)*}\\])(\*\*\*|\*\*|\*|__|_|`{1,3})(?=\S)([^*`]{1,200}?)\1(?![\w(*{])")
@@ -108,4 +108,4 @@ def _plain_sign(char: str) -> str:
     if name[:1] == ["GREEK"] and name[2:3] == ["LETTER"] and len(name) == 4:
         letter = name[3].lower().replace("lamda", "lambda")
         return "\\" + (letter if name[1] == "SMALL" else letter.capitalize()) + " "
-    return " " if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Zs", "Zl", "Zp") else char
+    return " " if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Zs", "Zl", "Zp", "So") or char == "\ufe0f" else char

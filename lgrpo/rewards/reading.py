@@ -5,9 +5,9 @@ Completions are untrusted: what is interpreted is bounded, and nothing is ever e
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
 from lgrpo.rewards.notation import CLOSE, OPEN, spelled, words_as_blanks
 from lgrpo.rewards.units import ATTACHED, Unit, read_unit
@@ -19,8 +19,7 @@ APPROX = "\\approx "
 ROUNDED = Fraction(1, 100)
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """An answer taken apart. Equal answers need not have equal readings; equal `text` means equal answers."""
 
     number: Fraction | None
@@ -38,8 +37,9 @@ class Reading:
     """All of it with `=`, for a LaTeX parser; empty where the answer is no equation."""
 
 
-_PLAIN = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_PLAIN = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
 _SIMPLE = re.compile(r"(\\?\$)?(-?(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]{1,18})(?:\.[0-9]{1,18})?)", re.ASCII)
+_RATIO = re.compile(r"(-?)\\[dt]?frac\{([0-9]{1,18})\}\{([0-9]{1,18})\}", re.ASCII)
 _DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9]| [0-9])|[0-9]+)"
 _UNSIGNED = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
 _SIGN = r"(?P<sign>[-+]?)\s*"
@@ -73,11 +73,11 @@ _BASES = {word: n for n, word in enumerate(_BASE_WORDS.split(), 2)} | {"sixteen"
 # Around the answer
 _ENDS = re.compile(r"^(?:[\s#\"`*,;:=]|\\Rightarrow(?![a-z])|\\to(?![a-z])|\\approx(?![a-z]))+|(?:[\s.,;:#\"`*]|\\(?=$))+$")
 _LABEL = re.compile(
-    r"(?:[A-Za-z']+\s+){0,8}?(?:[A-Za-z']+\s*:|(?:is|are|was|be|equals)\b:?|(?:answer|ans|total|result)\s+(?=[-\d\\.])|"
+    r"(?:[A-Za-z']+\s+){0,8}?(?:[A-Za-z']+\s*:|(?:is|are|was|be|equals|has|have|had|needs?|gets?|got|costs?|makes?|made|pays?|paid|earns?|spends?|takes?)\b:?|(?:answer|ans|total|result)\s+(?=[-\d\\.])|"
     r"(?:about|around|roughly|approx(?:\.|imately)?|exactly|only|just)\s)\s*(?=\S)",
     re.IGNORECASE,
 )
-_DENIALS = "not no never cannot wrong incorrect least most than neither nor if or false except"
+_DENIALS = "half double twice triple minus negative not no never cannot wrong incorrect least most than neither nor if or false except"
 _DENIED = frozenset(_DENIALS.split())
 _BECAUSE = re.compile(r",?\s+(?:since|because)\b.*$", re.DOTALL)
 _REASON = re.compile(r"\s*(?:since|because|as|see|from|where|i\.?e|namely|using|by|rounded|approx\w*|in)(?![\w(^=])", re.IGNORECASE)
@@ -112,20 +112,24 @@ def read_answer(answer: str) -> Reading:
     if len(answer) > MAX_ANSWER:
         return Reading(None, answer.casefold())
     if simple := _SIMPLE.fullmatch(answer):
-        return Reading(Fraction(simple[2].replace(",", "")), simple[2], _DOLLAR if simple[1] else (), latex=simple[2])
+        number = Fraction(simple[2].replace(",", ""))
+        return Reading(number, simple[2], _DOLLAR if simple[1] else (), latex=_number_latex(simple[2], number))
+    if (ratio := _RATIO.fullmatch(answer)) and (below := int(ratio[3])):
+        number, text = Fraction(int(ratio[1] + ratio[2]), below), f"{ratio[1]}\\frac{{{ratio[2]}}}{{{ratio[3]}}}"
+        return Reading(number, text, latex=_number_latex(text, number))
     text = _undecorated(spelled(answer))
     name, sides, value = _taken_apart(text)
     value, money = _without_money(_unwrapped(value))
     value, unit, number = _measured(value)
     sides = tuple(side for side in sides if number is None or not _same_number(side, number))
-    latex = _for_parser(value)
+    latex = _latex(value) if number is None else _number_latex(value, number)
     based = _BASED.fullmatch(words_as_blanks(value))
     if based or "\\ldots" in value:
         latex = ""
         value = f"{based[1]}_{_BASES.get(based[2], based[2])}" if based else value
-    outer = tuple(_for_parser(side) for side in sides)
+    outer = tuple(_latex(side) for side in sides)
     normal = "=".join([*map(_normal, sides), _normal(value)])
-    return Reading(number, normal, money + unit, _normal(name), outer, latex, _for_parser(text) if "=" in text else "")
+    return Reading(number, normal, money + unit, _normal(name), outer, latex, _latex(text) if "=" in text else "")
 
 
 def _undecorated(text: str) -> str:
@@ -202,7 +206,9 @@ def _taken_apart(text: str) -> tuple[str, tuple[str, ...], str]:
     sides = [side for side in sides if side]
     if not sides:
         return "", (), ""
-    if len(sides) > 1 and _is_name(sides[-1]) and not _is_name(sides[0]):  # 5 = x
+    if len(sides) > 1 and (
+        (_is_name(sides[-1]) and not _is_name(sides[0])) or (_number(sides[0]) is not None and _number(sides[-1]) is None)
+    ):  # 5 = x
         sides.reverse()
     named = [side for side in sides[:-1] if _is_name(side)]
     others = [side for side in sides[:-1] if not _is_name(side)]
@@ -330,7 +336,16 @@ def _normal(text: str) -> str:
     return re.sub(r"(?<=\d)\s+(?=\d)", "\x00", text).replace(" ", "").replace("\x00", " ")
 
 
-def _for_parser(text: str) -> str:
+def _number_latex(value: str, number: Fraction) -> str:
+    """A number for a parser: a decimal stays one, since it may be rounded; all others exactly."""
+    if number.denominator == 1:
+        return str(number)
+    if re.fullmatch(r"[-+0-9., ]+", value):
+        return re.sub("[ ,]", "", value)
+    return "-" * (number < 0) + f"\\frac{{{abs(number.numerator)}}}{{{number.denominator}}}"
+
+
+def _latex(text: str) -> str:
     """LaTeX again. Commas within brackets and between plain numbers separate: they are no thousands commas."""
     if re.fullmatch(r"[\d\s,;.+-]*", text):
         text = re.sub(r"\s*,\s*", ", ", text)
@@ -340,5 +355,5 @@ def _for_parser(text: str) -> str:
             depth += (char in "([") - (char in ")]")
             out.append(", " if char == "," and depth > 0 else char)
         text = "".join(out)
-    text = re.sub(r"([A-Za-z])('+)", r"\1_{prime}", text) if "'" in text else text
+    text = re.sub(r"([A-Za-z])('+)", lambda m: f"{m[1]}_{{{'p' * len(m[2])}rime}}", text) if "'" in text else text
     return text.replace(OPEN, "\\text{").replace(CLOSE, "}").strip()

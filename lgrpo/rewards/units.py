@@ -23,12 +23,14 @@ ATTACHED = frozenset(_ATTACHED.split())
 """What may touch its number: other letters that do are algebra (5x, 2pi)."""
 _LETTERS = frozenset("mgshlLWVAJNCF")
 _VALUES = """or and to plus minus times over by mod modulo squared cubed choose pi sqrt not than point is isn are aren was be but no none never cannot
+    double doubled twice triple tripled thrice halved factorial negative inverse reciprocal root power opposite
     wrong incorrect false if unless instead except either neither nor maybe
     half halves third thirds quarter quarters hundred hundreds thousand thousands million millions billion billions trillion trillions
     dozen dozens score pair pairs mil bn zero one two three four five six seven eight nine ten eleven twelve
     twenty thirty forty fifty sixty seventy eighty ninety"""
 CHANGING = frozenset(_VALUES.split())
 """Words beside a value that change it, deny it, or say that there is more than one."""
+_FRACTIONAL = re.compile(r"(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand|million|billion)ths?")
 _POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
 _NO_MATTER = "unit of the in total each long wide tall high old more left away"
 _IGNORED = frozenset(_NO_MATTER.split())
@@ -38,7 +40,7 @@ _WORD = re.compile(r"[^\W\d_]+|[%$€£¥₹₩₽¢]|\\[$%]|\^\\circ|/|\^\s*\{?
 
 def changes_value(words: str) -> bool:
     """Whether one of the words changes the value beside them or joins two."""
-    return any(word.lower() in CHANGING for word in re.findall("[A-Za-z]+", words))
+    return any(word.lower() in CHANGING or _FRACTIONAL.fullmatch(word.lower()) for word in re.findall("[A-Za-z]+", words))
 
 
 def read_unit(words: str, only_known: bool) -> Unit | None:

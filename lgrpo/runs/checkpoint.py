@@ -266,6 +266,10 @@ def _open(path: PathLike) -> tuple[ocp.CheckpointManager, epath.Path]:
     root = epath.Path(path).expanduser().absolute()
     folder = root / "checkpoints" if (root / "checkpoints").is_dir() else root
     if not folder.is_dir() or not any(child.name.isdecimal() for child in folder.iterdir()):
+        if (root / "config.json").is_file() and any(root.glob("*.safetensors")):
+            raise UserError(
+                f"{path}: no checkpoints there, but a Hugging Face model; import it: python -m lgrpo import-hf {path} --workdir DIR"
+            )
         raise UserError(f"{path}: no checkpoints there; give the workdir of a run that saved one, or its checkpoints folder")
     return open_manager(folder, create=False), folder
 

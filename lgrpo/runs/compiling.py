@@ -16,6 +16,8 @@ class CompileClock:
     def __init__(self) -> None:
         self.seconds = 0.0
         """Since the last lap."""
+        self.total = 0.0
+        """Since the clock was made."""
         self.programs = 0
         """Compiled or read from the cache since the clock was made."""
         jax.monitoring.register_event_duration_secs_listener(self._heard)
@@ -23,6 +25,7 @@ class CompileClock:
     def _heard(self, event: str, duration: float, **_: Any) -> None:
         if event in _EVENTS:
             self.seconds += duration
+            self.total += duration
             self.programs += event == _COMPILED
 
     def lap(self) -> float:

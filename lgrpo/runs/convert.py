@@ -251,6 +251,8 @@ def describe_import(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> str:
     return (
         f"{m.family}, {count_params(m):,} parameters in {m.param_dtype}, {m.vocab_size} rows; "
         f"end of thinking {d.think_end!r} = {d.think_end_id}, end of sequence {d.eos!r} = {d.eos_id}{more}\n"
+        "in an experiment's file, with imported and imported_data of lgrpo.config.imported: "
+        f"model=imported({str(workdir)!r}), data=imported_data({str(workdir)!r}), train=TrainConfig(init_from={str(workdir)!r})\n"
         f"start from it with: {shlex.join(map(str, [*options, '--data.template', d.template]))}"
     )
 

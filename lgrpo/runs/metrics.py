@@ -84,6 +84,10 @@ METRICS: dict[str, Metric] = {
     "time/compile_s": Metric("s", "sum since the last line", "lowering and compiling, inside whatever called a program first"),
     "time/step_s": Metric("s", "last", "one step, without evaluation and saving"),
     "time/host_frac": Metric("share", "last", "part of the step outside sampling and updates"),
+    "perf/flop_total": Metric(
+        "FLOP", "sum over the run", "operations of all matrix products of sampling and updates so far, this run alone"
+    ),
+    "perf/seconds_total": Metric("s", "sum over the run", "steps so far, without compilation, evaluation and saving"),
     "perf/tokens_per_s": Metric("steps/s", "last", "latent steps and tokens generated per second of sampling"),
 }
 

@@ -25,7 +25,7 @@ def learning_rate(cfg: OptimConfig, total_updates: int) -> optax.Schedule:
 
 
 # Stacked norms and biases are [L, ...]: they are vectors per layer whatever their rank.
-_VECTORS = ("attn_norm", "mlp_norm", "bq", "bk", "bv")
+_VECTORS = ("attn_norm", "mlp_norm", "bq", "bk", "bv", "q_norm", "k_norm")
 _OTHER_PART = {"encoder": "decoder", "decoder": "encoder"}
 
 

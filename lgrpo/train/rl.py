@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from lgrpo.config import ExperimentConfig
-from lgrpo.data.pipeline import prompt_stream
-from lgrpo.data.prompts import describe_prompt
+from lgrpo.data.pipeline import describe_stream, prompt_stream
 from lgrpo.keys import Stream, key_for
 from lgrpo.latent.buckets import trim_completions, trim_prompts
 from lgrpo.latent.refill import refill_rollout
+from lgrpo.latent.rollout import decode_trips
 from lgrpo.rewards.score import score
 from lgrpo.rewards.shared import score_own
 from lgrpo.runs import multihost
@@ -23,6 +23,7 @@ from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.runs.metrics import progress
 from lgrpo.sharding import batch_ways, put_batch
 from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
+from lgrpo.train.compute import Flop
 from lgrpo.train.guards import Guards
 from lgrpo.train.health import check_rewards, evaluation_metrics, should_save, summary
 from lgrpo.train.setup import Session, agree_on_records, open_session, publish
@@ -54,7 +55,7 @@ def train(session: Session, stop: StopFlag) -> int:
         data.set_state(session.restored.data)
         buffer = session.restored.buffer
     else:
-        multihost.say(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.left_out}")
+        multihost.say(describe_stream(data, session.tokenizer))
 
     def save(done: int, data_state: dict[str, Any], metrics: dict[str, float], **more: Any) -> None:
         session.save(done, state, data_state, buffer, session.extra() | more, metrics.get("eval/pass@1_sampled"))
@@ -64,6 +65,7 @@ def train(session: Session, stop: StopFlag) -> int:
     with progress(cfg.train.num_steps, "rl", cfg.logging.progress, initial=session.start) as bar:
         for step in range(session.start, cfg.train.num_steps):
             timer, started, resume_point = Timer(), time.perf_counter(), data.get_state()
+            compiled = session.clock.total
             groups, new_buffer, measure = _experience(session, state.params, data, buffer, step, timer, stop)
             if groups is None:  # interrupted after a generation: this step starts again from its prompts
                 save(step, resume_point, {})
@@ -71,6 +73,7 @@ def train(session: Session, stop: StopFlag) -> int:
             buffer = new_buffer
             state, metrics = timer.measure("train", _learn, session, state, groups, measure)
             metrics |= _timing(timer, time.perf_counter() - started, metrics, cfg)
+            metrics |= session.compute.metrics(metrics["time/step_s"], session.clock.total - compiled)
             done = step + 1
             guards.after(done, metrics, groups)
             evaluated = evaluation_metrics(session, state.params, done, stop)
@@ -110,15 +113,18 @@ def _experience(
     session: Session, params: Params, data: Any, buffer: Groups | None, step: int, timer: Timer, stop: StopFlag
 ) -> tuple[Groups | None, Groups | None, Callable[[], dict[str, float]]]:
     """Samples and grades the groups of one step with the current weights."""
-    cfg, mesh = session.cfg, session.mesh
+    cfg, mesh, compute = session.cfg, session.mesh, session.compute
+    cost: Flop | None = None  # of one generation; None under refill, whose host decides what runs
     weights = publish(params, cfg, mesh)
     step_key = key_for(cfg.seed, step, Stream.ROLLOUT)
 
     def sample(prompts: PromptBatch, index: int) -> Rollout | None:
+        nonlocal cost
         key, placed = jax.random.fold_in(step_key, index), put_batch(trim_prompts(prompts, cfg.data.prompt_bucket), mesh)
         if cfg.rollout.decode == "refill":
             ways = batch_ways(mesh)
             return refill_rollout(weights, placed, key, cfg=SAMPLING.of(cfg), interrupted=lambda: stop.requested, ways=ways)
+        cost = compute.program(rollout_step, weights, placed, key, cfg=cfg)
         rollout = rollout_step(weights, placed, key, cfg=cfg)
         return put_batch(rollout, mesh) if multihost.several() else rollout  # whole groups on one host, for its grader
 
@@ -128,6 +134,7 @@ def _experience(
 
         scored = score_own(one, rollout, answers) if multihost.several() else one(rollout, answers)
         check_rewards(np.asarray(scored.rewards), answers, step + 1)
+        compute.add(None if cost is None else cost.of(decode_trips(multihost.host(rollout.mask), cfg.rollout)))
         return scored
 
     return collect(sample, grade, data, buffer, cfg=cfg, step=step, timer=timer, interrupted=stop.agreed)
@@ -143,6 +150,7 @@ def _learn(
     )
     groups = put_batch(groups, session.mesh)
     batch = make_train_batch(groups.prompts, groups.rollout, groups.rewards, groups.valid, cfg=session.cfg)
+    session.compute.add(session.compute.program(train_step, state, batch, cfg=session.cfg).of())
     state, update = train_step(state, batch, cfg=session.cfg)
     if session.cfg.train.diagnostics != "off":
         update |= winner_step(batch.rollout, groups.rewards, groups.valid, cfg=session.cfg)

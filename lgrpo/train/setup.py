@@ -37,6 +37,7 @@ from lgrpo.runs.lock import Lock
 from lgrpo.runs.metrics import MetricsWriter
 from lgrpo.runs.versions import source_digest, versions
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
+from lgrpo.train.compute import Compute
 from lgrpo.train.steps.update import init_state, lora_of, merged_weights
 from lgrpo.types import Params, TrainState
 
@@ -57,6 +58,7 @@ class Session:
     lora: LoraConfig
     """Of what is trained; rank 0: no adapters."""
     lock: Lock
+    compute: Compute
     held: bool = False
     """A checkpoint was due inside a streak of skipped updates, and waits for its end."""
     opened: float = dataclasses.field(default_factory=time.perf_counter)
@@ -78,6 +80,7 @@ class Session:
         if self.restored and self.restored.step == self.cfg.checkpoint.rollback:
             back = {"step": self.restored.step, "lr": self.cfg.optim.lr}
         extra = {"seconds": before + time.perf_counter() - self.opened, "vocabulary": self.tokenizer.vocabulary}
+        extra |= {"spent": self.compute.totals()}
         extra |= {"rollback": back} if back else {}
         return extra | ({"adapter_scale": self.lora.alpha / self.lora.rank} if self.lora.rank else {})
 
@@ -320,4 +323,5 @@ def _open(
     written = restored.step - ("pending" in restored.extra) if restored else 0
     clock = CompileClock()
     writer = MetricsWriter(workdir, cfg.logging, resume_step=written, clock=clock, first=first)
-    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer, clock, lora_of(cfg, rl=rl), lock)
+    compute = Compute(restored.extra.get("spent", {}) if restored else {})
+    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer, clock, lora_of(cfg, rl=rl), lock, compute)

@@ -14,8 +14,8 @@ import jax
 
 from lgrpo.algos.stage1 import STAGES
 from lgrpo.config import ExperimentConfig
-from lgrpo.data.pipeline import SftStream, sft_stream
-from lgrpo.data.prompts import describe_prompt
+from lgrpo.data.pipeline import SftStream, describe_stream, sft_stream
+from lgrpo.data.prompts import TextTokenizer
 from lgrpo.errors import UserError
 from lgrpo.runs import multihost
 from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
@@ -61,16 +61,15 @@ def run(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> int:
     return session.leave(code)
 
 
-def heldout_batches(session: Session) -> Sequence[dict[str, Any]]:
+def heldout_batches(cfg: ExperimentConfig, tokenizer: TextTokenizer, ways: int) -> Sequence[dict[str, Any]]:
     """The first records of the evaluation split with their chains and clean labels, in whole batches; [] when nothing is evaluated.
 
     Errors: UserError when the split has less than one batch of them.
     """
-    cfg = session.cfg
     if not cfg.evaluation.every or not cfg.sft.heldout:
         return []
     size = cfg.sft.batch_size
-    stream = sft_stream(cfg, session.tokenizer, cfg.data.eval_split, batch=size, shuffle=False, ways=batch_ways(session.mesh))
+    stream = sft_stream(cfg, tokenizer, cfg.data.eval_split, batch=size, shuffle=False, ways=ways)
     count = min(-(-cfg.sft.heldout // size), stream.records // size)
     if not count:
         raise UserError(
@@ -114,7 +113,7 @@ def _open_data(session: Session) -> SftStream:
     if session.restored:
         data.set_state(session.restored.data)
     else:
-        multihost.say(f"first prompt: {describe_prompt(session.tokenizer, data.example_ids)}\n{data.left_out}")
+        multihost.say(describe_stream(data, session.tokenizer))
     return data
 
 
@@ -125,7 +124,8 @@ def train(session: Session, stop: StopFlag) -> int:
     if watch.exhausted(cfg.sft.patience):
         multihost.say(f"{session.workdir}: stopped early at step {session.start}, nothing left to do")
         return 0
-    data, heldout, guards = _open_data(session), heldout_batches(session), Guards(session)
+    data, guards = _open_data(session), Guards(session)
+    heldout = heldout_batches(cfg, session.tokenizer, batch_ways(session.mesh))
 
     def conclude(done: int, metrics: dict[str, float]) -> int | None:
         """What follows an update: evaluation, the line, the checkpoint. The exit code when the run ends here."""
@@ -149,14 +149,16 @@ def train(session: Session, stop: StopFlag) -> int:
         for done in range(session.start + 1, cfg.train.num_steps + 1):
             if code is not None:
                 break
-            started = time.perf_counter()
+            started, compiled = time.perf_counter(), session.clock.total
             batch = next(data)
             placed = put_batch(batch, session.mesh)
             fed = time.perf_counter()
+            session.compute.add(session.compute.program(sft_step, state, placed, cfg=cfg).of())
             state, update = sft_step(state, placed, cfg=cfg)
             metrics = {name: float(value) for name, value in update.items()}
             ended = time.perf_counter()
             metrics |= {"time/data_s": fed - started, "time/train_s": ended - fed, "time/step_s": ended - started}
+            metrics |= session.compute.metrics(ended - started, session.clock.total - compiled)
             guards.after(done, metrics, batch)
             bar.set_postfix(ce=f"{metrics['sft/ce']:.4f}", kl=f"{metrics['sft/kl']:.4f}")
             bar.update()

@@ -49,7 +49,8 @@ def test_the_usage_loads_nothing_slow():
     [
         (
             ["trian", "X"],
-            "trian: no such command; use one of train, sft, eval, trace, check, overlap, ablate, report, compare, selftest, import-hf, export-hf, init",
+            "trian: no such command; use one of train, sft, eval, trace, check, overlap, ablate, "
+            "report, compare, selftest, import-hf, export-hf, init, data, ask",
         ),
         (["train"], "no experiment given"),
         (["train", "--algo.clip-low", "0.1"], "no experiment given"),
@@ -88,7 +89,7 @@ def test_commands_reach_their_loop_with_the_resolved_config(monkeypatch, experim
 
 
 def test_check_prints_the_resolved_config_and_every_problem(monkeypatch, capsys, experiment):
-    code, out, err = main(monkeypatch, capsys, "check", experiment, "--devices", "8", "--seed", "5")
+    code, out, err = main(monkeypatch, capsys, "check", experiment, "--fast", "--devices", "8", "--seed", "5")
     assert code == 0
     assert json.loads(out)["seed"] == 5
     assert "ok for `train` on 8 device(s)" in err
@@ -97,7 +98,10 @@ def test_check_prints_the_resolved_config_and_every_problem(monkeypatch, capsys,
     assert json.loads(out)["optim"]["lr"] == 0
     assert "optim.lr=0.0" in err
     assert "use 8 or 16" in err
-    assert main(monkeypatch, capsys, "check", experiment, "--kind", "eval", "--devices", "8", "--train.prompts-per-step", "12")[0] == 0
+    assert (
+        main(monkeypatch, capsys, "check", experiment, "--fast", "--kind", "eval", "--devices", "8", "--train.prompts-per-step", "12")[0]
+        == 0
+    )
 
 
 def test_help(monkeypatch, capsys, experiment):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lgrpo.data import prompts
-from lgrpo.data.pipeline import prompt_batches, prompt_stream, sft_stream
+from lgrpo.data.pipeline import describe_stream, prompt_batches, prompt_stream, sft_stream
 from lgrpo.data.registry import DATA_SETS, Split
 from lgrpo.data.sources import load_records
 from lgrpo.errors import UserError
@@ -149,8 +149,9 @@ def test_overlong_records_are_dropped_and_counted(jsonl_cfg, tokenizer):
     cfg = jsonl_cfg(*lines)
     stream = prompt_stream(cfg, tokenizer, "train", batch=3)
     assert stream.dropped == 1 and sorted(next(stream)[0].uid.tolist()) == [0, 2, 3]  # uid stays the position in the file
-    assert tokenizer.decode(stream.example_ids) == "Tom has 1 pens . <think>"
+    assert tokenizer.decode(stream.example.prompt) == "Tom has 1 pens . <think>"
     sft = sft_stream(cfg, tokenizer, "train", batch=2)
+    assert list(stream.left_out.values()) == [1, 1] and sorted(sft.left_out) == ["all", *sorted(sft.left_out)[1:]]
     assert sft.dropped == 2 and sorted(next(sft)["uid"].tolist()) == [0, 3]
     strict = replaced(cfg, "data", overlong="error")
     with pytest.raises(UserError, match=r"record 1: prompt has 41 tokens, data\.max_prompt is 32"):
@@ -164,9 +165,13 @@ def test_overlong_records_are_dropped_and_counted(jsonl_cfg, tokenizer):
 def test_what_was_left_out_is_said_by_limit(jsonl_cfg, tokenizer):
     long = " ".join(["Tom has 3 pens."] * 8)
     cfg = jsonl_cfg(record(1), record(2, problem=long), record(3, cot="<<1+2=3>>" * 3, problem=long), record(4, cot="<<1+2=3>>" * 3))
-    assert prompt_stream(cfg, tokenizer, "train", batch=1).left_out == "2 records too long (data.max_prompt=32: 2)"
-    assert sft_stream(cfg, tokenizer, "train", batch=1).left_out == "3 records too long (data.max_prompt=32: 2, sft.max_chain=16: 2)"
-    assert prompt_stream(replaced(cfg, "data", max_prompt=64), tokenizer, "train", batch=1).left_out == "0 records too long"
+    assert prompt_stream(cfg, tokenizer, "train", batch=1).left_out == {"data.max_prompt=32": 2, "all": 2}
+    stream = sft_stream(cfg, tokenizer, "train", batch=1)
+    assert stream.left_out == {"data.max_prompt=32": 2, "sft.max_chain=16": 2, "sft.max_answer=4": 0, "all": 3}
+    assert describe_stream(stream, tokenizer).endswith(
+        "1 used, 3 left out (2 longer than data.max_prompt=32, 2 longer than sft.max_chain=16)"
+    )
+    assert prompt_stream(replaced(cfg, "data", max_prompt=64), tokenizer, "train", batch=1).left_out == {"data.max_prompt=64": 0, "all": 0}
 
 
 def test_a_text_of_millions_of_characters_is_not_tokenised(jsonl_cfg, tokenizer, monkeypatch):
@@ -178,7 +183,7 @@ def test_a_text_of_millions_of_characters_is_not_tokenised(jsonl_cfg, tokenizer,
     cfg = jsonl_cfg(record(1), record(2, problem=huge), record(3, cot=huge), json.dumps({"problem": "Tom", "cot": "1", "answer": huge}))
     stream = sft_stream(cfg, tokenizer, "train", batch=1)
     assert stream.dropped == 3 and next(stream)["uid"].tolist() == [0] and max(seen) < 1000
-    assert stream.left_out == "3 records too long (data.max_prompt=32: 1, sft.max_chain=16: 1, sft.max_answer=4: 1)"
+    assert stream.left_out == {"data.max_prompt=32": 1, "sft.max_chain=16": 1, "sft.max_answer=4": 1, "all": 3}
     strict = replaced(cfg, "data", overlong="error")
     with pytest.raises(UserError, match=r"record 1: prompt has 5000000 characters, data\.max_prompt is 32"):
         prompt_stream(strict, tokenizer, "train", batch=1)
@@ -190,7 +195,7 @@ def test_registered_sets_may_have_records_without_a_chain(cfg, tokenizer, monkey
     (tmp_path / "gsm8k_train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     cfg = replaced(cfg, "data", source="gsm8k", path=str(tmp_path), data_dir=str(tmp_path / "tfds"))
     stream = sft_stream(cfg, tokenizer, "train", batch=3)
-    assert stream.dropped == 1 and stream.left_out == "0 records too long, 1 without a chain"
+    assert stream.dropped == 1 and describe_stream(stream, tokenizer).endswith("3 used, 1 left out (1 without a chain)")
     assert sorted(next(stream)["uid"].tolist()) == [0, 1, 3]
     assert prompt_stream(cfg, tokenizer, "train", batch=4).dropped == 0
     (tmp_path / "gsm8k_train.jsonl").write_text("".join(json.dumps(row | {"cot": ""}) + "\n" for row in rows))

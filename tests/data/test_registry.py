@@ -250,7 +250,7 @@ def test_choices_have_their_own_instruction(tmp_path, small):
     data = config(tmp_path, "gpqa_diamond", tokenizer=str(smoke), template="instruct", eos="<|eot_id|>", max_prompt=400)
     tokenizer = load_tokenizer(data)
     stream = prompt_stream(resolve(ExperimentConfig(data=data), tokenizer), tokenizer, "test", batch=1, shuffle=False)
-    assert tokenizer.decode(stream.example_ids).startswith(registry.CHOICE_INSTRUCTION)
+    assert tokenizer.decode(stream.example.prompt).startswith(registry.CHOICE_INSTRUCTION)
 
 
 def test_overlap_is_found_through_typography(tmp_path, small):

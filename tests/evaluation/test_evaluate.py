@@ -262,6 +262,8 @@ def test_a_suite_from_the_command_line_and_its_comparison(stored, cfg, data_path
     assert len(rows) == PROBLEMS * 5 and {"text", "gold", "answer", "category", "finish"} <= set(rows[0])
     assert cli.run(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     table = capsys.readouterr().out
+    assert "warning: a and b differ in more than their weights: " in table and "svamp: latent noise: 1.0 and 0.3" in table
+    assert compare.warnings(tmp_path / "a", tmp_path / "a") == []
     assert table.count("McNemar") == 2 and table.count("sign test") == 2 and "noise=" not in table
     found = compare.compare(tmp_path / "a" / "svamp", tmp_path / "b" / "svamp" / "eval.jsonl")
     assert [row["pass"] for row in found] == ["noise_free", "sampled"] and found[0]["difference"]["value"] == 0

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.demo import latent_grpo
+from lgrpo.config import ExperimentConfig
 from lgrpo.config.overrides import apply_diff, diff, load_experiment
 from lgrpo.config.validate import validate
 from lgrpo.data.prompts import load_tokenizer, resolve
@@ -15,6 +16,7 @@ from lgrpo.keys import Stream, key_for
 from lgrpo.latent.rollout import rollout
 from lgrpo.models.presets import LLAMA_3_2_1B, QWEN2_5_0_5B, QWEN2_5_MATH_7B
 from lgrpo.models.spec import abstract_params, spec_abstract
+from lgrpo.train.check import find_kind
 from lgrpo.train.setup import trained_specs
 from lgrpo.train.steps.rl import group, make_train_batch, train_step
 from lgrpo.train.steps.update import init_state
@@ -34,6 +36,15 @@ def test_module_is_valid(path):
     kind = "sft" if "sft" in str(path.relative_to(ROOT)) else "train"
     assert validate(cfg, device_count=1, kind=kind) == []
     assert cfg.name == path.stem
+
+
+@pytest.mark.parametrize("path", sorted(p for p in ROOT.rglob("*.py") if "def get_config" in p.read_text()), ids=lambda p: p.stem)
+def test_the_docstring_has_the_command(path):
+    """Of this file, for the right loop, so that `check` knows it; and released models say whether they were run."""
+    kind, why = find_kind(path, ExperimentConfig())
+    assert "docstring" in why and kind == ("sft" if "sft" in str(path.relative_to(ROOT)) else "train")
+    if path.stem.startswith(("gsm8k", "math")) and not path.stem.endswith("smoke"):
+        assert "Not run here" in path.read_text()
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda p: p.stem)

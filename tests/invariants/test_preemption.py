@@ -33,6 +33,7 @@ def signal_at(monkeypatch):
                 signal.raise_signal(signal.SIGTERM)
             return honest(*args, **kw)
 
+        signalling.trace = getattr(honest, "trace", None)  # of a program: its cost
         monkeypatch.setattr(module, name, signalling)
         return lambda: monkeypatch.setattr(module, name, honest)
 

@@ -154,6 +154,7 @@ def test_interruption_between_generations_repeats_the_step(tmp_path, data_dir, l
             os.kill(os.getpid(), signal.SIGTERM)
         return honest(*args, **kwargs)
 
+    interrupting.trace = honest.trace
     monkeypatch.setattr(rl, "rollout_step", interrupting)
     assert rl.run(cfg, tmp_path / "parts") == EXIT_PREEMPTED
     monkeypatch.setattr(rl, "rollout_step", honest)

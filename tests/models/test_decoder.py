@@ -22,6 +22,7 @@ CASES = {
     "llama": BASE,
     "llama gqa2 tied scaled": dataclasses.replace(BASE, n_kv_heads=2, tie_embeddings=True, rope_scaling=SCALING),
     "qwen2 gqa4": dataclasses.replace(BASE, family="qwen2", n_kv_heads=1, rms_eps=1e-3, rope_theta=100.0),
+    "qwen3 gqa2": dataclasses.replace(BASE, family="qwen3", n_kv_heads=2),
     "qwen2 gqa2 tied": dataclasses.replace(BASE, family="qwen2", n_kv_heads=2, tie_embeddings=True, remat=True),
 }
 MAIN = CASES["qwen2 gqa2 tied"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 
 import pytest
 
+import lgrpo
 from lgrpo.config import ModelConfig, RopeScaling
 from lgrpo.errors import UserError
 from lgrpo.models import presets
 from lgrpo.models.hf_config import config_from_hf, config_to_hf
+from lgrpo.models.spec import param_specs
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 LLAMA = {
@@ -39,6 +42,23 @@ LLAMA = {
     "pretraining_tp": 1,
     "max_position_embeddings": 131072,
     "eos_token_id": [128001, 128008, 128009],
+}
+QWEN3 = {
+    "model_type": "qwen3",
+    "vocab_size": 151936,
+    "hidden_size": 1024,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 3072,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000,
+    "attention_bias": False,
+    "use_sliding_window": False,
+    "layer_types": ["full_attention"] * 28,
+    "tie_word_embeddings": True,
 }
 QWEN = {
     "model_type": "qwen2",
@@ -185,3 +205,22 @@ def test_values_that_are_none_are_one_line(changes, says):
     with pytest.raises(UserError, match=says) as error:
         config_from_hf(NO_ROPE | changes, "x/config.json")
     assert str(error.value).startswith("x/config.json: ") and "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_qwen3_has_heads_wider_than_its_width_and_no_biases():
+    cfg = config_from_hf(QWEN3, "config.json")
+    assert (cfg.family, cfg.head_dim, cfg.n_heads, cfg.d_model, cfg.rope_theta) == ("qwen3", 128, 16, 1024, 1e6)
+    names = set(param_specs(cfg)["blocks"])
+    assert {"q_norm", "k_norm"} <= names and not {"bq", "bk", "bv"} & names
+    assert config_from_hf({n: v for n, v in QWEN3.items() if n != "head_dim"}, "config.json").head_dim == 128
+    written = config_to_hf(cfg, None, eos_ids=[1], min_positions=64)
+    assert written["architectures"] == ["Qwen3ForCausalLM"] and config_from_hf(written, "config.json") == cfg
+    with pytest.raises(UserError, match="attention_bias"):
+        config_from_hf(QWEN3 | {"attention_bias": True}, "config.json")
+
+
+def test_the_lines_that_the_documents_show_are_those_of_the_code():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page[page.index("## Write a model family") :], re.S)
+    code = [(pathlib.Path(lgrpo.__file__).parent / "models" / name).read_text() for name in ("spec.py", "decoder.py", "hf_config.py")]
+    assert len(blocks) == 3 and all(block in text for block, text in zip(blocks, code, strict=True))

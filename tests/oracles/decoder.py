@@ -1,4 +1,4 @@
-"""A whole Llama / Qwen2 decoder in float64, one position, head and layer at a time, from the papers and the Hugging Face weight layout."""
+"""A whole Llama / Qwen2 / Qwen3 decoder in float64, one position, head and layer at a time, from the papers and the Hugging Face weight layout."""
 
 import math
 
@@ -51,6 +51,8 @@ def forward(params, cfg, embeds):
                 k, v = h[t] @ w["wk"][:, head], h[t] @ w["wv"][:, head]
                 if "bk" in w:
                     k, v = k + w["bk"][head], v + w["bv"][head]
+                if "k_norm" in w:
+                    k = rms_norm(k, w["k_norm"], cfg.rms_eps)
                 keys[t, head], values[t, head] = rotate(k, t, freqs), v
         for t in range(length):
             mixed = np.zeros(cfg.d_model)
@@ -58,6 +60,8 @@ def forward(params, cfg, embeds):
                 q = h[t] @ w["wq"][:, head]
                 if "bq" in w:
                     q = q + w["bq"][head]
+                if "q_norm" in w:
+                    q = rms_norm(q, w["q_norm"], cfg.rms_eps)
                 q = rotate(q, t, freqs)
                 shared = head // ratio  # consecutive query heads share a key head
                 scores = np.array([q @ keys[s, shared] / math.sqrt(cfg.head_dim) for s in range(t + 1)])

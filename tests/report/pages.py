@@ -77,6 +77,7 @@ class Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.open, self.ids, self.tags, self.links, self.problems = [], set(), [], [], []
         self.figures, self.texts, self.data = {}, [], ""
+        self.tables = []  # of rows of cells, the header first
         self._figure = self._row = self._cell = None
         self.feed(text)
         self.close()
@@ -101,6 +102,8 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "figure":
             self._figure = self.figures.setdefault(named["id"], {"header": [], "rows": []})
+        elif tag == "table":
+            self.tables.append([])
         elif tag == "tr":
             self._row = []
         elif tag in ("td", "th"):
@@ -123,7 +126,9 @@ class Page(HTMLParser):
         if tag in ("td", "th"):
             self._row.append(self._cell)
             self._cell = None
-        elif tag == "tr" and self._figure is not None:
+        elif tag == "tr":
+            self.tables[-1].append(self._row)
+        if tag == "tr" and self._figure is not None:
             head = all(cell["header"] for cell in self._row)
             self._figure["header" if head else "rows"].append(self._row)
         elif tag == "figure":

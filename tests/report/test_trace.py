@@ -1,5 +1,6 @@
 """The trace: what it shows is what was recorded and what the model says, against the float64 oracle; and no text of a run becomes markup."""
 
+import dataclasses
 import io
 import json
 
@@ -194,7 +195,6 @@ EVIL = "<script>alert(1)</script>\x1b[31m&\u202e"
 
 def hostile(traces):
     """Traces whose texts are markup and control characters."""
-    import dataclasses
 
     def spoil(step):
         return dataclasses.replace(step, components=tuple(dataclasses.replace(c, token=EVIL) for c in step.components))
@@ -250,6 +250,60 @@ def test_terminal(traced, width):
     assert text.count("★ winner") >= sum(t.winner is not None for t in traces)
     assert max(map(len, text.splitlines())) <= width
     assert ("first: " in text and any("second: " in line and "first: " in line for line in text.splitlines())) == (width > 200)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_weights_are_never_cut(traced, width):
+    """Every weight of every latent step in the width of a narrow terminal, a wide one and a pipe; explicit chains are one text with its lines."""
+    _, traces, _ = traced
+    out = io.StringIO()
+    print_traces([Side("a", traces)], Console(file=out, width=width), show=4)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width and "…" not in out.getvalue()
+    text = " ".join(out.getvalue().split())
+    for t in traces:
+        for s in t.samples:
+            assert all(f"{c.weight:.3f}" in text for step in s.latents for c in step.components)
+            assert bool(s.chain) <= (not s.latents) and ("chain: " in text) >= bool(s.chain)
+
+
+def test_line_breaks_and_chains_are_shown():
+    cfg = CONFIGS["explicit"]
+    (first, *_), _ = trace(params(cfg.model), prompts(), ["1"] * 4, jax.random.key(3), cfg=cfg, tokenizer=TOKENIZER)
+    sample = next(s for s in first.samples if s.chain)
+    assert sample.chain == TOKENIZER.decode([step.components[0].id for step in sample.steps if step.kind == "thought"])
+    broken = dataclasses.replace(sample, chain="one\ntwo\x1b", answer="a\nb")
+    out = io.StringIO()
+    side = Side("a", [dataclasses.replace(first, prompt="p\nq", samples=(broken,))])
+    print_traces([side], Console(file=out, width=80), show=1)
+    lines = [line.strip("│ ") for line in out.getvalue().splitlines()]
+    for part in (["p", "q"], ["chain: one", "two\\x1b"], ["answer: a", "b"]):
+        at = lines.index(part[0])
+        assert lines[at : at + 2] == part
+    page = trace_html([side], cfg)
+    assert "one\ntwo\\x1b" in page and "p\nq" in page
+
+
+def test_a_question_is_asked(cfg, tmp_path, capsys):
+    """Under the checkpoint's own settings: without noise one sample whose mixtures are the noiseless top K; with --samples so many."""
+    from lgrpo.__main__ import run as command
+    from lgrpo.models.spec import init_params
+    from lgrpo.runs.checkpoint import Checkpoints
+
+    saver = Checkpoints(tmp_path, cfg.checkpoint)
+    state = init_state(init_params(cfg.model, jax.random.key(0)), cfg, rl=True)
+    saver.save(3, state=state, data={}, buffer=None, cfg=cfg, extra={}, metric=None)
+    saver.close()
+    assert command(["ask", str(tmp_path), "Tom has 3 pens ."]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "step 3; no noise" in said and "Tom has 3 pens . <think>" in said and said.count("sample ") == 1
+    assert "weight" in said and "advantage" not in said and "wrong" not in said and "answer: " in said
+    assert command(["ask", str(tmp_path), "Tom has 3 pens .", "--samples", "2", "--gold", "1", "--rollout.max-new-tokens", "6"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("sample ") >= 2 and "2 samples under noise" in said and ("wrong" in said or "correct" in said)
+    for wrong, says in (("", "empty"), ("Zebras ~ quux", "unknown")):
+        with pytest.raises(UserError, match=says):
+            command(["ask", str(tmp_path), wrong])
 
 
 def test_visible():

@@ -206,3 +206,8 @@ def test_only_the_end_is_read_and_long_answers_are_not_interpreted():
     assert answer_text("#### 5\n" + "x" * MAX_TEXT) is None
     assert not grade("#### 5" + " " * MAX_ANSWER + "6", "5").correct
     assert not grade("\\boxed{5" + "\u200b" * MAX_ANSWER + "}", "5").correct
+
+
+@pytest.mark.parametrize("answer", ["5", "-7", "1,234", "$5.00", "-1.50", "\\$1,000.25", "007", "\\frac{1}{2}", "-\\dfrac{10}{4}"])
+def test_the_short_ways_read_as_the_long_one_does(answer):
+    assert read_answer(answer) == read_answer(f" {answer}")

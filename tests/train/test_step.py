@@ -68,15 +68,16 @@ def test_frozen_table_does_not_move(name):
     assert f"['{name}']" not in first_moments(state)  # no moments either
 
 
-def test_weight_decay_is_for_matrices():
+@pytest.mark.parametrize(("family", "more"), [("qwen2", ("bq", "bk", "bv")), ("qwen3", ("q_norm", "k_norm"))])
+def test_weight_decay_is_for_matrices(family, more):
     """With nothing to learn only the decay moves weights: matrices shrink by lr * decay, norms and biases stay."""
-    cfg = change(CFG, optim__weight_decay=0.5, model__family="qwen2")
+    cfg = change(CFG, optim__weight_decay=0.5, model__family=family)
     nothing = batch().replace(advantages=jnp.zeros_like(batch().advantages))
     before = jax.device_get(params(cfg.model))
-    before["blocks"] |= {name: before["blocks"][name] + 1.0 for name in ("bq", "bk", "bv")}
+    before["blocks"] |= {name: before["blocks"][name] + 1.0 for name in more}
     state, metrics = step(cfg, nothing, fresh_state(cfg, before))
     assert metrics["grad/norm"] == 0
-    for name in ("attn_norm", "mlp_norm", "bq", "bk", "bv"):
+    for name in ("attn_norm", "mlp_norm", *more):
         np.testing.assert_array_equal(state.params["blocks"][name], before["blocks"][name])
     np.testing.assert_array_equal(state.params["final_norm"], before["final_norm"])
     for new, old in ((state.params["embed"], before["embed"]), (state.params["blocks"]["wq"], before["blocks"]["wq"])):

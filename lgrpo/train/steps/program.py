@@ -36,6 +36,10 @@ class Program:
     def __call__(self, *args: Any, cfg: ExperimentConfig, **more: Any) -> Any:
         return self._jitted(*args, cfg=self.view(cfg), **more)
 
+    def trace(self, *args: Any, cfg: ExperimentConfig, **more: Any) -> Any:
+        """As that of jax.jit."""
+        return self._jitted.trace(*args, cfg=self.view(cfg), **more)
+
     def lower(self, *args: Any, cfg: ExperimentConfig, **more: Any) -> Any:
         """As that of jax.jit."""
         return self._jitted.lower(*args, cfg=self.view(cfg), **more)

@@ -1,0 +1,93 @@
+"""A file of problems before anything is trained on it: its columns, its lengths under the tokenizer, what would be left out, and how it is read."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from lgrpo.config import ExperimentConfig
+from lgrpo.data import prompts
+from lgrpo.data.prompts import TextTokenizer
+from lgrpo.data.sources import Record, load_records
+from lgrpo.data.tokenise import prompt_texts
+
+READ = ("problem", "cot", "answer")
+PERCENTILES = (0, 50, 90, 99, 100)
+
+
+def columns(file: pathlib.Path) -> Counter[str]:
+    """How many records have something in each column, in the order in which they appear."""
+    found: Counter[str] = Counter()
+    for line in file.read_text(encoding="utf-8-sig").split("\n"):
+        if line.strip():
+            found.update({name: int(value not in (None, "")) for name, value in json.loads(line).items()})
+    return found
+
+
+def _lengths(
+    cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, records: Sequence[Record]
+) -> dict[str, tuple[str, int, np.ndarray]]:
+    """What is measured -> (name of its limit, limit, tokens of each record)."""
+    answers = [prompts.render_answer(r["answer"], cfg.data.template) for r in records]
+    around = len(prompts.think_end_ids(cfg.data, tokenizer)) - 1 + 1  # what is left of the end of thinking, and the end of sequence
+    texts = {
+        "prompt": ("data.max_prompt", cfg.data.max_prompt, prompt_texts(cfg, tokenizer, split, records), 0),
+        "chain": ("sft.max_chain", cfg.sft.max_chain, [prompts.render_chain(r["cot"]) for r in records], 0),
+        "answer": ("sft.max_answer", cfg.sft.max_answer, answers, around),
+    }
+    return {
+        what: (field, limit, np.array([len(ids) + more for ids in tokenizer.encode_batch(rows)]))
+        for what, (field, limit, rows, more) in texts.items()
+    }
+
+
+def _table(rows: Sequence[Sequence[object]]) -> str:
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(str(x).rjust(w) if i else str(x).ljust(w) for i, (x, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    )
+
+
+def _example(cfg: ExperimentConfig, record: Record, prompt: str) -> str:
+    """A prompt, its target and the gold answer, as text with its line breaks."""
+    target = f"{prompts.render_chain(record['cot'])}{cfg.data.think_end}{prompts.render_answer(record['answer'], cfg.data.template)}{cfg.data.eos}"
+    shown = target if record["cot"].strip() else "none for supervised training: no `cot`"
+    return f"-- record {record['uid']}\nprompt: {prompt}\ntarget: {shown}\ngold answer: {record['answer']}"
+
+
+def survey(cfg: ExperimentConfig, tokenizer: TextTokenizer, file: pathlib.Path, *, show: int = 5) -> str:
+    """Text about a JSONL file. cfg: resolved, with this file as its source. Errors: UserError for a record that cannot be read."""
+    split = file.stem
+    records = load_records(cfg.data, split)
+    seen = columns(file)
+    named = ", ".join(f"{name} ({count})" for name, count in seen.items())
+    ignored = [name for name in seen if name not in READ]
+    lengths = _lengths(cfg, tokenizer, split, records)
+    bare = np.array([not r["cot"].strip() for r in records])
+    rows = [["tokens", *(f"{p} %" if 0 < p < 100 else "least" if not p else "most" for p in PERCENTILES), "limit", "longer", ""]]
+    for what, (field, limit, found) in lengths.items():
+        some = found[~bare] if what == "chain" else found
+        numbers = np.percentile(some, PERCENTILES, method="higher").astype(int).tolist() if len(some) else ["-"] * len(PERCENTILES)
+        rows.append([what, *numbers, limit, int((some > limit).sum()), field])
+    long = {what: found > limit for what, (_, limit, found) in lengths.items()}
+    supervised = long["prompt"] | long["chain"] | long["answer"]
+    unknown = tokenizer.find(prompts.UNK)
+    texts = prompt_texts(cfg, tokenizer, split, records)
+    lost = [] if unknown is None else [r["uid"] for r, ids in zip(records, tokenizer.encode_batch(texts), strict=True) if unknown in ids]
+    parts = [
+        f"{file}: {len(records)} records; columns with something in them: {named}"
+        + (f"; not read: {', '.join(ignored)}" if ignored else ""),
+        f"tokenizer {tokenizer.name}, template {cfg.data.template}; an answer counts its end of sequence\n" + _table(rows),
+        f"left out: {int(long['prompt'].sum())} by train and eval (prompt too long), {int(supervised.sum())} by sft (anything too long)",
+    ]
+    if bare.any():
+        parts.append(f"{int(bare.sum())} records have no `cot`: sft refuses the file, train and eval read it")
+    if lost:
+        parts.append(f"{len(lost)} records have text that the tokenizer does not know (the first: record {lost[0]}): they are refused")
+    parts += [_example(cfg, record, text) for record, text in list(zip(records, texts, strict=True))[:show]]
+    return "\n\n".join(parts)

@@ -1,0 +1,122 @@
+"""Problems of reasoning-gym: what is kept of a worked solution, and splits that share nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from fractions import Fraction
+
+import pytest
+
+from lgrpo.config import DataConfig
+from lgrpo.data.equations import extract, value
+from lgrpo.data.gym import Gym, write
+from lgrpo.data.sources import load_records
+from lgrpo.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("problem", "solution", "answer", "equations"),
+    [
+        ("He has 35 and 3 times as many.", "He has 35 × 3 = 105 kiwi. Total: 105 + 35 = 140\n", "140", ["35*3=105", "105+35=140"]),
+        ("16 eggs, 3 and 4 are used, $2 each.", "Left: (16 - 3 - 4) = 9. She makes 9*$2=$18.", "18", ["(16-3-4)=9", "9*2=18"]),
+        ("1,200 a year", "1,200/12=100 a month.", "100", ["1200/12=100"]),
+        ("5 and 3", "(5+3)*2=16", "16", ["(5+3)*2=16"]),
+        ("0.5 of 7", "7*0.5=3.5", "3.5", ["7*0.5=3.5"]),
+    ],
+)
+def test_equations_of_a_solution(problem, solution, answer, equations):
+    assert extract(problem, solution, answer) == (equations, "")
+
+
+@pytest.mark.parametrize(
+    ("problem", "solution", "answer", "reason"),
+    [
+        ("5 and 3", "It is 8.", "8", "no equation"),
+        ("5 and 3", "8=8", "8", "no equation"),
+        ("5 and 3", "5+3=9 and 5+3=8", "8", "false equation"),
+        ("10 and 3", "10/3=3.33", "3.33", "false equation"),
+        ("5 and 0", "5/0=5", "5", "false equation"),
+        ("5 and 3", "5+3=8, 8-3=5", "8", "other result"),
+        ("5 and 3", "5+3=8", "eight", "other result"),
+        ("160 mails, 30% of them", "48=48, so 160-48=112", "112", "missing step"),
+    ],
+)
+def test_solutions_that_are_dropped(problem, solution, answer, reason):
+    assert extract(problem, solution, answer) == ([], reason)
+
+
+def test_only_arithmetic_has_a_value():
+    assert value("2+3*4/(1+1)") == Fraction(8)
+    assert [value(text) for text in ("2**3", "__import__('os')", "1/0", "2+", "a", "True+1")] == [None] * 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    pytest.importorskip("reasoning_gym")
+    out = tmp_path_factory.mktemp("gym") / "gsm"
+    write(Gym(str(out), chains="equations", steps=(1, 3), train=300, valid=40, test=60, held_out=20))
+    return out
+
+
+def test_chains_hold_and_give_the_answer(folder):
+    data = DataConfig(source="jsonl", path=str(folder))
+    for split, count in {"train": 300, "valid": 40, "test": 60, "held_out": 60}.items():
+        records = load_records(data, split)
+        assert len(records) == count
+        for record in records:
+            sides = [equation.split("=") for equation in record["cot"][2:-2].split(">> <<")]
+            assert 1 <= len(sides) <= 3
+            assert all(value(left) == Fraction(right) for left, right in sides)
+            assert Fraction(sides[-1][1]) == Fraction(record["answer"])
+
+
+def test_splits_share_no_problem_and_the_held_out_templates_stay_out(folder):
+    rows = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in folder.glob("*.jsonl")}
+    problems = [row["problem"] for split in rows.values() for row in split]
+    assert len(set(problems)) == len(problems) == 460
+    about = json.loads((folder / "dataset.json").read_text())
+    templates = {split: {row["template"] for row in found} for split, found in rows.items()}
+    assert len(about["held_out_templates"]) == 20
+    assert templates["held_out"] <= set(about["held_out_templates"])
+    assert not (templates["train"] | templates["valid"] | templates["test"]) & set(about["held_out_templates"])
+    assert sum(about["splits"]["train"]["dropped"].values()) > 0
+
+
+def test_the_same_again_is_left_and_other_settings_are_refused(folder, tmp_path):
+    cfg = Gym(str(folder), chains="equations", steps=(1, 3), train=300, valid=40, test=60, held_out=20)
+    before = (folder / "train.jsonl").stat().st_mtime_ns
+    write(cfg)
+    assert (folder / "train.jsonl").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="other settings"):
+        write(dataclasses.replace(cfg, seed=1))
+    write(dataclasses.replace(cfg, out=str(tmp_path / "again")))
+    assert (tmp_path / "again" / "train.jsonl").read_bytes() == (folder / "train.jsonl").read_bytes()
+
+
+def test_any_data_set_with_answers_in_text(tmp_path):
+    pytest.importorskip("reasoning_gym")
+    write(Gym(str(tmp_path / "sums"), dataset="chain_sum", params='{"min_terms": 2, "max_terms": 3}', train=20, valid=5, test=5))
+    records = load_records(DataConfig(source="jsonl", path=str(tmp_path / "sums")), "train")
+    assert len(records) == 20 and all(r["answer"] and not r["cot"] for r in records)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"dataset": "chain_summ"}, "chain_summ"),
+        ({"params": "{"}, "not JSON"),
+        ({"params": '{"seed": 3}'}, "options of their own"),
+        ({"params": '{"nonsense": 3}'}, "nonsense"),
+        ({"dataset": "chain_sum", "chains": "prose"}, "only gsm_symbolic"),
+        ({"templates": (12345,)}, "no template 12345"),
+        ({"held_out": 500}, "hold out fewer"),
+        ({"steps": (3, 2)}, "fewest"),
+        ({"chains": "equations", "steps": (50, 60), "test": 1}, "only 0 of 1"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(tmp_path, fields, says):
+    pytest.importorskip("reasoning_gym")
+    with pytest.raises(UserError, match=says):
+        write(Gym(str(tmp_path / "out"), **fields))
+    assert not list(tmp_path.iterdir())
