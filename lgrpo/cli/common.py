@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,13 @@ def _explained(error: Exception) -> str:
     return ""
 
 
+def _nothing_after_this() -> None:
+    """Threads that Orbax left behind may fail later, as the save did: neither their tracebacks nor what they log comes below the last line."""
+    for name in ("absl", "orbax"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    threading.excepthook = lambda _: None
+
+
 def ended(work: Callable[[], int]) -> int:
     """Exit code of what a process came for; its errors are told on stderr, last of all, and to the other processes of the run."""
     from lgrpo.runs import partners  # no JAX before the command asks for it
@@ -76,6 +84,7 @@ def ended(work: Callable[[], int]) -> int:
     except Exception as error:
         said = _explained(error)
         partners.wait_for_reason(error)  # where another process is the cause, this one ends with what that one said
+        _nothing_after_this()
         print(f"error: {said}" if said else traceback.format_exc().rstrip(), file=sys.stderr, flush=True)
         code = 2 if said else 1
         partners.fail(said or f"{type(error).__name__}: {error}", code)

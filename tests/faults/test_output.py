@@ -109,3 +109,22 @@ def test_a_fault_of_the_program_is_a_traceback_and_1(monkeypatch, capsys):
         monkeypatch.setattr(__main__, "run", lambda _: Path("/nonexistent/file").read_text())
         __main__.main()
     assert capsys.readouterr().err.startswith("error: [Errno 2] No such file or directory: '/nonexistent/file'; mend that")
+
+
+def test_what_fails_later_does_not_write_below_the_last_line():
+    """A save that failed leaves threads behind that fail after it: seen in a soak, as a traceback below the error."""
+    code = (
+        "import logging, sys, threading, time\n"
+        "from lgrpo.cli.common import ended\n"
+        "from lgrpo.errors import UserError\n"
+        "def later():\n"
+        "    time.sleep(0.3)\n"
+        "    logging.getLogger('absl').error('late news')\n"
+        "    raise ValueError('Error writing local file')\n"
+        "def work():\n"
+        "    threading.Thread(target=later).start()\n"
+        "    raise UserError('saving step 3 failed')\n"
+        "sys.exit(ended(work))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1] == "error: saving step 3 failed"

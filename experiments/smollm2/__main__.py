@@ -1,0 +1,115 @@
+"""The study: weights, problems, supervised stages, RL by every method, evaluations, a report. Interrupted anywhere and started again, it goes on.
+
+Run: python -m experiments.smollm2 --budget smoke | cpu | gpu [--workdir runs/smollm2] [--seeds 0 1 2] [--stages exact explicit_grpo]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Any
+
+from experiments.demo.__main__ import exit_code, finish_stage, table, write_json
+from experiments.smollm2.stages import BUDGETS, STAGES, Budget, data_settings, stage_config
+from experiments.smollm2.weights import fetch
+from lgrpo.config import ExperimentConfig
+from lgrpo.data import gym
+from lgrpo.errors import UserError
+from lgrpo.evaluation import evaluate
+from lgrpo.report.build import write_report
+from lgrpo.runs.interrupt import EXIT_PREEMPTED
+from lgrpo.runs.metrics import read_metrics
+from lgrpo.train import rl, sft
+
+LOOPS = {"sft": sft.run, "train": rl.run}
+COSTS = ("perf/flop_total", "perf/seconds_total")
+
+
+def held_out(cfg: ExperimentConfig, folder: pathlib.Path) -> dict[str, Any] | None:
+    """Evaluation on templates that training never saw; None when a signal stopped it."""
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, eval_split="held_out"))
+    if not (folder / "held_out" / "eval.json").exists() and evaluate.run(cfg, folder, out="held_out") == EXIT_PREEMPTED:
+        return None
+    return json.loads((folder / "held_out" / "eval.json").read_text())
+
+
+def costs(name: str, results: dict[str, Any]) -> dict[str, float]:
+    """FLOP and seconds of a stage together with those of the stages that it started from."""
+    own = results[name]["own"]
+    start = STAGES[name][1]
+    before = costs(start, results) if start else dict.fromkeys(COSTS, 0.0)
+    return {cost: own.get(cost, 0.0) + before[cost] for cost in COSTS}
+
+
+def run_seed(folder: pathlib.Path, budget: Budget, seed: int, names: list[str]) -> dict[str, Any] | None:
+    """All stages of a seed: name -> result. None when a signal stopped it."""
+    results: dict[str, Any] = {}
+    runs = folder / f"seed{seed}"
+    runs.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        cfg = stage_config(name, folder, budget, seed)
+        result = finish_stage(cfg, runs / name, LOOPS[STAGES[name][0]])
+        others = None if result is None else held_out(cfg, runs / name)
+        if result is None or others is None:
+            return None
+        last = read_metrics(runs / name)[-1]
+        results[name] = result | {"own": {cost: last[cost] for cost in COSTS if cost in last}}
+        results[name]["held_out"] = {kind: others[kind]["pass@1"] for kind in ("noise_free", "sampled")}
+        results[name] |= {"with_start": costs(name, results)}
+    write_json(runs / "results.json", results)
+    return results
+
+
+def with_starts(names: list[str]) -> list[str]:
+    """The stages asked for and those that they start from, in the order of STAGES."""
+    wanted = set(names)
+    while more := {STAGES[name][1] for name in wanted} - wanted - {""}:
+        wanted |= more
+    return [name for name in STAGES if name in wanted]
+
+
+def run(options: argparse.Namespace) -> int:
+    """The exit code, 75 when interrupted. Errors: UserError."""
+    budget, folder = BUDGETS[options.budget], options.workdir / options.budget
+    if unknown := set(options.stages) - set(STAGES):
+        raise UserError(f"--stages {min(unknown)}: no such stage; use {', '.join(STAGES)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    fetch(folder / "weights")
+    print(json.dumps(gym.write(data_settings(folder, budget))["splits"]))
+    names = with_starts(options.stages or list(budget.stages or STAGES))
+    for seed in options.seeds or range(budget.seeds):
+        results = run_seed(folder, budget, seed, names)
+        if results is None:
+            print("interrupted; run the same command again to go on", file=sys.stderr)
+            return EXIT_PREEMPTED
+        print(f"\nseed {seed}\n{table(results)}")
+        for name, result in results.items():
+            flop, seconds = (result["with_start"][cost] for cost in COSTS)
+            print(
+                f"{name}: {flop:.3g} FLOP and {seconds:.0f} s with its start; held-out templates {result['held_out']['noise_free']['value']:.3f}"
+            )
+    page = write_report([folder], folder / "report.html", title=f"SmolLM2, budget {options.budget}")
+    print(f"report: {page}")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.smollm2", description=__doc__)
+    parser.add_argument("--budget", choices=tuple(BUDGETS), required=True)
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/smollm2"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="default: those of the budget")
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        default=[],
+        help=f"some of {', '.join(STAGES)}, with what they start from; default: all; under smoke one of each kind",
+    )
+    options = parser.parse_args()
+    return exit_code(lambda: run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

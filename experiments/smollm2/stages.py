@@ -1,0 +1,137 @@
+"""Settings of the study: what the stages share, how they differ, and what each budget changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from lgrpo.config import (
+    AnswerConfig,
+    CheckpointConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    LatentConfig,
+    OptimConfig,
+    RolloutConfig,
+    SftConfig,
+    TrainConfig,
+)
+from lgrpo.config.imported import imported, imported_data
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.presets import EXACT, EXPLICIT, NAIVE_LATENT, NO_FIRST_TOKEN, PAPER
+from lgrpo.data.gym import Gym
+
+# Templates of gsm_symbolic whose worked solutions are arithmetic from what the problem states, two or three equations each.
+TEMPLATES = (38, 1, 20, 60, 71, 5, 84, 82, 45, 58, 18, 42)
+COMPRESSION, K = 3, 4
+EXPLICIT_LENGTH, LATENT_LENGTH = 72, 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Sizes. Steps are updates of supervised training, and RL steps."""
+
+    train: int
+    test: int
+    sft_steps: int
+    latent_steps: int
+    rl_steps: int
+    batch: int
+    prompts: int
+    group: int
+    problems: int
+    samples: int
+    seeds: int
+    dtype: str = "float32"
+    model: tuple[tuple[str, Any], ...] = ()
+    """Settings of another model than the imported one: it starts from random weights."""
+    stages: tuple[str, ...] = ()
+    """Stages unless others are asked for; (): all."""
+
+
+BUDGETS = {
+    "smoke": Budget(
+        *(200, 40, 4, 4, 2, 8, 4, 4, 8, 2, 1),
+        model=(("n_layers", 1), ("d_model", 32), ("n_heads", 2), ("n_kv_heads", 1), ("head_dim", 16), ("d_ff", 64)),
+        stages=("explicit_sft", "latent_sft", "exact", "explicit_grpo"),
+    ),
+    "cpu": Budget(8000, 500, 900, 900, 60, 8, 16, 8, 200, 8, 1),
+    "gpu": Budget(20000, 1000, 1500, 1500, 200, 32, 64, 8, 500, 8, 3, dtype="bfloat16"),
+}
+# name -> (kind, start, changes)
+STAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "explicit_sft": ("sft", "", {}),
+    "latent_sft": ("sft", "explicit_sft", {}),
+    "exact": ("train", "latent_sft", EXACT | NO_FIRST_TOKEN),
+    "exact_k2": ("train", "latent_sft", EXACT | NO_FIRST_TOKEN | {"rollout.latent.k": 2}),
+    "gumbel_weighted": ("train", "latent_sft", PAPER | {"rollout.latent.law.density": "weighted"}),
+    "paper": ("train", "latent_sft", PAPER | {"optim.lr": 1e-6}),
+    "paper_lr": ("train", "latent_sft", PAPER),
+    "naive_latent": ("train", "latent_sft", NAIVE_LATENT),
+    "explicit_grpo": ("train", "explicit_sft", EXPLICIT | {"rollout.max_new_tokens": EXPLICIT_LENGTH}),
+}
+
+
+def data_settings(folder: pathlib.Path, budget: Budget, seed: int = 0) -> Gym:
+    """What is written for training and tests: the same templates with other numbers, and twenty templates that training never sees."""
+    return Gym(
+        str(folder / "data"),
+        chains="equations",
+        steps=(1, 3),
+        templates=TEMPLATES,
+        held_out=20,
+        train=budget.train,
+        valid=max(40, budget.test // 4),
+        test=budget.test,
+        seed=seed,
+    )
+
+
+def _base(folder: pathlib.Path, budget: Budget, name: str, seed: int) -> ExperimentConfig:
+    model = imported(folder / "weights", dtype=budget.dtype, **dict(budget.model))
+    data = imported_data(
+        folder / "weights", template="plain", source="jsonl", path=str(folder / "data"), max_prompt=160, prompt_bucket=32, eval_split="test"
+    )
+    return ExperimentConfig(
+        name=name,
+        seed=seed,
+        model=model,
+        data=data,
+        checkpoint=CheckpointConfig(every=50, keep=1, keep_best=False),
+        evaluation=EvaluationConfig(problems=budget.problems, samples=budget.samples, batch=min(budget.problems, 50)),
+        rollout=RolloutConfig(max_new_tokens=LATENT_LENGTH, group_size=budget.group, latent=LatentConfig(k=K)),
+    )
+
+
+def _supervised(cfg: ExperimentConfig, name: str, budget: Budget, start: str) -> ExperimentConfig:
+    latent = name == "latent_sft"
+    explicit = RolloutConfig(
+        mode="explicit", max_new_tokens=EXPLICIT_LENGTH, latent=LatentConfig(k=1), answer=AnswerConfig(temperature=1.0)
+    )
+    steps = budget.latent_steps if latent else budget.sft_steps
+    sft = SftConfig(batch_size=budget.batch, max_chain=60, max_answer=10)
+    if latent:
+        sft = dataclasses.replace(sft, stage="latent", compression=COMPRESSION, superposition="ramp", label_noise=0.3)
+    cfg = dataclasses.replace(
+        cfg,
+        rollout=cfg.rollout if latent else explicit,
+        sft=sft,
+        optim=OptimConfig(lr=1e-4, schedule="cosine", warmup=min(20, steps // 4), b2=0.98),
+        train=TrainConfig(num_steps=steps, log_every=5, init_from=start),
+    )
+    sampler = {path: value for path, value in EXACT.items() if path.startswith("rollout.")}
+    return apply_diff(cfg, sampler) if latent else cfg
+
+
+def stage_config(name: str, folder: pathlib.Path, budget: Budget, seed: int) -> ExperimentConfig:
+    """Config of a stage. folder: of the study, which holds weights and data already."""
+    kind, origin, changes = STAGES[name]
+    runs = folder / f"seed{seed}"
+    start = str(runs / origin) if origin else "" if budget.model else str(folder / "weights")
+    cfg = _base(folder, budget, name, seed)
+    if kind == "sft":
+        return _supervised(cfg, name, budget, start)
+    train = TrainConfig(num_steps=budget.rl_steps, prompts_per_step=budget.prompts, microbatch=min(4, budget.prompts), init_from=start)
+    cfg = dataclasses.replace(cfg, optim=OptimConfig(lr=1e-5), train=train)
+    return apply_diff(cfg, changes)

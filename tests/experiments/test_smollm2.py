@@ -1,0 +1,56 @@
+"""The study of a real model: its settings, and how its costs add up. The chain itself is `make smollm2 BUDGET=smoke`."""
+
+import importlib.util
+import json
+import pathlib
+
+import pytest
+
+from experiments.smollm2 import __main__ as study
+from experiments.smollm2.stages import BUDGETS, STAGES, stage_config
+from experiments.smollm2.weights import TOKENS, fetch
+from lgrpo.config.validate import validate
+from lgrpo.data.prompts import load_tokenizer, resolve
+from lgrpo.runs.convert import import_hf
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "hf_llama"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A study whose weights are a tiny model's, with tokens of their own added."""
+    spec = importlib.util.spec_from_file_location("models_conftest", pathlib.Path(__file__).parents[1] / "models" / "conftest.py")
+    helpers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(helpers)
+    root = tmp_path_factory.mktemp("smollm2")
+    source = root / "hf"
+    source.mkdir()
+    for file in GOLDEN.iterdir():
+        if file.suffix in (".json", ".safetensors"):
+            (source / file.name).write_bytes(file.read_bytes())
+    helpers.write_tokenizer(source)
+    import_hf(str(source), root / "weights", dtype="float32", add=TOKENS)
+    return root
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_is_valid(folder, budget, name):
+    cfg = stage_config(name, folder, BUDGETS[budget], 0)
+    ready = resolve(cfg, load_tokenizer(cfg.data))
+    assert validate(ready, device_count=1, kind=STAGES[name][0]) == []
+    assert cfg.name == name and cfg.data.think_end == TOKENS[1]
+
+
+def test_a_stage_comes_with_its_starts_and_costs_what_they_cost():
+    assert study.with_starts(["exact"]) == ["explicit_sft", "latent_sft", "exact"]
+    own = {"explicit_sft": 1.0, "latent_sft": 2.0, "exact": 4.0, "explicit_grpo": 8.0}
+    results = {name: {"own": dict.fromkeys(study.COSTS, cost)} for name, cost in own.items()}
+    assert study.costs("exact", results)["perf/flop_total"] == 7.0
+    assert study.costs("explicit_grpo", results)["perf/seconds_total"] == 9.0
+
+
+def test_weights_that_are_there_are_not_fetched_again(folder):
+    before = json.loads((folder / "weights" / "config.json").read_text())
+    fetch(folder / "weights")
+    assert json.loads((folder / "weights" / "config.json").read_text()) == before
