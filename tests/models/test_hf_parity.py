@@ -28,8 +28,8 @@ CASES = {
     "llama_gqa4_scaled": ("Llama", {"num_key_value_heads": 1, "tie_word_embeddings": False, "scaled": True}),
     "qwen2_mha_tied": ("Qwen2", {"num_key_value_heads": 4, "tie_word_embeddings": True}),
     "qwen2_gqa2": ("Qwen2", {"num_key_value_heads": 2, "tie_word_embeddings": False}),
-    "qwen3_gqa2": ("Qwen3", {"num_key_value_heads": 2, "tie_word_embeddings": False, "head_dim": 16}),
-    "qwen3_gqa4_tied": ("Qwen3", {"num_key_value_heads": 1, "tie_word_embeddings": True, "head_dim": 8}),
+    "qwen3_gqa2": ("Qwen3", {"num_key_value_heads": 2, "tie_word_embeddings": False}),
+    "qwen3_gqa4_tied": ("Qwen3", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
     "qwen2_gqa4_tied": ("Qwen2", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
 }
 STEPS = 64
