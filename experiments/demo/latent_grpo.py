@@ -1,6 +1,6 @@
 """Demo, stage 3: Latent-GRPO. Unclamped noise on the whole vocabulary with its exact density, and all stabilizers that apply to it.
 
-The base of experiments/ablations. What the paper's preset does here instead is in docs/demo.md.
+The base of experiments/ablations. What the paper's preset does on this task is in docs/study.md.
 Run: python -m lgrpo train experiments/demo/latent_grpo.py --workdir runs/demo/latent_grpo
 """
 

@@ -1,4 +1,4 @@
-"""Ablation modules on the demo's latent starts, seed by seed, and one table: what docs/demo.md quotes about presets.
+"""Ablation modules on the demo's latent starts, seed by seed, and one table.
 
 Needs the starts of `make demo-seeds`. Run: python -m experiments.demo.presets --workdir runs/demo-seeds [--seeds 0 1 2] [--names paper exact]
 """

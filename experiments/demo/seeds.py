@@ -1,4 +1,4 @@
-"""The demo over several seeds, and one table of all: what docs/demo.md quotes.
+"""The demo over several seeds, and one table of all.
 
 Run: python -m experiments.demo.seeds --workdir runs/demo-seeds [--seeds 0 1 2]
 """

@@ -77,6 +77,8 @@ def _announced(owner: Any, name: str, phase: Callable[[], str]) -> None:
         announce(phase())
         return honest(*args, **kwargs)
 
+    if hasattr(honest, "trace"):
+        wrapped.trace = honest.trace  # a program: its cost is counted
     setattr(owner, name, wrapped)
 
 
