@@ -10,9 +10,8 @@ import own_rewards
 import pytest
 from test_score import rollout_of
 
-from lgrpo.config import DataConfig, ExperimentConfig
+from lgrpo.config import DataConfig
 from lgrpo.config.overrides import from_json, load_experiment, parse_overrides, to_json
-from lgrpo.data import prompts
 from lgrpo.errors import UserError
 from lgrpo.rewards.math_pool import shared_pool
 from lgrpo.rewards.reward import correct_and_short, find_reward, rewards_of
@@ -38,16 +37,6 @@ ROWS = [
     ("</think> #### 6", Finish.LENGTH),
     ("#### 7 <eos>", Finish.EOS),
 ]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return prompts.load_tokenizer(DataConfig())
-
-
-@pytest.fixture(scope="module")
-def cfg(tokenizer):
-    return prompts.resolve(ExperimentConfig(), tokenizer)
 
 
 def scored(tokenizer, cfg, reward):

@@ -15,16 +15,6 @@ from lgrpo.types import Finish, Rollout
 K = 3
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return prompts.load_tokenizer(DataConfig())
-
-
-@pytest.fixture(scope="module")
-def cfg(tokenizer):
-    return prompts.resolve(ExperimentConfig(), tokenizer)
-
-
 def rollout_of(tokenizer, rows: list[tuple[str, Finish]], width: int = 16) -> Rollout:
     """A rollout whose emitted ids spell the given texts; slots after them hold what would be a right answer if masks were ignored."""
     ids = np.zeros((len(rows), width, K), np.int32)
