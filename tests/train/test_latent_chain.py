@@ -117,6 +117,7 @@ def test_the_chain_goes_on_after_a_kill_at_every_stage(data, whole, tmp_path, mo
             raise KilledError
         honest_write(*args, **kwargs)
 
+    step.trace = honest_step.trace  # its cost is counted
     monkeypatch.setattr(sft, "sft_step", step)
     monkeypatch.setattr(label_pass.labels, "write_labels", write)
     outcomes = []
