@@ -58,6 +58,11 @@ class Rollout:
         return self.ids[..., 0]
 
     @property
+    def answer_len(self) -> Array:
+        """Steps after the end of thinking, int [N]."""
+        return self.mask.sum(-1) - self.chain_len - self.thought
+
+    @property
     def forced(self) -> Array:
         """Thinking was ended by max_latent, bool [N]: also where the answer was cut later, which Finish.FORCED_EXIT leaves out."""
         return (self.mask & ~self.loss_mask).any(-1)

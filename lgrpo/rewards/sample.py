@@ -40,19 +40,20 @@ class Sample:
 
 def samples_of(rollout: Rollout, verdicts: list) -> list[Sample]:
     """One for each of the N rows of a rollout on the host. verdicts: of lgrpo.rewards.grade, N of them."""
-    mask, chain, thought = (np.asarray(x) for x in (rollout.mask, rollout.chain_len, rollout.thought))
-    total, latent = mask.sum(-1), (np.asarray(rollout.is_latent) & mask).sum(-1)
-    answer, forced, finish = total - chain - thought, np.asarray(rollout.forced), np.asarray(rollout.finish)
+    names = ("mask", "loss_mask", "is_latent", "finish", "chain_len", "thought")
+    host = rollout.replace(**{name: np.asarray(getattr(rollout, name)) for name in names})
+    total, latent = host.mask.sum(-1), (host.is_latent & host.mask).sum(-1)
+    answer, forced = host.answer_len, host.forced
     return [
         Sample(
             correct=verdict.correct,
             category=verdict.category,
-            finish=Finish(int(finish[n])).name,
+            finish=Finish(int(host.finish[n])).name,
             latent_steps=int(latent[n]),
-            chain_tokens=int(chain[n]),
+            chain_tokens=int(host.chain_len[n]),
             answer_tokens=int(answer[n]),
             completion_tokens=int(total[n]),
-            limit=mask.shape[1],
+            limit=host.mask.shape[1],
             forced=bool(forced[n]),
         )
         for n, verdict in enumerate(verdicts)

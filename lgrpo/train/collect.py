@@ -114,11 +114,11 @@ class Timer:
 def rollout_metrics(rollout: Rollout, scored: Scored) -> dict[str, float]:
     """Scalars of one generation. rollout leaves [N, ...] (NumPy), before any filter."""
     mask, latent, finish = np.asarray(rollout.mask), np.asarray(rollout.is_latent), np.asarray(rollout.finish)
-    thought, rows = np.asarray(rollout.thought), mask.shape[0]
+    rows = mask.shape[0]
     total = mask.sum(-1)
     latent_steps = latent.sum(-1)
     chain = np.asarray(rollout.chain_len)
-    answer = total - chain - thought
+    answer = np.asarray(rollout.answer_len)
     valid = np.asarray(scored.valid)
     out = {
         "reward/mean": float(scored.rewards.mean()),
