@@ -50,6 +50,9 @@ ADDED = {
     "data.instruction": None,
     "data.few_shot": "",
     "evaluation.thinking": True,
+    "evaluation.arms": False,
+    "evaluation.curve": (),
+    "evaluation.answer_budget": 8,
     "data.more_eos": (),
     "data.more_eos_ids": (),
 } | {f"algo.lora.{name}": value for name, value in (("rank", 0), ("alpha", 128.0), ("dropout", 0.0))}
