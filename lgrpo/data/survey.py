@@ -13,9 +13,10 @@ from lgrpo.config import ExperimentConfig
 from lgrpo.data import prompts
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.data.sources import Record, load_records
-from lgrpo.data.tokenise import prompt_texts
+from lgrpo.data.tokenise import answer_texts, prompt_texts
 
 READ = ("problem", "cot", "answer")
+PROSE = "solution"
 PERCENTILES = (0, 50, 90, 99, 100)
 
 
@@ -29,10 +30,13 @@ def columns(file: pathlib.Path) -> Counter[str]:
 
 
 def _lengths(
-    cfg: ExperimentConfig, tokenizer: TextTokenizer, prompt_ids: Sequence[Sequence[int]], records: Sequence[Record]
+    cfg: ExperimentConfig,
+    tokenizer: TextTokenizer,
+    prompt_ids: Sequence[Sequence[int]],
+    records: Sequence[Record],
+    answers: Sequence[str],
 ) -> dict[str, tuple[str, int, np.ndarray]]:
     """What is measured -> (name of its limit, limit, tokens of each record)."""
-    answers = [prompts.render_answer(r["answer"], cfg.data.template) for r in records]
     around = len(
         prompts.think_end_ids(cfg.data, tokenizer)
     )  # with the end of sequence in place of the first, which is no part of the answer
@@ -53,9 +57,9 @@ def _table(rows: Sequence[Sequence[object]]) -> str:
     )
 
 
-def _example(cfg: ExperimentConfig, record: Record, prompt: str) -> str:
+def _example(cfg: ExperimentConfig, record: Record, prompt: str, answer: str) -> str:
     """A prompt, its target and the gold answer, as text with its line breaks."""
-    target = f"{prompts.render_chain(record['cot'])}{cfg.data.think_end}{prompts.render_answer(record['answer'], cfg.data.template)}{cfg.data.eos}"
+    target = f"{prompts.render_chain(record['cot'])}{cfg.data.think_end}{answer}{cfg.data.eos}"
     shown = target if record["cot"].strip() else "none for supervised training: no `cot`"
     return f"-- record {record['uid']}\nprompt: {prompt}\ntarget: {shown}\ngold answer: {record['answer']}"
 
@@ -66,10 +70,11 @@ def survey(cfg: ExperimentConfig, tokenizer: TextTokenizer, file: pathlib.Path, 
     records = load_records(cfg.data, split)
     seen = columns(file)
     named = ", ".join(f"{name} ({count})" for name, count in seen.items())
-    ignored = [name for name in seen if name not in READ]
+    ignored = [name for name in seen if name not in READ and (name != PROSE or cfg.sft.answer == "final")]
+    answers = answer_texts(cfg, split, records)
     texts = prompt_texts(cfg, tokenizer, split, records)
     prompt_ids = tokenizer.encode_batch(texts)
-    lengths = _lengths(cfg, tokenizer, prompt_ids, records)
+    lengths = _lengths(cfg, tokenizer, prompt_ids, records, answers)
     bare = np.array([not r["cot"].strip() for r in records])
     rows = [["tokens", *(f"{p} %" if 0 < p < 100 else "least" if not p else "most" for p in PERCENTILES), "limit", "longer", ""]]
     for what, (field, limit, found) in lengths.items():
@@ -90,5 +95,5 @@ def survey(cfg: ExperimentConfig, tokenizer: TextTokenizer, file: pathlib.Path, 
         parts.append(f"{int(bare.sum())} records have no `cot`: sft refuses the file, train and eval read it")
     if lost:
         parts.append(f"{len(lost)} records have text that the tokenizer does not know (the first: record {lost[0]}): they are refused")
-    parts += [_example(cfg, record, text) for record, text in list(zip(records, texts, strict=True))[:show]]
+    parts += [_example(cfg, *shown) for shown in list(zip(records, texts, answers, strict=True))[:show]]
     return "\n\n".join(parts)
