@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import orbax.checkpoint as ocp
-from etils import epath
+
+from lgrpo.runs import storage
 
 # What damaged files raise. Anything else, such as running out of memory, says nothing about the checkpoint.
 DAMAGE = (ValueError, OSError, KeyError, EOFError)
@@ -57,7 +58,7 @@ class _Manager(ocp.CheckpointManager):
 
 
 def open_manager(
-    folder: epath.Path, *, create: bool, policy: NewestAndBest | None = None, finishing: Callable[[], None] | None = None
+    folder: storage.Place, *, create: bool, policy: NewestAndBest | None = None, finishing: Callable[[], None] | None = None
 ) -> ocp.CheckpointManager:
     """Orbax manager of a folder of checkpoints, for writing (policy, finishing) or reading. finishing: called when the files of a step are there."""
     options = ocp.CheckpointManagerOptions(
