@@ -52,6 +52,11 @@ ADDED = {
     "evaluation.thinking": True,
     "data.more_eos": (),
     "data.more_eos_ids": (),
+    "logging.wandb": False,
+    "logging.trackio": False,
+    "logging.project": "lgrpo",
+    "logging.samples_every": 0,
+    "logging.samples": 1,
 } | {f"algo.lora.{name}": value for name, value in (("rank", 0), ("alpha", 128.0), ("dropout", 0.0))}
 """Fields that checkpoints of earlier versions lack, and the value that says what those versions did. A new field gets a line here."""
 

@@ -321,10 +321,20 @@ class AlarmConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
-    """Metrics writers. metrics.jsonl in the workdir is the record; TensorBoard is a copy."""
+    """Writers. metrics.jsonl and samples.jsonl in the workdir are the record; the others are copies, and none of them can stop a run."""
 
     tensorboard: bool = True
-    """Also write TensorBoard event files."""
+    """Also write TensorBoard event files, in the workdir."""
+    wandb: bool = False
+    """Also write to Weights & Biases (pip install 'lgrpo[wandb]'; WANDB_MODE=offline keeps the run in the workdir)."""
+    trackio: bool = False
+    """Also write to trackio (pip install 'lgrpo[trackio]')."""
+    project: str = "lgrpo"
+    """Project of wandb and trackio in which the run appears."""
+    samples_every: Natural = 0
+    """RL steps between two tables of completions, with their latents and verdicts; 0: none."""
+    samples: Count = 1
+    """Prompts in such a table, each with its whole group."""
     progress: bool = True
     """Show a progress bar."""
     alarms: AlarmConfig = AlarmConfig()

@@ -15,7 +15,7 @@ from lgrpo.report.text import visible
 from lgrpo.runs.metrics import FILE, read_metrics
 
 ABLATION = "ablation.json"
-_SKIP = {"checkpoints", "tensorboard", "shards", "hf"}  # folders of a workdir in which no runs lie
+_SKIP = {"checkpoints", "tensorboard", "wandb", "shards", "hf"}  # folders of a workdir in which no runs lie
 _DEPTH = 5
 # What may differ between the seeds of one experiment, and what does not change an experiment at all.
 _APART = ("seed", "train.init_from", "data.data_dir", "logging.", "checkpoint.", "mesh.")

@@ -95,8 +95,9 @@ def train(session: Session, stop: StopFlag) -> int:
 
 
 def _log(session: Session, done: int, metrics: dict[str, float]) -> None:
-    if done % session.cfg.train.log_every == 0 or done == session.cfg.train.num_steps:
-        session.writer.write(done, metrics)
+    due = done % session.cfg.train.log_every == 0 or done == session.cfg.train.num_steps
+    if (samples := session.samples.pop()) or due:
+        session.writer.write(done, metrics if due else {}, samples)
 
 
 def _finish_step(session: Session, stop: StopFlag) -> bool:
@@ -115,11 +116,13 @@ def _experience(
     """Samples and grades the groups of one step with the current weights."""
     cfg, mesh, compute = session.cfg, session.mesh, session.compute
     cost: Flop | None = None  # of one generation; None under refill, whose host decides what runs
+    asked: PromptBatch | None = None  # in the latest generation
     weights = publish(params, cfg, mesh)
     step_key = key_for(cfg.seed, step, Stream.ROLLOUT)
 
     def sample(prompts: PromptBatch, index: int) -> Rollout | None:
-        nonlocal cost
+        nonlocal cost, asked
+        asked = prompts
         key, placed = jax.random.fold_in(step_key, index), put_batch(trim_prompts(prompts, cfg.data.prompt_bucket), mesh)
         if cfg.rollout.decode == "refill":
             ways = batch_ways(mesh)
@@ -134,6 +137,7 @@ def _experience(
 
         scored = score_own(one, rollout, answers) if multihost.several() else one(rollout, answers)
         check_rewards(np.asarray(scored.rewards), answers, step + 1)
+        session.samples.take(step + 1, asked, rollout, answers, scored)
         compute.add(None if cost is None else cost.of(decode_trips(multihost.host(rollout.mask), cfg.rollout)))
         return scored
 

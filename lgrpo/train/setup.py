@@ -19,7 +19,7 @@ from lgrpo.algos.stage1 import STAGES, encoder_from, stage1_specs
 from lgrpo.config import ExperimentConfig, LoraConfig, ModelConfig
 from lgrpo.config.laws import law_name
 from lgrpo.config.objects import file_digest
-from lgrpo.config.overrides import leaves_with_bounds
+from lgrpo.config.overrides import leaves_with_bounds, to_json
 from lgrpo.config.reads import Reads, Wants
 from lgrpo.config.validate import require_valid
 from lgrpo.data.prompts import TextTokenizer, describe_think_tokens, load_tokenizer, resolve
@@ -38,6 +38,7 @@ from lgrpo.runs.metrics import MetricsWriter
 from lgrpo.runs.versions import source_digest, versions
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
 from lgrpo.train.compute import Compute
+from lgrpo.train.samples import SampleTable
 from lgrpo.train.steps.update import init_state, lora_of, merged_weights
 from lgrpo.types import Params, TrainState
 
@@ -59,6 +60,7 @@ class Session:
     """Of what is trained; rank 0: no adapters."""
     lock: Lock
     compute: Compute
+    samples: SampleTable
     held: bool = False
     """A checkpoint was due inside a streak of skipped updates, and waits for its end."""
     opened: float = dataclasses.field(default_factory=time.perf_counter)
@@ -322,6 +324,7 @@ def _open(
     # The line of a step whose evaluation is to be repeated is written again too.
     written = restored.step - ("pending" in restored.extra) if restored else 0
     clock = CompileClock()
-    writer = MetricsWriter(workdir, cfg.logging, resume_step=written, clock=clock, first=first)
+    writer = MetricsWriter(workdir, cfg.logging, written, clock, first, cfg.name, to_json(cfg))
     compute = Compute(restored.extra.get("spent", {}) if restored else {})
-    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer, clock, lora_of(cfg, rl=rl), lock, compute)
+    lora, samples = lora_of(cfg, rl=rl), SampleTable(cfg, tokenizer)
+    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer, clock, lora, lock, compute, samples)
