@@ -50,7 +50,9 @@ def write_config(workdir: PathLike, cfg: ExperimentConfig) -> None:
     """Write the resolved config (and versions) to <workdir>/config.json, for people and for plots. Main process only."""
     if not multihost.is_main():
         return
-    storage.write_text(storage.place(workdir) / "config.json", json.dumps({"config": to_json(cfg), "versions": versions()}, indent=2) + "\n")
+    storage.write_text(
+        storage.place(workdir) / "config.json", json.dumps({"config": to_json(cfg), "versions": versions()}, indent=2) + "\n"
+    )
 
 
 # -- the public interface -----------------------------------------------------------------------------------------------------------------

@@ -33,7 +33,9 @@ PATIENCE = 60.0
 """Seconds for which a request to a bucket that fails as if it could succeed later is made again. gcsfs has a limit of its own, half a minute."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 _BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/.*)?")
-_SECRET = re.compile(r"(?i)(\bbearer\s+|\btoken[=:\s]+|\bkey[=:\s]+|[?&][\w-]*(?:token|signature|credential|upload_id|key)[\w-]*=)[^\s&'\"]+|ya29\.[\w.-]+")
+_SECRET = re.compile(
+    r"(?i)(\bbearer\s+|\btoken[=:\s]+|\bkey[=:\s]+|[?&][\w-]*(?:token|signature|credential|upload_id|key)[\w-]*=)[^\s&'\"]+|ya29\.[\w.-]+"
+)
 _THREADS = 8
 
 
@@ -64,6 +66,11 @@ def absolute(path: PathLike) -> Place:
     """As place, from the root of the file system. (epath takes a bucket for a folder of this one.)"""
     found = place(path)
     return found if remote(found) else found.absolute()
+
+
+def resolved(path: Place) -> Place:
+    """Without links and `..`, where there can be some."""
+    return path if remote(path) else path.resolve()
 
 
 @functools.cache
@@ -274,6 +281,8 @@ def move_folder(source: Place, target: Place, first: str = "") -> None:
 def remove_folder(folder: Place, first: str = "") -> None:
     """Removes a folder where there is one. first: the file that goes before the others."""
     if not remote(folder):
+        if first:
+            (folder / first).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         return
     names = files_below(folder)
@@ -320,3 +329,29 @@ def remove_version(path: Place, version: int, seconds: float | None = None) -> N
 
     with contextlib.suppress(NotFound, PreconditionFailed):
         _blob(path).delete(if_generation_match=version, retry=_retry(seconds))
+
+
+def replace(path: Place, data: bytes) -> int:
+    """Writes an object, whatever is there. Returns its generation. Errors: those of `errors()`."""
+    blob = _blob(path)
+    blob.upload_from_string(data, retry=_retry())  # the same again does no harm
+    return int(blob.generation)
+
+
+def append(path: Place, data: bytes, version: int) -> int:
+    """Adds to an object whose generation is `version`. Returns the new generation, 0 where it was another and nothing was added.
+
+    Errors: those of `errors()`.
+    """
+    from google.api_core.exceptions import NotFound, PreconditionFailed
+
+    whole, part = _blob(path), _blob(f"{path}.part")
+    part.upload_from_string(data, retry=_retry())
+    try:
+        whole.compose([whole, part], if_generation_match=version, retry=_retry())
+    except (NotFound, PreconditionFailed):
+        return 0
+    finally:
+        with contextlib.suppress(*errors()):
+            part.delete(retry=_retry(1.0))
+    return int(whole.generation)
