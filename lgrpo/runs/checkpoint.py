@@ -67,7 +67,8 @@ class Checkpoints:
         self._folder = self._workdir / "checkpoints"
         self._saving, self._failed = -1, False
         self._policy = NewestAndBest(cfg.keep, cfg.keep_best)
-        self._manager = open_manager(self._folder, create=True, policy=self._policy, finishing=self._sign)
+        with storage.explained(self._folder):
+            self._manager = open_manager(self._folder, create=True, policy=self._policy, finishing=self._sign)
         self._known = set(self._manager.all_steps())
         if not cfg.resume and self.latest() is not None:
             step = self.latest()
@@ -95,7 +96,9 @@ class Checkpoints:
         """
         if step in self._known:
             return
-        if integrity.is_whole(self._folder / str(step)):
+        with storage.explained(self._folder):
+            taken = integrity.is_whole(self._folder / str(step))
+        if taken:
             raise UserError(f"{self._folder / str(step)}: another run wrote this step meanwhile; give each run a --workdir of its own")
         flat = {n: np.array(x) for n, x in flatten(buffer).items()}  # copies: the caller may go on using its arrays
         full = {n: x for n, x in flat.items() if x.size}  # Orbax refuses arrays without elements
@@ -259,7 +262,11 @@ def _newest_readable(
 
 def _open(path: PathLike) -> tuple[ocp.CheckpointManager, Place]:
     """Manager, for reading, of a workdir or of its checkpoints folder. Errors: UserError when there are no checkpoints."""
-    root = storage.absolute(path)
+    with storage.explained(path):
+        return _open_place(path, storage.absolute(path))
+
+
+def _open_place(path: PathLike, root: Place) -> tuple[ocp.CheckpointManager, Place]:
     folder = root / "checkpoints" if (root / "checkpoints").is_dir() else root
     if not folder.is_dir() or not any(child.name.isdecimal() for child in folder.iterdir()):
         if (root / "config.json").is_file() and any(root.glob("*.safetensors")):

@@ -348,6 +348,9 @@ def append(path: Place, data: bytes, version: int) -> int:
     whole, part = _blob(path), _blob(f"{path}.part")
     part.upload_from_string(data, retry=_retry())
     try:
+        whole.reload(retry=_retry())
+        if whole.generation != version:
+            return 0
         whole.compose([whole, part], if_generation_match=version, retry=_retry())
     except (NotFound, PreconditionFailed):
         return 0
