@@ -51,7 +51,7 @@ soak: $(VENV)/.run
 	$(PY) -m lgrpo selftest soak --minutes $(SOAK_MINUTES)
 
 parity: $(VENV)/.parity
-	$(CACHE) $(PY) -m pytest tests/models/test_hf_parity.py tests/data/test_chat_parity.py
+	$(CACHE) $(PY) -m pytest tests/models/test_hf_parity.py tests/models/test_decode_with_torch.py tests/data/test_chat_parity.py
 
 # SFT_STUDY="--seeds 0 --tokens 1e6" for a short one
 sft-study: $(VENV)/.run

@@ -290,6 +290,13 @@ class EvaluationConfig:
     """Further latent noise scales, each evaluated as the noisy pass is (`python -m lgrpo eval` only)."""
     counterfactual: bool = False
     """Also feed shuffled, reordered, zeroed, repeated, hardened and no latents, noise-free (`python -m lgrpo eval` only)."""
+    arms: bool = False
+    """Also with at most answer_budget tokens of the answer, without thinking (the same budget), and with hardened latents, noise-free
+    (`python -m lgrpo eval` only)."""
+    curve: tuple[int, ...] = ()
+    """Also with thinking cut after each of these numbers of steps, within answer_budget, noise-free (`python -m lgrpo eval` only)."""
+    answer_budget: Natural = 8
+    """Tokens of the answer that count in arms and curve, end of sequence included; 0: all."""
     closure: Natural = 0
     """Problems on which each evaluation during RL tests mixture closure (docs/diagnostics.md), latent mode only; 0: none."""
     thinking: bool = True

@@ -188,7 +188,10 @@ def resolve(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> ExperimentConfig
     size = tokenizer.vocab_size
     vocab_size = cfg.model.vocab_size or size
     if vocab_size < size:
-        raise UserError(f"model.vocab_size: {vocab_size} rows for the {size} ids of {tokenizer.name}; set it to 0 or to at least {size}")
+        raise UserError(
+            f"model.vocab_size: {vocab_size} rows for the {size} ids of {tokenizer.name}; set it to the rows of the weights that it starts from, "
+            f"which imported() of lgrpo.config.imported reads, or to 0 for {size} rows"
+        )
     think_end = _agreed("data.think_end_id", cfg.data.think_end_id, think_end_ids(cfg.data, tokenizer)[0], cfg.data.think_end, vocab_size)
     eos = _agreed("data.eos_id", cfg.data.eos_id, tokenizer.id_of(cfg.data.eos), cfg.data.eos, vocab_size)
     more = tuple(tokenizer.id_of(text) for text in cfg.data.more_eos)

@@ -12,7 +12,7 @@ from lgrpo.config import ExperimentConfig
 from lgrpo.data import prompts
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.data.sources import Record, load_records
-from lgrpo.data.tokenise import prompt_texts
+from lgrpo.data.tokenise import bounded_ids, prompt_ids
 from lgrpo.runs import storage
 from lgrpo.runs.storage import Place
 
@@ -30,20 +30,18 @@ def columns(file: Place) -> Counter[str]:
 
 
 def _lengths(
-    cfg: ExperimentConfig, tokenizer: TextTokenizer, prompt_ids: Sequence[Sequence[int]], records: Sequence[Record]
+    cfg: ExperimentConfig, tokenizer: TextTokenizer, prompt_sizes: np.ndarray, records: Sequence[Record]
 ) -> dict[str, tuple[str, int, np.ndarray]]:
-    """What is measured -> (name of its limit, limit, tokens of each record)."""
+    """What is measured -> (name of its limit, limit, tokens of each record; the characters of what is far above its limit)."""
     answers = [prompts.render_answer(r["answer"], cfg.data.template) for r in records]
-    around = len(
-        prompts.think_end_ids(cfg.data, tokenizer)
-    )  # with the end of sequence in place of the first, which is no part of the answer
-    chain_ids = tokenizer.encode_batch([prompts.render_chain(r["cot"]) for r in records])
-    measured = {
-        "prompt": ("data.max_prompt", cfg.data.max_prompt, prompt_ids, 0),
-        "chain": ("sft.max_chain", cfg.sft.max_chain, chain_ids, 0),
-        "answer": ("sft.max_answer", cfg.sft.max_answer, tokenizer.encode_batch(answers), around),
+    # With the end of sequence in place of the first, which is no part of the answer.
+    around = len(prompts.think_end_ids(cfg.data, tokenizer))
+    chains = [prompts.render_chain(r["cot"]) for r in records]
+    return {
+        "prompt": ("data.max_prompt", cfg.data.max_prompt, prompt_sizes),
+        "chain": ("sft.max_chain", cfg.sft.max_chain, bounded_ids(tokenizer, chains, cfg.sft.max_chain)[1]),
+        "answer": ("sft.max_answer", cfg.sft.max_answer, bounded_ids(tokenizer, answers, cfg.sft.max_answer)[1] + around),
     }
-    return {what: (field, limit, np.array([len(ids) + more for ids in rows])) for what, (field, limit, rows, more) in measured.items()}
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:
@@ -68,9 +66,8 @@ def survey(cfg: ExperimentConfig, tokenizer: TextTokenizer, file: Place, *, show
     seen = columns(file)
     named = ", ".join(f"{name} ({count})" for name, count in seen.items())
     ignored = [name for name in seen if name not in READ]
-    texts = prompt_texts(cfg, tokenizer, split, records)
-    prompt_ids = tokenizer.encode_batch(texts)
-    lengths = _lengths(cfg, tokenizer, prompt_ids, records)
+    texts, ids, sizes = prompt_ids(cfg, tokenizer, split, records)
+    lengths = _lengths(cfg, tokenizer, sizes, records)
     bare = np.array([not r["cot"].strip() for r in records])
     rows = [["tokens", *(f"{p} %" if 0 < p < 100 else "least" if not p else "most" for p in PERCENTILES), "limit", "longer", ""]]
     for what, (field, limit, found) in lengths.items():
@@ -80,7 +77,7 @@ def survey(cfg: ExperimentConfig, tokenizer: TextTokenizer, file: Place, *, show
     long = {what: found > limit for what, (_, limit, found) in lengths.items()}
     supervised = long["prompt"] | long["chain"] | long["answer"]
     unknown = tokenizer.find(prompts.UNK)
-    lost = [] if unknown is None else [r["uid"] for r, ids in zip(records, prompt_ids, strict=True) if unknown in ids]
+    lost = [] if unknown is None else [r["uid"] for r, row in zip(records, ids, strict=True) if unknown in row]
     parts = [
         f"{file}: {len(records)} records; columns with something in them: {named}"
         + (f"; not read: {', '.join(ignored)}" if ignored else ""),

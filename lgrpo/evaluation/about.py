@@ -9,7 +9,8 @@ from typing import Any, Literal
 from lgrpo.config import AnswerConfig, ExperimentConfig
 from lgrpo.data.registry import locate
 from lgrpo.errors import UserError
-from lgrpo.evaluation.measure import SAMPLED, Batch, plan, static_config
+from lgrpo.evaluation.measure import Batch, static_config
+from lgrpo.evaluation.passes import SAMPLED, plan
 from lgrpo.evaluation.shards import text_digest
 from lgrpo.runs import storage
 from lgrpo.runs.storage import Place
@@ -102,6 +103,7 @@ def describe(cfg: ExperimentConfig, weights: Weights, batches: Sequence[Batch], 
         "grader": cfg.data.grader,
         "template": cfg.data.template,
         "few_shot": cfg.data.few_shot,
+        "answer_budget": cfg.evaluation.answer_budget,
         "instruction": cfg.data.instruction,
     }
 

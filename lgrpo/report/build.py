@@ -8,7 +8,7 @@ from typing import Any
 
 from lgrpo.config import ExperimentConfig
 from lgrpo.config.overrides import load_experiment, to_json
-from lgrpo.report import evaluations, figures, page, plots
+from lgrpo.report import carried, evaluations, figures, page, plots
 from lgrpo.report.ablation import Ablation, read_ablation
 from lgrpo.report.figures import Styles
 from lgrpo.report.runs import ABLATION, Group, Run, config_diff, find_runs, flatten, group_runs
@@ -73,11 +73,11 @@ def _evaluation_sections(groups: Sequence[Group], styles: Styles) -> list[Sectio
             figures.by_k(found, styles, "maj"),
             figures.sweep(found, styles),
             figures.interventions(found, styles),
+            carried.curve(found, styles),
         ]
         key = figures.anchor(f"evaluation-{found.key}")
-        sections.append(
-            Section(key, f"Evaluation {found.title}", [f for f in drawn if f is not None], [evaluations.table(found)], wide=True)
-        )
+        tables = [evaluations.table(found), *carried.arms_table(found)]
+        sections.append(Section(key, f"Evaluation {found.title}", [f for f in drawn if f is not None], tables, wide=True))
         sections[-1].warnings = list(found.warnings)
     if suites := evaluations.comparisons(groups, suites=True):
         said = list(dict.fromkeys(warning for found in suites for warning in found.warnings))

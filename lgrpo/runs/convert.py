@@ -27,15 +27,20 @@ from lgrpo.data.added_tokens import add_tokens, content, drop_tokens, ids_beyond
 from lgrpo.data.chat import has_template
 from lgrpo.data.gguf_tokenizer import write_folder
 from lgrpo.data.prompts import ASSET, TextTokenizer, load_tokenizer, resolve
+from lgrpo.data.sources import Record
+from lgrpo.data.tokenise import prompt_texts
 from lgrpo.errors import UserError
+from lgrpo.evaluation.shards import params_digest
+from lgrpo.models.decoder import compute_params
 from lgrpo.models.gguf_io import GgufFile
 from lgrpo.models.hf import check_names, export_tensors, import_params, stored_dtype, tensor_sizes
 from lgrpo.models.hf_config import config_from_hf, config_to_hf, end_ids_of, with_ends
 from lgrpo.models.hf_io import TensorFiles, read_json, write_tensors
 from lgrpo.models.spec import abstract_params, count_params, param_shardings
 from lgrpo.runs import multihost, storage
-from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config, write_config
+from lgrpo.runs.checkpoint import Checkpoints, load_weights, saved_config, write_config
 from lgrpo.runs.integrity import require_finite
+from lgrpo.runs.model_card import model_card
 from lgrpo.runs.storage import PathLike
 from lgrpo.runs.stored import flatten
 from lgrpo.sharding import make_mesh
@@ -44,12 +49,14 @@ from lgrpo.types import TrainState
 ExtraTokens = Literal["refuse", "drop", "pad"]
 LATENT_FILE, GENERATION = "latent_config.json", "generation_config.json"
 # Of latent_config.json: how a latent step is sampled. What else LatentConfig holds concerns training.
-_SAMPLER = ("k", "tau", "noise_scale", "law")
+_SAMPLER = ("k", "tau", "noise_scale", "law", "min_latent", "max_latent")
 _FORMER = ("one_sided", "delta", "clamp", "top_p", "order", "end_rule")  # stood there before laws had names; those of today's default law
 _THINK = ("think_start", "think_end", "think_end_id")
+_PROMPT = "prompt"  # a prompt's text with {problem} in it: for those who decode, not for an import
+_LICENCES = ("LICENSE*", "USE_POLICY*")
 _TEXT_FILES = (
     *("config.json", GENERATION, LATENT_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "LICENSE*", "USE_POLICY*"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", *_LICENCES),
 )
 _PAD_TO = 128  # rows, so that a padded vocabulary still divides over the usual meshes
 
@@ -180,7 +187,7 @@ def _latent_settings(folder: pathlib.Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     sections = dict.fromkeys(_SAMPLER, "rollout.latent") | dict.fromkeys(_FORMER, "rollout.latent.law") | dict.fromkeys(_THINK, "data")
-    raw = read_json(file)
+    raw = {name: value for name, value in read_json(file).items() if name != _PROMPT}
     if unknown := sorted(raw.keys() - sections.keys()):
         raise UserError(f"{file}: {unknown[0]} is unknown; it was written by another version of lgrpo")
     return {f"{sections[name]}.{name}": tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
@@ -268,10 +275,10 @@ def describe_import(cfg: ExperimentConfig, workdir: PathLike) -> str:
 # -- export -------------------------------------------------------------------------------------------------------------------------------
 
 
-def latent_config(cfg: ExperimentConfig) -> dict[str, Any]:
-    """Content of latent_config.json: think tokens and sampler. cfg must be resolved."""
+def latent_config(cfg: ExperimentConfig, prompt: str) -> dict[str, Any]:
+    """Content of latent_config.json: prompt, think tokens and sampler. cfg must be resolved."""
     sampler = {name: to_json(cfg)["rollout"]["latent"][name] for name in _SAMPLER}
-    return {name: getattr(cfg.data, name) for name in _THINK} | sampler
+    return {_PROMPT: prompt} | {name: getattr(cfg.data, name) for name in _THINK} | sampler
 
 
 def export_hf(
@@ -285,8 +292,9 @@ def export_hf(
 ) -> list[str]:
     """Weights of a workdir's newest (or best) checkpoint as a Hugging Face folder; returns the names of the weight files.
 
-    Writes safetensors (several with an index above shard_bytes), config.json, the tokenizer's files and latent_config.json. tokenizer: where
-    those files are now, when the folder that the run used has moved. Errors: UserError when `out` exists, or there is nothing to export.
+    Writes safetensors (several with an index above shard_bytes), config.json, the tokenizer's files, latent_config.json and a model card with
+    the evaluations that lie in the workdir. tokenizer: where its files are now, when the folder that the run used has moved.
+    Errors: UserError when `out` exists, or there is nothing to export.
     """
     out = storage.absolute(out)
     if out.exists():
@@ -300,7 +308,9 @@ def export_hf(
     cfg = resolve(cfg, text_tokenizer)
     ways = math.gcd(jax.device_count(), cfg.model.d_model)  # spread, so that no device needs room for the whole model
     mesh = make_mesh(MeshConfig(data=1, fsdp=ways), jax.devices()[:ways])
-    params = load_params(workdir, abstract_params(cfg.model, param_shardings(cfg.model, mesh)), best=best)
+    params, step = load_weights(workdir, abstract_params(cfg.model, param_shardings(cfg.model, mesh)), best=best)
+    prompt = prompt_texts(cfg, text_tokenizer, cfg.data.eval_split, [Record(problem="{problem}", cot="", answer="", uid=0)])[0]
+    about = {"step": step, "digest": params_digest(compute_params(params, cfg.model)), "prompt": prompt}
     model = cfg.model if dtype == "keep" else dataclasses.replace(cfg.model, param_dtype=dtype)
     away = storage.remote(out)
     if not away:
@@ -308,7 +318,9 @@ def export_hf(
     with tempfile.TemporaryDirectory(dir=None if away else out.parent, prefix=f".{out.name}-") as temporary:
         folder = pathlib.Path(temporary) / "model"
         folder.mkdir()
-        _write_texts(folder, cfg, model)
+        _write_texts(folder, cfg, model, prompt)
+        licences = sorted(file.name for pattern in _LICENCES for file in folder.glob(pattern))
+        (folder / "README.md").write_text(model_card(cfg, storage.place(workdir), licences=licences, **about), encoding="utf-8")
         names = write_tensors(folder, tensor_sizes(model), export_tensors(params, model), shard_bytes)
         if away:
             storage.upload(folder, out, last="config.json")  # without which there is no model
@@ -317,8 +329,8 @@ def export_hf(
     return names
 
 
-def _write_texts(folder: pathlib.Path, cfg: ExperimentConfig, model: ModelConfig) -> None:
-    """Everything but the weights."""
+def _write_texts(folder: pathlib.Path, cfg: ExperimentConfig, model: ModelConfig, prompt: str) -> None:
+    """Everything but the weights and the model card."""
     source = ASSET if cfg.data.tokenizer == "embedded" else storage.local(cfg.data.tokenizer)
     if source.is_dir():
         _copy_texts(source, folder)
@@ -333,4 +345,4 @@ def _write_texts(folder: pathlib.Path, cfg: ExperimentConfig, model: ModelConfig
     write_json(folder / "config.json", config_to_hf(model, original, eos_ids=ends, min_positions=length))
     if (folder / GENERATION).is_file():
         write_json(folder / GENERATION, with_ends(read_json(folder / GENERATION), ends))
-    write_json(folder / LATENT_FILE, latent_config(cfg))
+    write_json(folder / LATENT_FILE, latent_config(cfg, prompt))

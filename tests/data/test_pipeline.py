@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lgrpo.data import prompts
 from lgrpo.data.pipeline import describe_stream, prompt_batches, prompt_stream, sft_stream
 from lgrpo.data.registry import DATA_SETS, Split
 from lgrpo.data.sources import load_records
+from lgrpo.data.survey import survey
 from lgrpo.errors import UserError
 
 
@@ -183,6 +185,8 @@ def test_a_text_of_millions_of_characters_is_not_tokenised(jsonl_cfg, tokenizer,
     cfg = jsonl_cfg(record(1), record(2, problem=huge), record(3, cot=huge), json.dumps({"problem": "Tom", "cot": "1", "answer": huge}))
     stream = sft_stream(cfg, tokenizer, "train", batch=1)
     assert stream.dropped == 3 and next(stream)["uid"].tolist() == [0] and max(seen) < 1000
+    told = survey(cfg, tokenizer, pathlib.Path(cfg.data.path) / "train.jsonl", show=1)
+    assert "1 by train and eval (prompt too long), 3 by sft" in told and max(seen) < 1000
     assert stream.left_out == {"data.max_prompt=32": 1, "sft.max_chain=16": 1, "sft.max_answer=4": 1, "all": 3}
     strict = replaced(cfg, "data", overlong="error")
     with pytest.raises(UserError, match=r"record 1: prompt has 5000000 characters, data\.max_prompt is 32"):
