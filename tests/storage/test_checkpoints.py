@@ -105,8 +105,8 @@ def test_a_storage_that_goes_away_during_a_save(saved, emulator, impatient, monk
     ckpt.wait()
     back.join()
     try:
+        save(ckpt, 15)
         with pytest.raises(UserError) as caught:
-            save(ckpt, 15)
             ckpt.wait()
         ckpt.close()
         with pytest.raises(UserError, match="does not answer"):
