@@ -152,12 +152,13 @@ def render_chain(cot: str) -> str:
     return _GAP.sub(">><<", cot.strip())
 
 
-def render_answer(answer: str, template: str) -> str:
-    """Answer text in the form that the grader looks for."""
+def render_answer(answer: str, template: str, solution: str = "") -> str:
+    """Answer text in the form that the grader looks for, after a solution in prose where there is one."""
+    before = f"{solution}\n" if solution else ""
     if template == "plain":
-        return f"#### {answer}"
+        return f"{before}#### {answer}"
     if template in ("instruct", "chat"):
-        return f"\\boxed{{{answer}}}"
+        return f"{before}\\boxed{{{answer}}}"
     raise UserError(f"data.template: {template!r} is unknown; choose plain, instruct or chat")
 
 

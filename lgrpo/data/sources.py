@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from lgrpo.config import DataConfig
 from lgrpo.data import word_problems
 from lgrpo.data.benchmarks import load_fields
-from lgrpo.data.fields import answer_of, parse_json, text_of
+from lgrpo.data.fields import answer_of, is_text, parse_json, text_of
 from lgrpo.data.files import inside
 from lgrpo.data.prepare import download_and_prepare, local_root
 from lgrpo.data.registry import DATA_SETS, locate
@@ -19,12 +19,14 @@ _SLICE = re.compile(r"\[(\d*):(\d*)\]", re.ASCII)
 
 
 class Record(TypedDict):
-    """One problem. uid is its position among the records that were asked for; cot is empty when the source has no chain."""
+    """One problem. uid is its position among the records that were asked for; cot is empty when the source has no chain; solution, a worked
+    solution in prose, is there only where the source has one."""
 
     problem: str
     cot: str
     answer: str
     uid: int
+    solution: NotRequired[str]
 
 
 def load_records(data_cfg: DataConfig, split: str) -> list[Record]:
@@ -145,4 +147,7 @@ def _parse(line: str, where: str, uid: int) -> Record:
         raise UserError(f"{where}: {error}; give it as text or delete the line") from error
     if empty := next((name for name in ("problem", "answer") if not record[name].strip()), None):
         raise UserError(f"{where}: `{empty}` is empty; fill it in or delete the line")
+    solution = raw.get("solution")  # read only where sft.answer asks for it: whatever else it holds is another column of the file
+    if isinstance(solution, str) and is_text(solution) and solution.strip():
+        record["solution"] = solution.strip()
     return record
