@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 import re
 from typing import Any, NotRequired, TypedDict
 
@@ -11,9 +10,10 @@ from lgrpo.data import word_problems
 from lgrpo.data.benchmarks import load_fields
 from lgrpo.data.fields import answer_of, is_text, parse_json, text_of
 from lgrpo.data.files import inside
-from lgrpo.data.prepare import download_and_prepare
+from lgrpo.data.prepare import download_and_prepare, local_root
 from lgrpo.data.registry import DATA_SETS, locate
 from lgrpo.errors import UserError
+from lgrpo.runs import storage
 
 _SLICE = re.compile(r"\[(\d*):(\d*)\]", re.ASCII)
 
@@ -68,7 +68,7 @@ def prepare_word_problems(difficulty: str, data_dir: str) -> Any:
     word_problems.level_of(difficulty)
     from lgrpo.data.builders.word_problems.word_problems_dataset_builder import Builder
 
-    root = pathlib.Path(data_dir).expanduser()
+    root = local_root(data_dir)
 
     def builder() -> Builder:
         return Builder(config=difficulty, data_dir=str(root), file_format="array_record")
@@ -77,7 +77,7 @@ def prepare_word_problems(difficulty: str, data_dir: str) -> Any:
     if first.data_path.exists():
         return first
     try:
-        download_and_prepare(first)
+        download_and_prepare(first, data_dir)
     except OSError as error:
         if not builder().data_path.exists():
             raise UserError(
@@ -110,7 +110,7 @@ def _load_word_problems(difficulty: str, data_dir: str, split: str) -> list[Reco
 def _load_jsonl(path: str, split: str) -> list[Record]:
     if not path:
         raise UserError("data.path: empty, but data.source is jsonl; set it to the folder that holds <split>.jsonl")
-    folder = pathlib.Path(path).expanduser()
+    folder = storage.place(path)
     file = inside(folder, f"{split}.jsonl", "data: the split's name")
     if not file.is_file():
         there = ", ".join(sorted(p.stem for p in folder.glob("*.jsonl"))) if folder.is_dir() else ""
@@ -119,7 +119,7 @@ def _load_jsonl(path: str, split: str) -> list[Record]:
     records: list[Record] = []
     try:
         # split on newlines only: splitlines() would also cut at characters that JSON allows inside strings
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
+        lines = storage.text_of(file).split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except OSError as error:

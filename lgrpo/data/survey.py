@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,16 +13,18 @@ from lgrpo.data import prompts
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.data.sources import Record, load_records
 from lgrpo.data.tokenise import answer_texts, bounded_ids, prompt_ids
+from lgrpo.runs import storage
+from lgrpo.runs.storage import Place
 
 READ = ("problem", "cot", "answer")
 PROSE = "solution"
 PERCENTILES = (0, 50, 90, 99, 100)
 
 
-def columns(file: pathlib.Path) -> Counter[str]:
+def columns(file: Place) -> Counter[str]:
     """How many records have something in each column, in the order in which they appear."""
     found: Counter[str] = Counter()
-    for line in file.read_text(encoding="utf-8-sig").split("\n"):
+    for line in storage.text_of(file).split("\n"):
         if line.strip():
             found.update({name: int(value not in (None, "")) for name, value in json.loads(line).items()})
     return found
@@ -58,7 +59,7 @@ def _example(cfg: ExperimentConfig, record: Record, prompt: str, answer: str) ->
     return f"-- record {record['uid']}\nprompt: {prompt}\ntarget: {shown}\ngold answer: {record['answer']}"
 
 
-def survey(cfg: ExperimentConfig, tokenizer: TextTokenizer, file: pathlib.Path, *, show: int = 5) -> str:
+def survey(cfg: ExperimentConfig, tokenizer: TextTokenizer, file: Place, *, show: int = 5) -> str:
     """Text about a JSONL file. cfg: resolved, with this file as its source. Errors: UserError for a record that cannot be read."""
     split = file.stem
     records = load_records(cfg.data, split)
