@@ -58,8 +58,8 @@ BUDGETS = {
         stages=("explicit_sft", "latent_sft", "exact", "explicit_grpo"),
     ),
     # So few supervised updates because the start must have room: after 58 of them the explicit model solves a third of the validation problems.
-    "cpu": Budget(8000, 500, 120, 240, 50, 8, 16, 8, 150, 4, 1),
-    "gpu": Budget(20000, 1000, 120, 240, 200, 8, 64, 8, 500, 8, 3, dtype="bfloat16"),
+    "cpu": Budget(8000, 500, 120, 200, 40, 8, 16, 8, 150, 4, 1),
+    "gpu": Budget(20000, 1000, 120, 200, 200, 8, 64, 8, 500, 8, 3, dtype="bfloat16"),
 }
 # name -> (kind, start, changes)
 STAGES: dict[str, tuple[str, str, dict[str, Any]]] = {

@@ -42,6 +42,7 @@ ADDED = {
     "logging.alarms.uninformative_steps": 20,
     "logging.alarms.nan_above": 0.0,
     "sft.packing": False,
+    "sft.answer": "final",
     "data.reward": "correct",
     "algo.advantage": "group",
     "algo.baseline": "mean",

@@ -116,10 +116,13 @@ class SftConfig:
     """Sequences per update."""
     packing: bool = True
     """Several records in one row in place of padding, outside stage 1: the same losses and gradients, up to rounding."""
+    answer: Literal["final", "solution"] = "final"
+    """What follows the thinking in the targets of every stage. final: the gold answer alone, so that it has to come from the thinking; solution: the
+    text of the record's column `solution` and then the gold answer, so that the model can also reason in prose after it."""
     max_chain: Count = 48
     """Longest explicit chain in tokens; longer records are dropped and counted."""
     max_answer: Count = 8
-    """Longest answer in tokens, end of sequence included."""
+    """Longest answer in tokens, its solution and the end of sequence included."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

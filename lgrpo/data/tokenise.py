@@ -52,7 +52,7 @@ def tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, sup
     bare = np.zeros(len(records), bool)
     if supervised:
         bare = _bare(cfg, split, records)
-        parts |= _supervised_parts(cfg, tokenizer, records)
+        parts |= _supervised_parts(cfg, tokenizer, split, records)
     keep = ~bare
     for what, part in parts.items():
         fits = part.sizes <= part.limit
@@ -132,12 +132,23 @@ def _bare(cfg: ExperimentConfig, split: str, records: Sequence[Record]) -> np.nd
     return bare
 
 
-def _supervised_parts(cfg: ExperimentConfig, tokenizer: TextTokenizer, records: Sequence[Record]) -> dict[str, _Part]:
+def answer_texts(cfg: ExperimentConfig, split: str, records: Sequence[Record]) -> list[str]:
+    """What the targets say after the thinking, by sft.answer. Errors: UserError for records without the solution that it asks for."""
+    prose = cfg.sft.answer == "solution"
+    solutions = [r.get("solution", "") if prose else "" for r in records]
+    if prose and not all(solutions):
+        raise UserError(
+            f"sft.answer=solution: {solutions.count('')} of {len(records)} {split} records have no text in `solution` "
+            f"(the first: record {solutions.index('')}); add it, or use sft.answer=final"
+        )
+    return [prompts.render_answer(r["answer"], cfg.data.template, solution) for r, solution in zip(records, solutions, strict=True)]
+
+
+def _supervised_parts(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, records: Sequence[Record]) -> dict[str, _Part]:
     """Chains and answers. A control token inside them would end the thinking or the answer early."""
     chain_texts = [prompts.render_chain(r["cot"]) for r in records]
-    answer_texts = [prompts.render_answer(r["answer"], cfg.data.template) for r in records]
     chains = _tokens(tokenizer, chain_texts, records, cfg.sft.max_chain, "sft.max_chain")
-    answers = _tokens(tokenizer, answer_texts, records, cfg.sft.max_answer, "sft.max_answer")
+    answers = _tokens(tokenizer, answer_texts(cfg, split, records), records, cfg.sft.max_answer, "sft.max_answer")
     controls = {cfg.data.think_end_id, *end_ids(cfg.data)}
     for part in (chains, answers):
         for record, row in zip(records, part.ids, strict=True):

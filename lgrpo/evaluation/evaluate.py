@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,16 +24,17 @@ from lgrpo.evaluation.about import Weights, Which, describe, find_weights, first
 from lgrpo.evaluation.measure import Batch, rows_of, sample
 from lgrpo.evaluation.pass_at_k import Interval, bootstrap_weights
 from lgrpo.evaluation.passes import COMPARED, NOISE_FREE, SAMPLED, SWEEP, UNDISTURBED, Pass, compared, plan
-from lgrpo.evaluation.shards import Row, Shards, params_digest, problems_digest, to_lines, write_text
+from lgrpo.evaluation.shards import Row, Shards, params_digest, problems_digest, to_lines
 from lgrpo.evaluation.suite import benchmark_config, suite_names
 from lgrpo.evaluation.summary import metric_rows, shown, summarise
 from lgrpo.latent.intervene import Kind
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import abstract_params, param_shardings
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, storage
 from lgrpo.runs.checkpoint import check_source, load_weights
 from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.runs.metrics import progress, summary_table
+from lgrpo.runs.storage import PathLike, Place, write_text
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh
 from lgrpo.types import Finish, Params, Rollout
 
@@ -69,7 +69,7 @@ def evaluate(
     *,
     split: str | None = None,
     full: bool = False,
-    folder: pathlib.Path | None = None,
+    folder: Place | None = None,
     digest: str = "",
     interrupted: Callable[[], bool] = lambda: False,
 ) -> EvalResult | None:
@@ -176,7 +176,7 @@ def table(result: EvalResult) -> str:
     return "\n\n".join(parts)
 
 
-def write_result(result: EvalResult, folder: pathlib.Path, about: dict[str, Any]) -> None:
+def write_result(result: EvalResult, folder: Place, about: dict[str, Any]) -> None:
     """eval.json with the intervals and what they are of (`about`, see about.describe), eval.jsonl with a line per completion. Each is written at
     once or not at all. By the main process only."""
     if not multihost.is_main():
@@ -194,7 +194,7 @@ def write_result(result: EvalResult, folder: pathlib.Path, about: dict[str, Any]
     write_text(folder / "eval.json", json.dumps(summary, indent=1) + "\n")
 
 
-def _load(cfg: ExperimentConfig, source: pathlib.Path, vocabulary: str, mesh: Mesh, which: Which) -> tuple[Params, Weights]:
+def _load(cfg: ExperimentConfig, source: Place, vocabulary: str, mesh: Mesh, which: Which) -> tuple[Params, Weights]:
     """Weights as they are computed with, and which they are."""
     check_source(source, cfg.model, vocabulary)
     target = abstract_params(cfg.model, param_shardings(cfg.model, mesh, ROLLOUT_RULES))
@@ -206,10 +206,10 @@ def _load(cfg: ExperimentConfig, source: pathlib.Path, vocabulary: str, mesh: Me
 
 def run(
     cfg: ExperimentConfig,
-    workdir: str | pathlib.Path,
+    workdir: PathLike,
     *,
     suite: Sequence[str] = (),
-    out: str | pathlib.Path = "eval",
+    out: str = "eval",
     weights: Which = "newest",
 ) -> int:
     """`python -m lgrpo eval`: evaluates the newest (or best) checkpoint of the workdir, or with weights=init cfg.train.init_from.
@@ -218,7 +218,7 @@ def run(
     inside the workdir. Returns 0, or 75 when a signal stopped it (what is finished stays). Errors: UserError for an invalid config, data that
     is not there, a workdir without checkpoints, results of another evaluation in the folder.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = storage.place(workdir)
     tokenizer = load_tokenizer(cfg.data)
     cfg = settled(resolve(cfg, tokenizer))
     require_valid(cfg, device_count=jax.device_count(), kind="eval")

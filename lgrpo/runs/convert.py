@@ -37,10 +37,11 @@ from lgrpo.models.hf import check_names, export_tensors, import_params, stored_d
 from lgrpo.models.hf_config import config_from_hf, config_to_hf, end_ids_of, with_ends
 from lgrpo.models.hf_io import TensorFiles, read_json, write_tensors
 from lgrpo.models.spec import abstract_params, count_params, param_shardings
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, storage
 from lgrpo.runs.checkpoint import Checkpoints, load_weights, saved_config, write_config
 from lgrpo.runs.integrity import require_finite
 from lgrpo.runs.model_card import model_card
+from lgrpo.runs.storage import PathLike
 from lgrpo.runs.stored import flatten
 from lgrpo.sharding import make_mesh
 from lgrpo.types import TrainState
@@ -68,12 +69,12 @@ def fetch(source: str, revision: str | None = None) -> pathlib.Path:
 
     Only safetensors and text files are downloaded. Errors: UserError when there is neither a folder nor such a repo.
     """
-    folder = pathlib.Path(source).expanduser()
+    folder = storage.local(source)
     if folder.is_dir():
         if revision is not None:
             raise UserError(f"--revision {revision}: {source} is a folder, which has no revisions; leave the option out")
         return folder
-    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+    if source.startswith((".", "/", "~", "gs://")) or source.count("/") != 1:
         raise UserError(f"{source}: no such folder, and no repo id either; give a folder or owner/name")
     import huggingface_hub  # here, because a folder needs no network
 
@@ -98,7 +99,7 @@ def _opened(source: str, revision: str | None, scratch: pathlib.Path) -> tuple[p
         if not any(folder.glob("*.safetensors*")) and (single := sorted(folder.glob("*.gguf"))):
             raise UserError(f"{folder}: holds no safetensors, but {single[0].name}; give that file: import-hf {single[0]}")
         return folder, TensorFiles(folder)
-    path = pathlib.Path(source).expanduser()
+    path = storage.local(source)
     if not path.is_file():
         raise UserError(f"{source}: no such file; give a .gguf file, a folder or owner/name")
     if revision is not None:
@@ -117,10 +118,10 @@ def _copy_texts(folder: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def _place_texts(
-    folder: pathlib.Path, out: pathlib.Path, rows: int, extra: ExtraTokens, add: Sequence[str], where: str
+    folder: pathlib.Path, out: pathlib.Path, rows: int, extra: ExtraTokens, add: Sequence[str], where: str, *, alone: bool = False
 ) -> tuple[int, dict[int, list[int]]]:
     """Copies everything but the weights to `out`, and changes the tokenizer there; returns the vocabulary rows that the model needs for it, and
-    the ids of `add` with the tokens that spelled their texts before. rows: those stored.
+    the ids of `add` with the tokens that spelled their texts before. rows: those stored. alone: every process has an `out` of its own.
 
     Released Latent-SFT checkpoints carry a `<|compress_token|>` one past the last row. refuse: an error; drop: such added tokens leave the
     copied tokenizer; pad: the model gets rows for them. More rows than stored are a multiple of 128.
@@ -132,7 +133,8 @@ def _place_texts(
             f"{where}: {len(beyond)} token(s) have no row among the model's {rows}: {shown}; "
             "--extra-tokens drop removes them from the tokenizer, --extra-tokens pad adds rows"
         )
-    if multihost.is_main():
+    writing = multihost.is_main() or alone
+    if writing:
         _copy_texts(folder, out)
         if extra == "drop":
             drop_tokens(out, beyond)
@@ -144,7 +146,7 @@ def _place_texts(
     if known := [repr(text) for text in add if text not in pieces]:
         multihost.say(f"--add-tokens: {', '.join(known)}: tokens of {where} already; nothing to add")
     multihost.barrier("lgrpo_import_pieces")  # all have read the tokenizer as it was
-    if multihost.is_main() and pieces:
+    if writing and pieces:
         add_tokens(out, list(pieces))
     multihost.barrier("lgrpo_import_added")
     tokenizer = load_tokenizer(DataConfig(tokenizer=str(out)))
@@ -203,7 +205,7 @@ def _imported_config(folder: pathlib.Path, model: ModelConfig) -> ExperimentConf
 
 def import_hf(
     source: str,
-    workdir: str | pathlib.Path,
+    workdir: PathLike,
     *,
     revision: str | None = None,
     dtype: Literal["keep", "float32", "bfloat16"] = "keep",
@@ -217,7 +219,7 @@ def import_hf(
     GGUF file. add: texts that become tokens of their own, each with a row for it (hf.fresh_row).
     Errors: UserError for anything the decoder does not compute, a tensor that is missing or has no place, a workdir with checkpoints.
     """
-    workdir = pathlib.Path(workdir).absolute()
+    workdir = storage.absolute(workdir)
     with tempfile.TemporaryDirectory(prefix="lgrpo-import-") as scratch:
         folder, files = _opened(source, revision, pathlib.Path(scratch))
         where = str(files.folder)
@@ -228,9 +230,15 @@ def import_hf(
         placed = make_mesh(mesh)
         checkpoints = Checkpoints(workdir, CheckpointConfig(resume=False, keep=1, keep_best=False))
         try:
-            vocab, fresh = _place_texts(folder, workdir / "hf", rows, extra_tokens, add, where)
+            away = storage.remote(workdir)
+            texts = pathlib.Path(scratch) / "placed" if away else workdir / "hf"
+            vocab, fresh = _place_texts(folder, texts, rows, extra_tokens, add, where, alone=away)
             model = dataclasses.replace(model, vocab_size=vocab, dtype=param_dtype, param_dtype=param_dtype)
-            cfg = _imported_config(workdir / "hf", model)
+            cfg = _imported_config(texts, model)
+            if away:
+                if multihost.is_main():
+                    storage.upload(texts, workdir / "hf")
+                cfg = apply_diff(cfg, {"data.tokenizer": str(workdir / "hf")})
             params = import_params(files, model, _shardings(model, placed), rows=rows, fresh=fresh)
             require_finite(flatten(params), where, "download the model again, or import other weights")
             zero = jnp.zeros((), jnp.int32)
@@ -249,7 +257,7 @@ def _shardings(model: ModelConfig, mesh: Mesh) -> Any:
         raise UserError(f"{error}; choose other --fsdp and --tensor") from error
 
 
-def describe_import(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> str:
+def describe_import(cfg: ExperimentConfig, workdir: PathLike) -> str:
     """What was imported, and how to use it."""
     m, d = cfg.model, cfg.data
     options = ["--train.init-from", workdir, "--data.tokenizer", d.tokenizer, "--data.eos", d.eos]
@@ -274,8 +282,8 @@ def latent_config(cfg: ExperimentConfig, prompt: str) -> dict[str, Any]:
 
 
 def export_hf(
-    workdir: str | pathlib.Path,
-    out: str | pathlib.Path,
+    workdir: PathLike,
+    out: PathLike,
     *,
     best: bool = False,
     dtype: Literal["keep", "float32", "bfloat16"] = "keep",
@@ -288,7 +296,7 @@ def export_hf(
     the evaluations that lie in the workdir. tokenizer: where its files are now, when the folder that the run used has moved.
     Errors: UserError when `out` exists, or there is nothing to export.
     """
-    out = pathlib.Path(out).expanduser().absolute()
+    out = storage.absolute(out)
     if out.exists():
         raise UserError(f"{out}: exists already; choose another folder or remove it")
     if jax.process_count() > 1:
@@ -304,21 +312,26 @@ def export_hf(
     prompt = prompt_texts(cfg, text_tokenizer, cfg.data.eval_split, [Record(problem="{problem}", cot="", answer="", uid=0)])[0]
     about = {"step": step, "digest": params_digest(compute_params(params, cfg.model)), "prompt": prompt}
     model = cfg.model if dtype == "keep" else dataclasses.replace(cfg.model, param_dtype=dtype)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+    away = storage.remote(out)
+    if not away:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=None if away else out.parent, prefix=f".{out.name}-") as temporary:
         folder = pathlib.Path(temporary) / "model"
         folder.mkdir()
         _write_texts(folder, cfg, model, prompt)
         licences = sorted(file.name for pattern in _LICENCES for file in folder.glob(pattern))
-        (folder / "README.md").write_text(model_card(cfg, pathlib.Path(workdir), licences=licences, **about), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(cfg, storage.place(workdir), licences=licences, **about), encoding="utf-8")
         names = write_tensors(folder, tensor_sizes(model), export_tensors(params, model), shard_bytes)
-        folder.rename(out)  # what has the name is whole
+        if away:
+            storage.upload(folder, out, last="config.json")  # without which there is no model
+        else:
+            folder.rename(out)  # what has the name is whole
     return names
 
 
 def _write_texts(folder: pathlib.Path, cfg: ExperimentConfig, model: ModelConfig, prompt: str) -> None:
     """Everything but the weights and the model card."""
-    source = ASSET if cfg.data.tokenizer == "embedded" else pathlib.Path(cfg.data.tokenizer).expanduser()
+    source = ASSET if cfg.data.tokenizer == "embedded" else storage.local(cfg.data.tokenizer)
     if source.is_dir():
         _copy_texts(source, folder)
     else:

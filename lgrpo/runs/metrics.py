@@ -6,17 +6,17 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from lgrpo.config import LoggingConfig
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, storage
 from lgrpo.runs.compiling import CompileClock
-from lgrpo.runs.writers.copies import Copy, open_copies
-from lgrpo.runs.writers.jsonl import FILE, Jsonl, last_step, read_metrics
+from lgrpo.runs.writers.copies import IDS, Copy, open_copies
+from lgrpo.runs.writers.jsonl import FILE, SAMPLES, Jsonl, last_step, read_metrics
+from lgrpo.runs.writers.mirror import Mirror
 from lgrpo.runs.writers.writer import Entry, Run
 
 _NUMBER = re.compile(r"-|[+-]?(\d|\.\d|nan|inf)")  # how a cell of a numeric column begins
@@ -145,16 +145,23 @@ class MetricsWriter:
         """resume_step: finished steps of the checkpoint that the run goes on from; later lines are dropped, since they will come again.
         clock: its laps become time/compile_s of each line. first: goes into the first line that is written, once.
         name, config: what trackers show of the run. Errors: UserError for a tracker that is not installed."""
-        self._first, self._clock, self._folder = dict(first or {}), clock, Path(workdir)
+        self._first, self._clock, self._folder = dict(first or {}), clock, storage.place(workdir)
         self._record: Jsonl | None = None
+        self._mirror: Mirror | None = None
         self._copies: list[Copy] = []
         if not multihost.is_main():
             return
-        run = Run(self._folder, resume_step, f"{name}-{self._folder.name}", cfg.project, config or {})
+        label = f"{name}-{self._folder.name}"
+        if storage.remote(self._folder):
+            self._mirror = Mirror(self._folder, files=(FILE, SAMPLES, IDS), folders=("tensorboard",))
+            self._folder = self._mirror.folder
+        run = Run(self._folder, resume_step, label, cfg.project, config or {})
         sent = last_step(self._folder)
         self._record = Jsonl()
         self._record.open(run)
         self._copies = open_copies(cfg, run, sent, anew="run/rollback" in self._first)
+        if self._mirror is not None:
+            self._mirror.start()
 
     def write(self, step: int, values: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = ()) -> None:
         """One line {"step": step, "area/name": value, ...}, flushed, and a table of samples. Values are numbers or arrays of one element.
@@ -176,11 +183,19 @@ class MetricsWriter:
         """All lines so far, those of the runs before a resume included."""
         return read_metrics(self._folder) if (self._folder / FILE).exists() else []
 
+    def flush(self) -> None:
+        """Before a checkpoint: what was written is where the workdir is. Errors: UserError when a bucket does not take it."""
+        if self._mirror is not None:
+            self._mirror.send()
+
     def close(self) -> None:
-        """Close all writers; may be called twice."""
+        """Close all writers; may be called twice. Errors: UserError when a bucket does not take the rest of the record."""
         if self._record is not None:
             for writer in (self._record, *self._copies):
                 writer.close()
+        if self._mirror is not None:
+            mirror, self._mirror = self._mirror, None
+            mirror.close()
 
     def __enter__(self) -> MetricsWriter:
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,9 @@ from lgrpo.data.registry import DATA_SETS, locate
 from lgrpo.errors import UserError
 from lgrpo.evaluation.about import data_name
 from lgrpo.evaluation.summary import shown
+from lgrpo.runs import storage
 from lgrpo.runs.checkpoint import saved_config, saved_extra
+from lgrpo.runs.storage import PathLike, Place
 
 _ELSEWHERE = ("train.init_from", "train.compilation_cache", "train.start_timeout", "data.data_dir", "data.path", "data.tokenizer", "model.")
 _ELSEWHERE += ("logging.", "checkpoint.", "mesh.", "evaluation.", "name")
@@ -21,7 +22,7 @@ _NUMBERS = ("pass@1", "chain_tokens", "answer_tokens", "invalid_frac")
 _ANCESTORS = 20  # stages that are looked at
 
 
-def lineage(workdir: pathlib.Path) -> tuple[list[ExperimentConfig], str]:
+def lineage(workdir: PathLike) -> tuple[list[ExperimentConfig], str]:
     """Configs of the run and of those that it started from, newest first, and the source of the import that they began with.
 
     The source is "" for random weights, and "unknown" where a folder is gone.
@@ -37,14 +38,14 @@ def lineage(workdir: pathlib.Path) -> tuple[list[ExperimentConfig], str]:
         configs.append(cfg)
         if not cfg.train.init_from:
             return configs, ""
-        workdir = pathlib.Path(cfg.train.init_from).expanduser()
+        workdir = cfg.train.init_from
     return configs, "unknown"
 
 
-def evaluations(workdir: pathlib.Path, digest: str) -> list[dict[str, Any]]:
+def evaluations(workdir: Place, digest: str) -> list[dict[str, Any]]:
     """eval.json of every evaluation in the workdir that is of the weights with this digest."""
     files = [file for pattern in ("*/eval.json", "*/*/eval.json") for file in sorted(workdir.glob(pattern))]
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    found = [json.loads(storage.text_of(file)) for file in files]
     return [one for one in found if one.get("about", {}).get("weights") == digest]
 
 
@@ -52,7 +53,7 @@ def _row(cells: Sequence[Any]) -> str:
     return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
 
 
-def _results(workdir: pathlib.Path, digest: str) -> Iterator[str]:
+def _results(workdir: Place, digest: str) -> Iterator[str]:
     found = evaluations(workdir, digest)
     if not found:
         yield "No evaluation of these weights lay in the workdir when they were exported."
@@ -114,7 +115,7 @@ def _licence(source: str, licences: Sequence[str]) -> str:
     return "No base model: the weights began at random, and whoever trained them says what licence they have."
 
 
-def model_card(cfg: ExperimentConfig, workdir: pathlib.Path, *, step: int, digest: str, prompt: str, licences: Sequence[str] = ()) -> str:
+def model_card(cfg: ExperimentConfig, workdir: Place, *, step: int, digest: str, prompt: str, licences: Sequence[str] = ()) -> str:
     """Markdown. cfg: resolved, of the exported checkpoint; digest: params_digest of its weights as they are computed with; licences: names of
     licence files in the export; prompt: a prompt's text with {problem} in it."""
     configs, source = lineage(workdir)

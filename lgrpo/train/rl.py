@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +17,10 @@ from lgrpo.latent.refill import refill_rollout
 from lgrpo.latent.rollout import decode_trips
 from lgrpo.rewards.score import score
 from lgrpo.rewards.shared import score_own
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, storage
 from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.runs.metrics import progress
+from lgrpo.runs.storage import PathLike
 from lgrpo.sharding import batch_ways, put_batch
 from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
 from lgrpo.train.compute import Flop
@@ -33,10 +33,10 @@ from lgrpo.types import Params, PromptBatch, Rollout, Scored, TrainState
 SUMMARY = ("reward/mean", "rollout/latent_steps", "rollout/chain_tokens", "rollout/answer_tokens", "rollout/invalid_frac", "time/step_s")
 
 
-def run(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> int:
+def run(cfg: ExperimentConfig, workdir: PathLike) -> int:
     """Trains, or goes on training, in `workdir`. Returns the exit code: 0, or 75 when a signal stopped it after saving."""
     with StopFlag() as stop:
-        session = open_session(cfg, pathlib.Path(workdir), rl=True, buffer=empty_buffer)
+        session = open_session(cfg, storage.place(workdir), rl=True, buffer=empty_buffer)
         try:
             with jax.set_mesh(session.mesh):
                 code = EXIT_PREEMPTED if stop.agreed() else train(session, stop)

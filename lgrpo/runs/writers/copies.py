@@ -15,6 +15,7 @@ from typing import Any
 
 from lgrpo.config import LoggingConfig
 from lgrpo.errors import UserError
+from lgrpo.runs import storage
 from lgrpo.runs.writers.tensorboard import TensorBoard
 from lgrpo.runs.writers.trackio import Trackio
 from lgrpo.runs.writers.wandb import Wandb
@@ -92,9 +93,7 @@ def open_copies(cfg: LoggingConfig, run: Run, sent: int, *, anew: bool) -> list[
     known = _ids(run.folder)
     ids = ({} if anew else known) | {name: uuid.uuid4().hex[:8] for name in names if anew or name not in known}
     if names:
-        temporary = run.folder / f"{IDS}.tmp"
-        temporary.write_text(json.dumps(ids, indent=2) + "\n")
-        temporary.replace(run.folder / IDS)
+        storage.write_text(run.folder / IDS, json.dumps(ids, indent=2) + "\n")
     for name in names:
         after = run.step if anew or name not in known else sent
         copies.append(Copy(name, TRACKERS[name](), dataclasses.replace(run, id=ids[name]), after))

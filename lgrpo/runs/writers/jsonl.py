@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lgrpo.errors import UserError
+from lgrpo.runs import storage
 from lgrpo.runs.writers.writer import Entry, Run
 
 FILE = "metrics.jsonl"
@@ -20,9 +21,9 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Errors: UserError with the line number for any other line that is not a JSON object with a step.
     """
-    path = Path(path)
+    path = storage.place(path)
     path = path / FILE if path.is_dir() else path
-    lines = path.read_text(errors="replace").split("\n")
+    lines = path.read_bytes().decode(errors="replace").split("\n")
     rows = []
     for number, line in enumerate(lines, 1):
         if not line:
@@ -48,12 +49,7 @@ def _rewind(path: Path, step: int) -> None:
     if not path.exists():
         return
     rows = [row for row in read_metrics(path) if row["step"] <= step]
-    temporary = path.with_suffix(".jsonl.tmp")
-    with temporary.open("w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    storage.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _line(entry: Entry) -> dict[str, Any]:
