@@ -78,15 +78,14 @@ def stop_when(process, file):
     return process.returncode, said
 
 
-def test_the_smoke_budget_runs_and_goes_on_after_every_interruption(study):
-    """Stopped in training, and in the evaluation of arms; then with problems of people as well."""
+def test_the_smoke_budget_runs_and_goes_on_after_an_interruption(study):
+    """Stopped in the evaluation of arms, after the stage's own (that training goes on where it was is the loops' own test); then with problems of
+    people as well."""
     seed = study / "seed0"
-    code, said = stop_when(start(study), seed / "latent_sft" / "metrics.jsonl")
+    code, said = stop_when(start(study), seed / "latent_sft" / "eval" / "shards" / "kept=0_answer=10-00000-00000.jsonl")
     assert code != 0 and "Traceback" not in said, said[-3000:]
-    done = (seed / "explicit_sft" / "stage.json").stat().st_mtime_ns
-    code, said = stop_when(start(study), seed / "exact" / "eval" / "shards" / "kept=0_answer=10-00000-00000.jsonl")
-    assert code != 0 and "Traceback" not in said, said[-3000:]
-    assert set(json.loads((seed / "results.json").read_text())) == {"explicit_sft", "latent_sft"}  # what is finished is there
+    assert set(json.loads((seed / "results.json").read_text())) == {"explicit_sft"}  # what is finished is there
+    done = (seed / "latent_sft" / "stage.json").stat().st_mtime_ns
     people = study / "people"
     people.mkdir()
     for name in ("gsm8k", "svamp", "multiarith"):
@@ -102,5 +101,5 @@ def test_the_smoke_budget_runs_and_goes_on_after_every_interruption(study):
         assert list(result["curve"]) == [str(n * (1 if latent else 3)) for n in (0, 1, 2, 3, 4, 6, 8)]
         assert set(result["transfer"]) == {"gsm8k", "svamp", "multiarith"} and set(result["held_out"]) == {"noise_free", "sampled"}
         assert result["with_start"]["perf/flop_total"] >= result["own"]["perf/flop_total"] > 0
-    assert (seed / "explicit_sft" / "stage.json").stat().st_mtime_ns == done  # what is finished is not made again
+    assert (seed / "latent_sft" / "stage.json").stat().st_mtime_ns == done  # what is finished is not made again
     assert (study / "report.html").exists()
