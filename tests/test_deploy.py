@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from lgrpo.__main__ import run
 from lgrpo.cli import train
 from lgrpo.config.validate import require_valid
+from lgrpo.runs import storage
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -30,6 +31,7 @@ def accepted(monkeypatch):
     """A function that parses arguments of lgrpo, as a run on so many devices would, and gives the options."""
     seen = []
     monkeypatch.setattr(train, "run", lambda options, cfg, remake: seen.append((options, cfg)) or 0)
+    monkeypatch.setattr(storage, "_open_bucket", lambda name: None)  # there is none
     monkeypatch.chdir(ROOT)
 
     def check(arguments, devices):

@@ -1,6 +1,7 @@
 """Baseline: soft tokens with Gaussian noise on the embedding instead of Gumbel noise on the mixture (arXiv 2509.19170).
 
 Run: python -m lgrpo train experiments/ablations/gaussian.py --workdir runs/ablations/gaussian
+Not run at length.
 """
 
 from experiments.demo import latent_grpo as base

@@ -1,6 +1,7 @@
 """The paper's method with one change: the log-densities of a mixture's components are summed, as for K independent draws, instead of averaged.
 
 Run: python -m lgrpo train experiments/ablations/gumbel_sum.py --workdir runs/ablations/gumbel_sum
+Not run at length.
 """
 
 from experiments.demo import latent_grpo as base

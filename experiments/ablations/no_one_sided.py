@@ -1,6 +1,7 @@
 """The paper's method without stabilizer 2: two-sided noise.
 
 Run: python -m lgrpo train experiments/ablations/no_one_sided.py --workdir runs/ablations/no_one_sided
+Measured over five seeds, 100 steps at 1e-4 from the starts of docs/study.md: noise-free 0.918, sampled 0.712. 40 to 160 s of one core a run.
 """
 
 from experiments.demo import latent_grpo as base

@@ -1,6 +1,7 @@
 """The method as the paper describes it: clamped one-sided noise, mean Gumbel density, all three stabilizers.
 
 Run: python -m lgrpo train experiments/ablations/paper.py --workdir runs/ablations/paper
+Measured over five seeds, 100 steps at 1e-4 from the starts of docs/study.md: noise-free 0.778, sampled 0.520. 40 to 160 s of one core a run.
 """
 
 from experiments.demo import latent_grpo as base

@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments.demo import explicit_grpo, explicit_sft, latent_grpo, latent_sft
 from lgrpo.config import ExperimentConfig
-from lgrpo.config.overrides import to_json
+from lgrpo.config.overrides import diff, from_json, to_json
 from lgrpo.errors import UserError
 from lgrpo.evaluation import evaluate
 from lgrpo.report.build import write_report
@@ -64,18 +64,19 @@ def finish_stage(
 
     Errors: UserError when the folder was finished with other settings.
     """
-    done, fingerprint = folder / "stage.json", to_json(cfg)
+    done = folder / "stage.json"
     if done.exists():
         saved = json.loads(done.read_text())
-        if saved["config"] != fingerprint:
-            raise UserError(f"{done}: made with other settings; remove {folder} or choose another --workdir")
+        if changed := diff(from_json(saved["config"]), cfg):
+            raise UserError(f"{done}: made with other settings ({', '.join(changed)}); remove {folder} or choose another --workdir")
         return saved["result"]
     print(f"\n== {cfg.name}", file=sys.stderr)
     if loop(cfg, folder) == EXIT_PREEMPTED:
         return None
-    evaluate.run(cfg, folder)
+    if evaluate.run(cfg, folder) == EXIT_PREEMPTED:
+        return None
     result = summarise(folder)
-    write_json(done, {"config": fingerprint, "result": result})
+    write_json(done, {"config": to_json(cfg), "result": result})
     return result
 
 

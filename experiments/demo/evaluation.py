@@ -21,9 +21,9 @@ from lgrpo.errors import UserError
 from lgrpo.evaluation import evaluate
 from lgrpo.evaluation.compare import compare
 from lgrpo.evaluation.counterfactual import effect_rows
-from lgrpo.evaluation.shards import write_text
 from lgrpo.evaluation.summary import shown
 from lgrpo.runs.metrics import summary_table
+from lgrpo.runs.storage import write_text
 
 OUT = "eval_demo"
 SWEEP = (0.25, 0.5, 1.5)

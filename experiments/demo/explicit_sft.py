@@ -1,6 +1,7 @@
 """Demo, stage 1: supervised training on explicit chains. The model that all others start from.
 
 Run: python -m lgrpo sft experiments/demo/explicit_sft.py --workdir runs/demo/explicit_sft
+Measured in docs/demo.md: pass@1 0.706 after 2.3e12 FLOP.
 """
 
 import dataclasses

@@ -2,6 +2,7 @@
 
 The base of experiments/ablations. What the paper's preset does on this task is in docs/study.md.
 Run: python -m lgrpo train experiments/demo/latent_grpo.py --workdir runs/demo/latent_grpo
+Measured in docs/demo.md: pass@1 0.448, sampled 0.420, after 3.1e12 FLOP.
 """
 
 from experiments.demo import common

@@ -2,6 +2,7 @@
 
 Label noise makes the latents survive some exploration; how much headroom it leaves to RL is shown by `pass@1_sampled`.
 Run: python -m lgrpo sft experiments/demo/latent_sft.py --workdir runs/demo/latent_sft
+Measured in docs/demo.md: pass@1 0.384, sampled 0.298, after 3.6e12 FLOP.
 """
 
 import dataclasses

@@ -2,6 +2,7 @@
 
 Starts from runs/latent_sft/equations_7/encoder; `equations_7.py --stage decoder` is the same run inside the chain.
 Run: python -m lgrpo sft experiments/latent_sft/decoder.py --workdir runs/latent_sft/equations_7/decoder
+Not run at length.
 """
 
 from experiments.latent_sft import common

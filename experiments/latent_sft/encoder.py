@@ -2,6 +2,7 @@
 
 Starts from runs/demo/explicit_sft; `equations_7.py --stage encoder` is the same run inside the chain.
 Run: python -m lgrpo sft experiments/latent_sft/encoder.py --workdir runs/latent_sft/equations_7/encoder
+Not run at length.
 """
 
 from experiments.latent_sft import common

@@ -1,6 +1,7 @@
 """The explicit model that the word settings of Latent-SFT start from.
 
 Run: python -m lgrpo sft experiments/latent_sft/explicit_words.py --workdir runs/latent_sft/explicit_words
+Not run at length.
 """
 
 from experiments.latent_sft import common

@@ -2,6 +2,7 @@
 
 Starts from runs/latent_sft/equations_7/decoder; `equations_7.py --stage union` is the same run inside the chain.
 Run: python -m lgrpo sft experiments/latent_sft/union.py --workdir runs/latent_sft/equations_7/union
+Not run at length.
 """
 
 from experiments.latent_sft import common

@@ -1,6 +1,7 @@
 """Latent-SFT on chains in words, 4 chain tokens per latent.
 
 Run: python -m lgrpo sft experiments/latent_sft/words_4.py --stage all --workdir runs/latent_sft/words_4
+Not run at length.
 """
 
 from experiments.latent_sft import common

@@ -1,6 +1,7 @@
 """What a reward is compared with, in which units, and what is clipped: GRPO, Dr. GRPO, RLOO and GSPO, each with four updates a step.
 
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid advantages --seeds 3 --workdir runs/ablate/advantages
+Not run as a grid.
 """
 
 COMMON = {"train.updates_per_step": 4}

@@ -1,6 +1,7 @@
 """The density of a latent step, everything else as in the paper; `exact` brings the unclamped noise that it needs.
 
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid densities --seeds 3 --workdir runs/ablate/densities
+Not run as a grid.
 """
 
 from lgrpo.config.presets import EXACT, PAPER

@@ -1,6 +1,7 @@
 """The two stabilizers that the exact density leaves room for, on and off: masking of invalid samples and first-token selection.
 
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid exact_stabilizers --seeds 3 --workdir runs/ablate/exact_stabilizers
+Result: docs/study.md. 40 to 160 s of one core a run.
 """
 
 from lgrpo.config.presets import EXACT, NO_FIRST_TOKEN, NO_INVALID_MASKING

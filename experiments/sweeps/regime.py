@@ -4,6 +4,7 @@ learning rate, updates per batch.
 Peakedness is varied where RL sees it, by the temperature of the mixtures and the scale of the noise. Another vocabulary, or labels of another
 peakedness, needs starts of its own: python -m experiments.study --start-set.
 Run: python -m lgrpo ablate experiments/demo/latent_grpo.py --grid regime --seeds 3 --workdir runs/ablate/regime
+Result: docs/study.md. 40 to 160 s of one core a run.
 """
 
 from lgrpo.config.presets import EXACT, NAIVE_LATENT

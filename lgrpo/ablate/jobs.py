@@ -13,7 +13,7 @@ from typing import Any
 from lgrpo.ablate.grid import Job
 from lgrpo.config.overrides import to_json
 from lgrpo.errors import UserError
-from lgrpo.evaluation.shards import write_text
+from lgrpo.runs.storage import write_text
 
 STEPS = ("train", "eval")
 DONE, TIMES, SETTINGS, EXPERIMENT = "done.json", "times.json", "cell.json", "experiment.py"

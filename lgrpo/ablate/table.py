@@ -17,9 +17,10 @@ from lgrpo.ablate.grid import Grid, Job
 from lgrpo.ablate.jobs import finished
 from lgrpo.config.overrides import diff
 from lgrpo.evaluation.pass_at_k import bootstrap_weights, interval, pass_curve
-from lgrpo.evaluation.shards import read_rows, write_text
+from lgrpo.evaluation.shards import read_rows
 from lgrpo.evaluation.summary import LENGTHS, columns
 from lgrpo.runs.metrics import read_metrics
+from lgrpo.runs.storage import write_text
 
 PASSES = ("noise_free", "sampled")
 LAST = 0.1

@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
 from lgrpo.errors import UserError
+from lgrpo.runs.storage import place, resolved
 
 WHAT = "a grid of settings times seeds and one table: python -m lgrpo ablate EXPERIMENT --grid stabilizers --seeds 3 --workdir DIR"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """All options of `ablate`."""
-    parser.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="file of the experiment that the cells change")
+    parser.add_argument("experiment", type=place, metavar="EXPERIMENT", help="file of the experiment that the cells change")
     parser.add_argument("--grid", required=True, metavar="FILE_OR_NAME", help="grid: a Python file, or a name in experiments/sweeps")
     parser.add_argument("--seeds", default="3", help="how many (3: 0, 1 and 2), or which (0,4; a single one as 4,); default: 3")
-    parser.add_argument("--workdir", type=Path, required=True, help="folder for the runs, WORKDIR/CELL/seedS, and for the table")
+    parser.add_argument("--workdir", type=place, required=True, help="folder for the runs, WORKDIR/CELL/seedS, and for the table")
     parser.add_argument("--jobs", type=int, default=0, help="runs at once, each with its share of the cores; default: as many as cores")
     parser.add_argument("--hosts", default="", help="machines to use instead, through ssh: a,b; --jobs is then per host, default 1")
     parser.add_argument("--base", default="", help="cell that the others are compared with; default: the grid's own")
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     if options.cells:
         grid = grid.only([name.strip() for name in options.cells.split(",") if name.strip()])
     seeds = parse_seeds(options.seeds)
-    workdir = options.workdir.resolve()
+    workdir = resolved(options.workdir)
     todo = plan(options.experiment, grid, seeds, parse_set(options.set), workdir)
     hosts = [host.strip() for host in options.hosts.split(",") if host.strip()]
     cores, runs = own_cores(), max(len(todo), 1)  # never more runs at once than there are

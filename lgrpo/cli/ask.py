@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
+
+from lgrpo.runs.storage import place
 
 WHAT = 'one problem in, its latent trace and answer out, in the terminal: python -m lgrpo ask WORKDIR "question"'
 SETTINGS = True
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("workdir", metavar="WORKDIR", type=Path)
+    parser.add_argument("workdir", metavar="WORKDIR", type=place)
     parser.add_argument("question", metavar="QUESTION", help="the problem as text")
     parser.add_argument("--gold", default="", help="the right answer, for a verdict")
     parser.add_argument("--samples", type=int, default=0, help="so many samples under the noise of training; 0: one without noise")

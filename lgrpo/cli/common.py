@@ -10,10 +10,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from lgrpo.errors import UserError
+from lgrpo.runs import storage
+from lgrpo.runs.storage import place
 
 Remake = Callable[[str], Any]
 """The experiment's config with the command line's options applied, for a stage of Latent-SFT."""
@@ -27,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_workdir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", type=Path, help="folder for checkpoints, metrics and results")
+    parser.add_argument("--workdir", type=place, help="folder for checkpoints, metrics and results")
 
 
 def start(options: argparse.Namespace, cfg: Any) -> None:
@@ -45,7 +46,7 @@ def cache_compilations(folder: str) -> None:
     if folder and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         import jax
 
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+        jax.config.update("jax_compilation_cache_dir", str(place(folder)))
 
 
 def add_dtype(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +58,8 @@ def _explained(error: Exception) -> str:
     """What to tell the user in place of a traceback; "" where a traceback is what helps."""
     if isinstance(error, UserError):
         return str(error)
+    if said := storage.reason(error):
+        return f"{said}; what was saved is intact"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{error}; make room and run the same command again: checkpoints are intact"
     if isinstance(error, OSError) and error.filename is not None:

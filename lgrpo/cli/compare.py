@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from lgrpo.runs.storage import place
 
 WHAT = "paired test between two results of eval: python -m lgrpo compare A B"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     for name in ("a", "b"):
-        parser.add_argument(name, type=Path, help="eval.jsonl, a folder that holds one, or the folder of a suite")
+        parser.add_argument(name, type=place, help="eval.jsonl, a folder that holds one, or the folder of a suite")
 
 
 def run(options: argparse.Namespace) -> int:

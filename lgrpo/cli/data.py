@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from lgrpo.errors import UserError
+from lgrpo.runs.storage import place
 
 WHAT = (
     "a file of problems before it is trained on: columns, lengths, what would be left out, prompts with targets: python -m lgrpo data FILE"
@@ -15,8 +15,8 @@ SETTINGS = True
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", type=Path, help="JSON lines with problem, answer and, for supervised training, cot")
-    parser.add_argument("--experiment", type=Path, help="take the settings of this experiment; default: lgrpo's. Each is an option too")
+    parser.add_argument("file", metavar="FILE", type=place, help="JSON lines with problem, answer and, for supervised training, cot")
+    parser.add_argument("--experiment", type=place, help="take the settings of this experiment; default: lgrpo's. Each is an option too")
     parser.add_argument("--show", type=int, default=5, help="records to show")
 
 
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace, settings: Sequence[str]) -> int:
     from lgrpo.data.prompts import load_tokenizer, resolve
     from lgrpo.data.survey import survey
 
-    file: Path = options.file
+    file = options.file
     if file.suffix != ".jsonl":
         raise UserError(f"{file}: not a .jsonl file; write one JSON object a line (docs/own-data.md)")
     cfg = load_experiment(options.experiment) if options.experiment else ExperimentConfig()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from lgrpo.cli.common import add_dtype
+from lgrpo.runs.storage import place
 
 WHAT = "a workdir's newest checkpoint as a Hugging Face folder"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("workdir", metavar="WORKDIR", type=Path)
-    parser.add_argument("out", metavar="OUT", type=Path, help="new folder")
+    parser.add_argument("workdir", metavar="WORKDIR", type=place)
+    parser.add_argument("out", metavar="OUT", type=place, help="new folder")
     parser.add_argument("--best", action="store_true", help="the checkpoint with the best evaluation, not the newest")
     parser.add_argument("--tokenizer", default="", help="folder of the tokenizer, when the one that the run used has moved")
     parser.add_argument("--shard-bytes", type=int, default=5_000_000_000, help="largest weight file")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from lgrpo.cli.common import add_dtype
+from lgrpo.runs.storage import place
 
 WHAT = "a Hugging Face folder, repo id or GGUF file as checkpoint 0 of a new workdir"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="folder with config.json and safetensors, a .gguf file, or a repo id to download")
-    parser.add_argument("--workdir", type=Path, required=True, help="new workdir; the tokenizer goes into its folder hf/")
+    parser.add_argument("--workdir", type=place, required=True, help="new workdir; the tokenizer goes into its folder hf/")
     parser.add_argument("--revision", help="branch, tag or commit of a repo")
     what = "tokens beyond the model's rows: an error, left out of the tokenizer, or given new rows"
     parser.add_argument("--extra-tokens", choices=("refuse", "drop", "pad"), default="refuse", help=what)

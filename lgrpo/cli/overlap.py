@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from lgrpo.cli.common import Remake
+from lgrpo.runs.storage import place, write_text
 
 WHAT = "problems that the training split shares with evaluation splits"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", nargs="+", metavar="SPLIT", help="splits, such as test or svamp/test; default: data.eval_split")
-    parser.add_argument("--out", type=Path, help="file for the report as JSON, with every shared problem")
+    parser.add_argument("--out", type=place, help="file for the report as JSON, with every shared problem")
 
 
 def run(options: argparse.Namespace, cfg: Any, remake: Remake) -> int:
@@ -23,5 +23,5 @@ def run(options: argparse.Namespace, cfg: Any, remake: Remake) -> int:
     report = overlap_report(cfg.data, cfg.data.train_split, options.against or [cfg.data.eval_split])
     print(overlap_table(report))
     if options.out is not None:
-        options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(options.out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return 0

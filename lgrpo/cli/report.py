@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from lgrpo.runs.storage import place
 
 WHAT = "one HTML page about runs, with figures: python -m lgrpo report WORKDIR [WORKDIR ...] --out FILE.html"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folders", nargs="+", type=Path, metavar="WORKDIR", help="a run, or a folder of runs: seeds, a demo, an ablation")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="the page; its figures go into FILE_figures/")
+    parser.add_argument("folders", nargs="+", type=place, metavar="WORKDIR", help="a run, or a folder of runs: seeds, a demo, an ablation")
+    parser.add_argument("--out", type=place, required=True, metavar="FILE.html", help="the page; its figures go into FILE_figures/")
     base = "experiment's file or workdir whose config the others are compared with; default: the first run"
-    parser.add_argument("--base", type=Path, help=base)
+    parser.add_argument("--base", type=place, help=base)
     parser.add_argument("--title", default="", help="heading of the page; default: the folders' names")
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 from lgrpo.config import DataConfig, ExperimentConfig, ModelConfig
 from lgrpo.config.overrides import from_json
 from lgrpo.errors import UserError
+from lgrpo.runs import storage
+from lgrpo.runs.storage import PathLike
 
 
-def _saved(workdir: str | os.PathLike[str]) -> ExperimentConfig:
-    file = Path(workdir).expanduser() / "config.json"
+def _saved(workdir: PathLike) -> ExperimentConfig:
+    file = storage.place(workdir) / "config.json"
     mend = f"make it with: python -m lgrpo import-hf SOURCE --workdir {workdir}"
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = json.loads(storage.text_of(file))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error}); {mend}") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("config"), dict):
@@ -25,13 +25,13 @@ def _saved(workdir: str | os.PathLike[str]) -> ExperimentConfig:
     return from_json(raw["config"])
 
 
-def imported(workdir: str | os.PathLike[str], **changes: Any) -> ModelConfig:
+def imported(workdir: PathLike, **changes: Any) -> ModelConfig:
     """The model in a workdir (of import-hf or of a run), changed: imported("runs/smol", param_dtype="float32"). A path counts from the folder that the
     command runs in. Errors: UserError when there is none."""
     return dataclasses.replace(_saved(workdir).model, **changes)
 
 
-def imported_data(workdir: str | os.PathLike[str], **changes: Any) -> DataConfig:
+def imported_data(workdir: PathLike, **changes: Any) -> DataConfig:
     """Tokenizer, end tokens and template that belong to the model in a workdir, and what `changes` says of the data. Errors: UserError."""
     saved = _saved(workdir).data
     names = ("tokenizer", "template", "think_start", "think_end", "think_end_id", "eos", "eos_id", "more_eos", "more_eos_ids")

@@ -43,6 +43,7 @@ ADDED = {
     "logging.alarms.uninformative_steps": 20,
     "logging.alarms.nan_above": 0.0,
     "sft.packing": False,
+    "sft.answer": "final",
     "data.reward": "correct",
     "algo.advantage": "group",
     "algo.baseline": "mean",
@@ -51,8 +52,16 @@ ADDED = {
     "data.instruction": None,
     "data.few_shot": "",
     "evaluation.thinking": True,
+    "evaluation.arms": False,
+    "evaluation.curve": (),
+    "evaluation.answer_budget": 8,
     "data.more_eos": (),
     "data.more_eos_ids": (),
+    "logging.wandb": False,
+    "logging.trackio": False,
+    "logging.project": "lgrpo",
+    "logging.samples_every": 0,
+    "logging.samples": 1,
 } | {f"algo.lora.{name}": value for name, value in (("rank", 0), ("alpha", 128.0), ("dropout", 0.0))}
 """Fields that checkpoints of earlier versions lack, and the value that says what those versions did. A new field gets a line here."""
 

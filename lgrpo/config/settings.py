@@ -116,10 +116,13 @@ class SftConfig:
     """Sequences per update."""
     packing: bool = True
     """Several records in one row in place of padding, outside stage 1: the same losses and gradients, up to rounding."""
+    answer: Literal["final", "solution"] = "final"
+    """What follows the thinking in the targets of every stage. final: the gold answer alone, so that it has to come from the thinking; solution: the
+    text of the record's column `solution` and then the gold answer, so that the model can also reason in prose after it."""
     max_chain: Count = 48
     """Longest explicit chain in tokens; longer records are dropped and counted."""
     max_answer: Count = 8
-    """Longest answer in tokens, end of sequence included."""
+    """Longest answer in tokens, its solution and the end of sequence included."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -292,6 +295,13 @@ class EvaluationConfig:
     """Further latent noise scales, each evaluated as the noisy pass is (`python -m lgrpo eval` only)."""
     counterfactual: bool = False
     """Also feed shuffled, reordered, zeroed, repeated, hardened and no latents, noise-free (`python -m lgrpo eval` only)."""
+    arms: bool = False
+    """Also with at most answer_budget tokens of the answer, without thinking (the same budget), and with hardened latents, noise-free
+    (`python -m lgrpo eval` only)."""
+    curve: tuple[int, ...] = ()
+    """Also with thinking cut after each of these numbers of steps, within answer_budget, noise-free (`python -m lgrpo eval` only)."""
+    answer_budget: Natural = 8
+    """Tokens of the answer that count in arms and curve, end of sequence included; 0: all."""
     closure: Natural = 0
     """Problems on which each evaluation during RL tests mixture closure (docs/diagnostics.md), latent mode only; 0: none."""
     thinking: bool = True
@@ -323,10 +333,20 @@ class AlarmConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
-    """Metrics writers. metrics.jsonl in the workdir is the record; TensorBoard is a copy."""
+    """Writers. metrics.jsonl and samples.jsonl in the workdir are the record; the others are copies, and none of them can stop a run."""
 
     tensorboard: bool = True
-    """Also write TensorBoard event files."""
+    """Also write TensorBoard event files, in the workdir."""
+    wandb: bool = False
+    """Also write to Weights & Biases (pip install 'lgrpo[wandb]'; WANDB_MODE=offline keeps the run in the workdir)."""
+    trackio: bool = False
+    """Also write to trackio (pip install 'lgrpo[trackio]')."""
+    project: str = "lgrpo"
+    """Project of wandb and trackio in which the run appears."""
+    samples_every: Natural = 0
+    """RL steps between two tables of completions, with their latents and verdicts; 0: none."""
+    samples: Count = 1
+    """Prompts in such a table, each with its whole group."""
     progress: bool = True
     """Show a progress bar."""
     alarms: AlarmConfig = AlarmConfig()

@@ -47,6 +47,9 @@ def _ranges(cfg: ExperimentConfig) -> Iterator[str]:
         yield f"evaluation.noise_sweep={cfg.evaluation.noise_sweep}: use numbers >= 0, each once"
     if (traced := cfg.train.profile_steps) is not None and not traced[0] < traced[1]:
         yield f"train.profile_steps={traced}: the second number is the first step that is not traced; use for instance (10, 13)"
+    curve, length = cfg.evaluation.curve, cfg.rollout.max_new_tokens
+    if any(not 0 <= kept < length - 1 for kept in curve) or len(set(curve)) < len(curve):
+        yield f"evaluation.curve={curve}: use numbers >= 0, each once, that leave room in rollout.max_new_tokens={length} for an answer"
     if (clamp := cfg.sft.label_clamp) is not None and clamp[0] >= clamp[1]:
         yield f"sft.label_clamp={clamp}: the low end is not below the high end; use for instance (-1.5, 3.0), or None"
 
@@ -55,9 +58,9 @@ def _without_thinking(cfg: ExperimentConfig) -> Iterator[str]:
     e = cfg.evaluation
     if e.thinking:
         return
-    for name in ("counterfactual", "noise_sweep", "closure"):
+    for name in ("counterfactual", "noise_sweep", "closure", "arms", "curve"):
         if value := getattr(e, name):
-            yield f"evaluation.{name}={value}: looks at latents, but evaluation.thinking=False has none; leave it out or think"
+            yield f"evaluation.{name}={value}: looks at the thinking, but evaluation.thinking=False has none; leave it out or think"
 
 
 def _model(cfg: ExperimentConfig) -> Iterator[str]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from lgrpo.data.builders.benchmarks.benchmarks_dataset_builder import Builder
-from lgrpo.data.prepare import download_and_prepare
+from lgrpo.data.prepare import download_and_prepare, local_root
 from lgrpo.data.registry import DATA_SETS, Fields
 from lgrpo.data.rows import SUFFIXES
 from lgrpo.errors import UserError
+from lgrpo.runs import storage
+from lgrpo.runs.storage import Place
 
 
-def local_files(name: str, path: str) -> dict[str, pathlib.Path]:
+def local_files(name: str, path: str) -> dict[str, Place]:
     """Split -> file below data.path: the file itself, where the set has one split; else NAME_SPLIT.* or NAME/SPLIT.* in that folder."""
-    root, splits = pathlib.Path(path).expanduser(), DATA_SETS[name].splits
+    root, splits = storage.place(path), DATA_SETS[name].splits
     if root.is_file():
         if len(splits) > 1:
             raise UserError(
@@ -45,7 +46,7 @@ def prepare(name: str, data_dir: str, path: str = "") -> Any:
         raise UserError(
             f"data.path: {path} holds no {name}_<split> file ({', '.join(SUFFIXES)}); add it, or leave data.path empty to download"
         )
-    root = pathlib.Path(data_dir).expanduser()
+    root = local_root(data_dir)
     if files:
         root = root / f"local-{_content_key(files)}"
 
@@ -56,7 +57,7 @@ def prepare(name: str, data_dir: str, path: str = "") -> Any:
     if first.data_path.exists():
         return first
     try:
-        download_and_prepare(first)
+        download_and_prepare(first, data_dir)
     except UserError:
         raise
     except Exception as error:  # the network's and the file system's, with no common base
@@ -66,7 +67,7 @@ def prepare(name: str, data_dir: str, path: str = "") -> Any:
     return builder()
 
 
-def _content_key(files: Mapping[str, pathlib.Path]) -> str:
+def _content_key(files: Mapping[str, Place]) -> str:
     digest = hashlib.sha256()
     for split, file in sorted(files.items()):
         try:

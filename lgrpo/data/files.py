@@ -6,9 +6,10 @@ import hashlib
 import pathlib
 
 from lgrpo.errors import UserError
+from lgrpo.runs.storage import Place
 
 
-def inside(folder: pathlib.Path, name: str, what: str) -> pathlib.Path:
+def inside(folder: Place, name: str, what: str) -> Place:
     """folder/name. Links are followed (data often lies elsewhere), names are not. Errors: UserError for a name that leads out of the folder."""
     path = pathlib.PurePath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:

@@ -99,20 +99,21 @@ def _templates(cfg: Gym) -> tuple[frozenset[int], frozenset[int]]:
 
 
 def _record(cfg: Gym, item: dict[str, Any]) -> tuple[dict[str, str], str]:
-    """(problem, cot, answer; why the record is dropped, or "")."""
+    """(problem, cot, answer, and beside equations the solution that they are from; why the record is dropped, or "")."""
     answer = item["answer"]
     if not isinstance(answer, str) or not answer.strip():
         raise UserError(f"--dataset {cfg.dataset}: an answer is {answer!r}, not text, and cannot be graded; choose another data set")
     problem, cot, reason = item["question"].removesuffix(_TAIL), "", ""
     if cfg.chains != "none":
-        cot = item["metadata"]["answer_cot"].rpartition("####")[0].strip()
+        cot = solution = item["metadata"]["answer_cot"].rpartition("####")[0].strip()
         reason = "" if cot else "no chain"
     if cfg.chains == "equations":
-        found, reason = extract(problem, cot, answer)
+        found, reason = extract(problem, solution, answer)
         cot = " ".join(f"<<{equation}>>" for equation in found)
         if found and not cfg.steps[0] <= len(found) <= cfg.steps[1]:
             reason = "steps"
-    return {"problem": problem, "cot": cot, "answer": answer}, reason
+    prose = {"solution": solution} if cfg.chains == "equations" else {}
+    return {"problem": problem, "cot": cot, "answer": answer} | prose, reason
 
 
 def _items(cfg: Gym, params: dict[str, Any], split: str, most: int) -> Iterator[tuple[dict[str, Any], int | None]]:

@@ -1,15 +1,14 @@
 """Sets of latent labels on disk: written once by `sft --stage labels`, read beside the data, refused where they do not belong to it.
 
 `<folder>/<split>/` holds labels.npz (uid int32 [R], ids int32 [R,M,K], probs float32 [R,M,K]; R records, M latents, padded with weight 0) and
-manifest.json: what made the labels, and everything that must agree before they are used. A folder appears whole or not at all.
+manifest.json: what made the labels, and everything that must agree before they are used. It is written last: without it there are none.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
-import pathlib
-import shutil
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from lgrpo.config.overrides import to_json
 from lgrpo.data.files import digest, inside
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.errors import UserError
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, storage
+from lgrpo.runs.storage import Place
 
 ARRAYS, MANIFEST = "labels.npz", "manifest.json"
 
@@ -57,30 +57,28 @@ _MEND = {
 }
 
 
-def read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
+def read_manifest(folder: Place) -> dict[str, Any] | None:
     """The manifest of one split's folder; None when there is none. Errors: UserError when it is damaged."""
     file = folder / MANIFEST
     if not file.is_file():
         return None
     try:
-        manifest = json.loads(file.read_text())
+        manifest = json.loads(storage.text_of(file))
         return dict(manifest)
     except ValueError as error:
         raise UserError(f"{file}: not a manifest ({error}); make the labels again with --stage labels") from error
 
 
-def write_labels(folder: pathlib.Path, manifest: dict[str, Any], *, uid: np.ndarray, ids: np.ndarray, probs: np.ndarray) -> None:
+def write_labels(folder: Place, manifest: dict[str, Any], *, uid: np.ndarray, ids: np.ndarray, probs: np.ndarray) -> None:
     """Writes one split's labels, replacing earlier ones. Main process only; a crash leaves the old ones or none."""
     if not multihost.is_main():
         return
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    np.savez(temporary / ARRAYS, uid=uid.astype(np.int32), ids=ids.astype(np.int32), probs=probs.astype(np.float32))
-    content = digest((temporary / ARRAYS).read_bytes())
-    (temporary / MANIFEST).write_text(json.dumps(manifest | {"content": content}, indent=1) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    arrays = io.BytesIO()
+    np.savez(arrays, uid=uid.astype(np.int32), ids=ids.astype(np.int32), probs=probs.astype(np.float32))
+    data = arrays.getvalue()
+    storage.remove_folder(folder, MANIFEST)
+    storage.write_bytes(folder / ARRAYS, data)
+    storage.write_text(folder / MANIFEST, json.dumps(manifest | {"content": digest(data)}, indent=1) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +98,7 @@ def load_labels(
 
     Errors: UserError when there are none, when they are damaged, or naming everything in which they do not fit data, tokenizer, K or c.
     """
-    folder = inside(pathlib.Path(cfg.sft.label_path).expanduser(), split, "sft.label_path: the split's name")
+    folder = inside(storage.place(cfg.sft.label_path), split, "sft.label_path: the split's name")
     manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"sft.label_path: no labels of split {split!r} in {cfg.sft.label_path or '(empty)'}; make them with --stage labels")
@@ -112,9 +110,10 @@ def load_labels(
     ]
     if differ:
         raise UserError("\n  ".join([f"{folder}: these labels do not belong to this run:", *differ]))
-    if digest((folder / ARRAYS).read_bytes()) != manifest["content"]:
+    data = (folder / ARRAYS).read_bytes()
+    if digest(data) != manifest["content"]:
         raise UserError(f"{folder / ARRAYS}: damaged; make the labels again with --stage labels")
-    with np.load(folder / ARRAYS) as arrays:
+    with np.load(io.BytesIO(data)) as arrays:
         theirs, ids, probs = arrays["uid"], arrays["ids"], arrays["probs"]
     order = np.argsort(theirs)
     rows = order[np.searchsorted(theirs, uid, sorter=order)]  # the fingerprint vouches that every uid is there

@@ -17,6 +17,7 @@ from lgrpo.data.chat import ChatTemplate, load_chat_template
 from lgrpo.data.files import digest
 from lgrpo.data.registry import INSTRUCTION
 from lgrpo.errors import UserError
+from lgrpo.runs import storage
 
 ASSET = pathlib.Path(__file__).parent / "assets" / "tokenizer.json"
 UNK = "<unk>"
@@ -82,19 +83,20 @@ class TextTokenizer:
 def load_tokenizer(data_cfg: DataConfig) -> TextTokenizer:
     """The embedded tokenizer, a tokenizer.json, or the one in a folder. Errors: UserError when the file is missing or broken."""
     name = data_cfg.tokenizer
-    path = ASSET if name == "embedded" else pathlib.Path(name).expanduser()
+    path = ASSET if name == "embedded" else storage.local(name)
     if path.is_dir():
         path = path / "tokenizer.json"
+    where = name if storage.remote(name) else str(path)
     if not path.is_file():
-        raise UserError(f"data.tokenizer: {path} does not exist; give 'embedded', a tokenizer.json or a folder that holds one")
+        raise UserError(f"data.tokenizer: {where} does not exist; give 'embedded', a tokenizer.json or a folder that holds one")
     try:
         inner = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
-        raise UserError(f"data.tokenizer: {path} is not a tokenizer file ({error}); save it again with `tokenizers`") from error
+        raise UserError(f"data.tokenizer: {where} is not a tokenizer file ({error}); save it again with `tokenizers`") from error
     inner.no_padding()  # some files carry both settings; here they would change lengths silently
     inner.no_truncation()
     chat = load_chat_template(path.parent) if data_cfg.template == "chat" else None
-    return TextTokenizer(inner, name="embedded" if name == "embedded" else str(path), chat=chat)
+    return TextTokenizer(inner, name="embedded" if name == "embedded" else where, chat=chat)
 
 
 def render_prompts(
@@ -140,7 +142,7 @@ def load_examples(data_cfg: DataConfig) -> str:
     if not data_cfg.few_shot:
         return ""
     try:
-        return pathlib.Path(data_cfg.few_shot).expanduser().read_text(encoding="utf-8")
+        return storage.text_of(storage.place(data_cfg.few_shot))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.few_shot: {data_cfg.few_shot} cannot be read ({error}); give a text file in UTF-8") from error
 
@@ -150,12 +152,13 @@ def render_chain(cot: str) -> str:
     return _GAP.sub(">><<", cot.strip())
 
 
-def render_answer(answer: str, template: str) -> str:
-    """Answer text in the form that the grader looks for."""
+def render_answer(answer: str, template: str, solution: str = "") -> str:
+    """Answer text in the form that the grader looks for, after a solution in prose where there is one."""
+    before = f"{solution}\n" if solution else ""
     if template == "plain":
-        return f"#### {answer}"
+        return f"{before}#### {answer}"
     if template in ("instruct", "chat"):
-        return f"\\boxed{{{answer}}}"
+        return f"{before}\\boxed{{{answer}}}"
     raise UserError(f"data.template: {template!r} is unknown; choose plain, instruct or chat")
 
 
@@ -186,7 +189,10 @@ def resolve(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> ExperimentConfig
     size = tokenizer.vocab_size
     vocab_size = cfg.model.vocab_size or size
     if vocab_size < size:
-        raise UserError(f"model.vocab_size: {vocab_size} rows for the {size} ids of {tokenizer.name}; set it to 0 or to at least {size}")
+        raise UserError(
+            f"model.vocab_size: {vocab_size} rows for the {size} ids of {tokenizer.name}; set it to the rows of the weights that it starts from, "
+            f"which imported() of lgrpo.config.imported reads, or to 0 for {size} rows"
+        )
     think_end = _agreed("data.think_end_id", cfg.data.think_end_id, think_end_ids(cfg.data, tokenizer)[0], cfg.data.think_end, vocab_size)
     eos = _agreed("data.eos_id", cfg.data.eos_id, tokenizer.id_of(cfg.data.eos), cfg.data.eos, vocab_size)
     more = tuple(tokenizer.id_of(text) for text in cfg.data.more_eos)

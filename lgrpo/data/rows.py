@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-import pathlib
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lgrpo.data.fields import answer_of, parse_json, text_of
 from lgrpo.data.registry import DATA_SETS, Fields, check_split
 from lgrpo.errors import UserError
+from lgrpo.runs import storage
+from lgrpo.runs.storage import Place
 
 SUFFIXES = (".jsonl", ".parquet", ".json", ".csv", ".txt")
 
@@ -17,7 +19,7 @@ SUFFIXES = (".jsonl", ".parquet", ".json", ".csv", ".txt")
 Placed = tuple[str, Any]  # where a row stands, and the row
 
 
-def read_rows(path: pathlib.Path, suffix: str) -> Iterator[Placed]:
+def read_rows(path: Place, suffix: str) -> Iterator[Placed]:
     """Rows of a file, each with its place. suffix: kind of file, as downloads lose theirs. JSON is one array or one object a line; text has column
     `line`.
 
@@ -27,16 +29,15 @@ def read_rows(path: pathlib.Path, suffix: str) -> Iterator[Placed]:
         if suffix == ".parquet":
             import pyarrow.parquet as parquet  # here, because few files are
 
-            table = parquet.read_table(path)
+            table = parquet.read_table(storage.local(path))
             _unique(table.column_names)
             yield from _numbered(path, table.to_pylist())
         elif suffix == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file)
-                _unique(list(reader.fieldnames or ()))
-                yield from _numbered(path, reader)
+            reader = csv.DictReader(io.StringIO(storage.text_of(path), newline=""))
+            _unique(list(reader.fieldnames or ()))
+            yield from _numbered(path, reader)
         else:
-            text = path.read_text(encoding="utf-8-sig")
+            text = storage.text_of(path)
             if suffix == ".json" and text.lstrip().startswith("["):
                 yield from _numbered(path, parse_json(text))
                 return
@@ -49,7 +50,7 @@ def read_rows(path: pathlib.Path, suffix: str) -> Iterator[Placed]:
         raise UserError(f"{path}: not readable as {suffix} ({' '.join(str(error).split())[:200]}); download or save it again") from error
 
 
-def _numbered(path: pathlib.Path, rows: Iterable[Any]) -> Iterator[Placed]:
+def _numbered(path: Place, rows: Iterable[Any]) -> Iterator[Placed]:
     for index, row in enumerate(rows):
         yield f"{path}: record {index}", row
 
@@ -59,7 +60,7 @@ def _unique(columns: Sequence[str]) -> None:
         raise ValueError(f"the column {twice[:40]!r} is there twice")
 
 
-def _json_line(line: str, path: pathlib.Path, number: int) -> Any:
+def _json_line(line: str, path: Place, number: int) -> Any:
     try:
         return parse_json(line)
     except ValueError as error:
@@ -94,7 +95,7 @@ def _own(row: Mapping[str, Any]) -> Fields:
     return {"problem": problem, "cot": cot, "answer": "" if row["answer"] is None else answer_of(row["answer"])}
 
 
-def read_split(name: str, split: str, paths: Sequence[pathlib.Path], suffixes: Sequence[str]) -> list[Fields]:
+def read_split(name: str, split: str, paths: Sequence[Place], suffixes: Sequence[str]) -> list[Fields]:
     """All records of a split, from its files in order, checked against the registry. Errors: UserError."""
     rows = (row for path, suffix in zip(paths, suffixes, strict=True) for row in read_rows(path, suffix))
     where = ", ".join(str(path) for path in paths)

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import pathlib
 import re
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from lgrpo.config import DataConfig
 from lgrpo.data import word_problems
 from lgrpo.data.benchmarks import load_fields
-from lgrpo.data.fields import answer_of, parse_json, text_of
+from lgrpo.data.fields import answer_of, is_text, parse_json, text_of
 from lgrpo.data.files import inside
-from lgrpo.data.prepare import download_and_prepare
+from lgrpo.data.prepare import download_and_prepare, local_root
 from lgrpo.data.registry import DATA_SETS, locate
 from lgrpo.errors import UserError
+from lgrpo.runs import storage
 
 _SLICE = re.compile(r"\[(\d*):(\d*)\]", re.ASCII)
 
 
 class Record(TypedDict):
-    """One problem. uid is its position among the records that were asked for; cot is empty when the source has no chain."""
+    """One problem. uid is its position among the records that were asked for; cot is empty when the source has no chain; solution, a worked
+    solution in prose, is there only where the source has one."""
 
     problem: str
     cot: str
     answer: str
     uid: int
+    solution: NotRequired[str]
 
 
 def load_records(data_cfg: DataConfig, split: str) -> list[Record]:
@@ -66,7 +68,7 @@ def prepare_word_problems(difficulty: str, data_dir: str) -> Any:
     word_problems.level_of(difficulty)
     from lgrpo.data.builders.word_problems.word_problems_dataset_builder import Builder
 
-    root = pathlib.Path(data_dir).expanduser()
+    root = local_root(data_dir)
 
     def builder() -> Builder:
         return Builder(config=difficulty, data_dir=str(root), file_format="array_record")
@@ -75,7 +77,7 @@ def prepare_word_problems(difficulty: str, data_dir: str) -> Any:
     if first.data_path.exists():
         return first
     try:
-        download_and_prepare(first)
+        download_and_prepare(first, data_dir)
     except OSError as error:
         if not builder().data_path.exists():
             raise UserError(
@@ -108,7 +110,7 @@ def _load_word_problems(difficulty: str, data_dir: str, split: str) -> list[Reco
 def _load_jsonl(path: str, split: str) -> list[Record]:
     if not path:
         raise UserError("data.path: empty, but data.source is jsonl; set it to the folder that holds <split>.jsonl")
-    folder = pathlib.Path(path).expanduser()
+    folder = storage.place(path)
     file = inside(folder, f"{split}.jsonl", "data: the split's name")
     if not file.is_file():
         there = ", ".join(sorted(p.stem for p in folder.glob("*.jsonl"))) if folder.is_dir() else ""
@@ -117,7 +119,7 @@ def _load_jsonl(path: str, split: str) -> list[Record]:
     records: list[Record] = []
     try:
         # split on newlines only: splitlines() would also cut at characters that JSON allows inside strings
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
+        lines = storage.text_of(file).split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except OSError as error:
@@ -145,4 +147,7 @@ def _parse(line: str, where: str, uid: int) -> Record:
         raise UserError(f"{where}: {error}; give it as text or delete the line") from error
     if empty := next((name for name in ("problem", "answer") if not record[name].strip()), None):
         raise UserError(f"{where}: `{empty}` is empty; fill it in or delete the line")
+    solution = raw.get("solution")  # read only where sft.answer asks for it: whatever else it holds is another column of the file
+    if isinstance(solution, str) and is_text(solution) and solution.strip():
+        record["solution"] = solution.strip()
     return record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,36 +12,36 @@ from lgrpo.config import ExperimentConfig
 from lgrpo.data import prompts
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.data.sources import Record, load_records
-from lgrpo.data.tokenise import prompt_texts
+from lgrpo.data.tokenise import answer_texts, bounded_ids, prompt_ids
+from lgrpo.runs import storage
+from lgrpo.runs.storage import Place
 
 READ = ("problem", "cot", "answer")
+PROSE = "solution"
 PERCENTILES = (0, 50, 90, 99, 100)
 
 
-def columns(file: pathlib.Path) -> Counter[str]:
+def columns(file: Place) -> Counter[str]:
     """How many records have something in each column, in the order in which they appear."""
     found: Counter[str] = Counter()
-    for line in file.read_text(encoding="utf-8-sig").split("\n"):
+    for line in storage.text_of(file).split("\n"):
         if line.strip():
             found.update({name: int(value not in (None, "")) for name, value in json.loads(line).items()})
     return found
 
 
 def _lengths(
-    cfg: ExperimentConfig, tokenizer: TextTokenizer, prompt_ids: Sequence[Sequence[int]], records: Sequence[Record]
+    cfg: ExperimentConfig, tokenizer: TextTokenizer, prompt_sizes: np.ndarray, records: Sequence[Record], answers: Sequence[str]
 ) -> dict[str, tuple[str, int, np.ndarray]]:
-    """What is measured -> (name of its limit, limit, tokens of each record)."""
-    answers = [prompts.render_answer(r["answer"], cfg.data.template) for r in records]
-    around = len(
-        prompts.think_end_ids(cfg.data, tokenizer)
-    )  # with the end of sequence in place of the first, which is no part of the answer
-    chain_ids = tokenizer.encode_batch([prompts.render_chain(r["cot"]) for r in records])
-    measured = {
-        "prompt": ("data.max_prompt", cfg.data.max_prompt, prompt_ids, 0),
-        "chain": ("sft.max_chain", cfg.sft.max_chain, chain_ids, 0),
-        "answer": ("sft.max_answer", cfg.sft.max_answer, tokenizer.encode_batch(answers), around),
+    """What is measured -> (name of its limit, limit, tokens of each record; the characters of what is far above its limit)."""
+    # With the end of sequence in place of the first, which is no part of the answer.
+    around = len(prompts.think_end_ids(cfg.data, tokenizer))
+    chains = [prompts.render_chain(r["cot"]) for r in records]
+    return {
+        "prompt": ("data.max_prompt", cfg.data.max_prompt, prompt_sizes),
+        "chain": ("sft.max_chain", cfg.sft.max_chain, bounded_ids(tokenizer, chains, cfg.sft.max_chain)[1]),
+        "answer": ("sft.max_answer", cfg.sft.max_answer, bounded_ids(tokenizer, answers, cfg.sft.max_answer)[1] + around),
     }
-    return {what: (field, limit, np.array([len(ids) + more for ids in rows])) for what, (field, limit, rows, more) in measured.items()}
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:
@@ -53,23 +52,23 @@ def _table(rows: Sequence[Sequence[object]]) -> str:
     )
 
 
-def _example(cfg: ExperimentConfig, record: Record, prompt: str) -> str:
+def _example(cfg: ExperimentConfig, record: Record, prompt: str, answer: str) -> str:
     """A prompt, its target and the gold answer, as text with its line breaks."""
-    target = f"{prompts.render_chain(record['cot'])}{cfg.data.think_end}{prompts.render_answer(record['answer'], cfg.data.template)}{cfg.data.eos}"
+    target = f"{prompts.render_chain(record['cot'])}{cfg.data.think_end}{answer}{cfg.data.eos}"
     shown = target if record["cot"].strip() else "none for supervised training: no `cot`"
     return f"-- record {record['uid']}\nprompt: {prompt}\ntarget: {shown}\ngold answer: {record['answer']}"
 
 
-def survey(cfg: ExperimentConfig, tokenizer: TextTokenizer, file: pathlib.Path, *, show: int = 5) -> str:
+def survey(cfg: ExperimentConfig, tokenizer: TextTokenizer, file: Place, *, show: int = 5) -> str:
     """Text about a JSONL file. cfg: resolved, with this file as its source. Errors: UserError for a record that cannot be read."""
     split = file.stem
     records = load_records(cfg.data, split)
     seen = columns(file)
     named = ", ".join(f"{name} ({count})" for name, count in seen.items())
-    ignored = [name for name in seen if name not in READ]
-    texts = prompt_texts(cfg, tokenizer, split, records)
-    prompt_ids = tokenizer.encode_batch(texts)
-    lengths = _lengths(cfg, tokenizer, prompt_ids, records)
+    ignored = [name for name in seen if name not in READ and (name != PROSE or cfg.sft.answer == "final")]
+    answers = answer_texts(cfg, split, records)
+    texts, ids, sizes = prompt_ids(cfg, tokenizer, split, records)
+    lengths = _lengths(cfg, tokenizer, sizes, records, answers)
     bare = np.array([not r["cot"].strip() for r in records])
     rows = [["tokens", *(f"{p} %" if 0 < p < 100 else "least" if not p else "most" for p in PERCENTILES), "limit", "longer", ""]]
     for what, (field, limit, found) in lengths.items():
@@ -79,7 +78,7 @@ def survey(cfg: ExperimentConfig, tokenizer: TextTokenizer, file: pathlib.Path, 
     long = {what: found > limit for what, (_, limit, found) in lengths.items()}
     supervised = long["prompt"] | long["chain"] | long["answer"]
     unknown = tokenizer.find(prompts.UNK)
-    lost = [] if unknown is None else [r["uid"] for r, ids in zip(records, prompt_ids, strict=True) if unknown in ids]
+    lost = [] if unknown is None else [r["uid"] for r, row in zip(records, ids, strict=True) if unknown in row]
     parts = [
         f"{file}: {len(records)} records; columns with something in them: {named}"
         + (f"; not read: {', '.join(ignored)}" if ignored else ""),
@@ -90,5 +89,5 @@ def survey(cfg: ExperimentConfig, tokenizer: TextTokenizer, file: pathlib.Path, 
         parts.append(f"{int(bare.sum())} records have no `cot`: sft refuses the file, train and eval read it")
     if lost:
         parts.append(f"{len(lost)} records have text that the tokenizer does not know (the first: record {lost[0]}): they are refused")
-    parts += [_example(cfg, record, text) for record, text in list(zip(records, texts, strict=True))[:show]]
+    parts += [_example(cfg, *shown) for shown in list(zip(records, texts, answers, strict=True))[:show]]
     return "\n\n".join(parts)

@@ -47,10 +47,12 @@ def tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, sup
     if cfg.data.think_end_id < 0 or cfg.data.eos_id < 0:
         raise ValueError("the config is not resolved; pass it through lgrpo.data.prompts.resolve first")
     records = load_records(cfg.data, split)
-    parts, bare = {"prompt": _prompt_tokens(cfg, tokenizer, split, records)}, np.zeros(len(records), bool)
+    _, ids, sizes = prompt_ids(cfg, tokenizer, split, records)
+    parts = {"prompt": _known(tokenizer, records, _Part(ids, sizes, cfg.data.max_prompt, "data.max_prompt"))}
+    bare = np.zeros(len(records), bool)
     if supervised:
         bare = _bare(cfg, split, records)
-        parts |= _supervised_parts(cfg, tokenizer, records)
+        parts |= _supervised_parts(cfg, tokenizer, split, records)
     keep = ~bare
     for what, part in parts.items():
         fits = part.sizes <= part.limit
@@ -102,16 +104,16 @@ def prompt_texts(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, re
     return prompts.render_prompts(problems, cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, **asked)
 
 
-def _prompt_tokens(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, records: Sequence[Record]) -> _Part:
+def prompt_ids(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, records: Sequence[Record]) -> tuple[list[str], Ids, np.ndarray]:
+    """(texts, ids, sizes int64 [M]) of the prompts of a split; what `bounded_ids` says of long texts holds for problems."""
     # What is too long is not put into a template either.
     most = _most_characters(tokenizer, cfg.data.max_prompt)
-    short = [r if len(r["problem"]) <= most else r | {"problem": ""} for r in records]
-    texts = prompt_texts(cfg, tokenizer, split, short)
-    part = _tokens(tokenizer, texts, records, cfg.data.max_prompt, "data.max_prompt")
+    texts = prompt_texts(cfg, tokenizer, split, [r if len(r["problem"]) <= most else r | {"problem": ""} for r in records])
+    ids, sizes = bounded_ids(tokenizer, texts, cfg.data.max_prompt)
     for i, record in enumerate(records):
         if len(record["problem"]) > most:
-            part.ids[i], part.sizes[i] = [], len(record["problem"])
-    return part
+            ids[i], sizes[i] = [], len(record["problem"])
+    return texts, ids, sizes
 
 
 def _bare(cfg: ExperimentConfig, split: str, records: Sequence[Record]) -> np.ndarray:
@@ -130,12 +132,23 @@ def _bare(cfg: ExperimentConfig, split: str, records: Sequence[Record]) -> np.nd
     return bare
 
 
-def _supervised_parts(cfg: ExperimentConfig, tokenizer: TextTokenizer, records: Sequence[Record]) -> dict[str, _Part]:
+def answer_texts(cfg: ExperimentConfig, split: str, records: Sequence[Record]) -> list[str]:
+    """What the targets say after the thinking, by sft.answer. Errors: UserError for records without the solution that it asks for."""
+    prose = cfg.sft.answer == "solution"
+    solutions = [r.get("solution", "") if prose else "" for r in records]
+    if prose and not all(solutions):
+        raise UserError(
+            f"sft.answer=solution: {solutions.count('')} of {len(records)} {split} records have no text in `solution` "
+            f"(the first: record {solutions.index('')}); add it, or use sft.answer=final"
+        )
+    return [prompts.render_answer(r["answer"], cfg.data.template, solution) for r, solution in zip(records, solutions, strict=True)]
+
+
+def _supervised_parts(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, records: Sequence[Record]) -> dict[str, _Part]:
     """Chains and answers. A control token inside them would end the thinking or the answer early."""
     chain_texts = [prompts.render_chain(r["cot"]) for r in records]
-    answer_texts = [prompts.render_answer(r["answer"], cfg.data.template) for r in records]
     chains = _tokens(tokenizer, chain_texts, records, cfg.sft.max_chain, "sft.max_chain")
-    answers = _tokens(tokenizer, answer_texts, records, cfg.sft.max_answer, "sft.max_answer")
+    answers = _tokens(tokenizer, answer_texts(cfg, split, records), records, cfg.sft.max_answer, "sft.max_answer")
     controls = {cfg.data.think_end_id, *end_ids(cfg.data)}
     for part in (chains, answers):
         for record, row in zip(records, part.ids, strict=True):
@@ -153,21 +166,28 @@ def _most_characters(tokenizer: TextTokenizer, limit: int) -> int:
     return max(100_000, 4 * limit * tokenizer.longest)
 
 
-def _tokens(tokenizer: TextTokenizer, texts: Sequence[str], records: Sequence[Record], limit: int, field: str) -> _Part:
-    """Tokens of the texts, apart from those that are too long for that.
-
-    Errors: UserError when the tokenizer lacks a token for some of it: that part of the problem would be lost.
-    """
+def bounded_ids(tokenizer: TextTokenizer, texts: Sequence[str], limit: int) -> tuple[Ids, np.ndarray]:
+    """(ids, sizes int64 [M]). A text with so many characters that it must be longer than `limit` tokens is not read: no ids, its size in characters."""
     most = _most_characters(tokenizer, limit)
     ids = tokenizer.encode_batch([text if len(text) <= most else "" for text in texts])
+    return ids, np.array([len(row) if len(text) <= most else len(text) for row, text in zip(ids, texts, strict=True)], np.int64)
+
+
+def _tokens(tokenizer: TextTokenizer, texts: Sequence[str], records: Sequence[Record], limit: int, field: str) -> _Part:
+    """Tokens of the texts, apart from those that are too long for that. Errors: as _known."""
+    ids, sizes = bounded_ids(tokenizer, texts, limit)
+    return _known(tokenizer, records, _Part(ids, sizes, limit, field))
+
+
+def _known(tokenizer: TextTokenizer, records: Sequence[Record], part: _Part) -> _Part:
+    """Errors: UserError when the tokenizer lacks a token for some of it: that part of the problem would be lost."""
     unk = tokenizer.find(prompts.UNK)
     if unk is not None:
-        bad = next((i for i, row in enumerate(ids) if unk in row), None)
+        bad = next((i for i, row in enumerate(part.ids) if unk in row), None)
         if bad is not None:
-            shown = tokenizer.decode(ids[bad])[:200]
+            shown = tokenizer.decode(part.ids[bad])[:200]
             raise UserError(
                 f"data: record {records[bad]['uid']} has text unknown to the {tokenizer.name} tokenizer: {shown!r}; "
                 "set data.tokenizer to one that covers it"
             )
-    sizes = [len(row) if len(text) <= most else len(text) for row, text in zip(ids, texts, strict=True)]
-    return _Part(ids, np.array(sizes, np.int64), limit, field)
+    return part

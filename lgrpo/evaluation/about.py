@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from lgrpo.config import AnswerConfig, ExperimentConfig
 from lgrpo.data.registry import locate
 from lgrpo.errors import UserError
-from lgrpo.evaluation.measure import SAMPLED, Batch, plan, static_config
+from lgrpo.evaluation.measure import Batch, static_config
+from lgrpo.evaluation.passes import SAMPLED, plan
 from lgrpo.evaluation.shards import text_digest
+from lgrpo.runs import storage
+from lgrpo.runs.storage import Place
 
 Which = Literal["newest", "best", "init"]
 SAME = {
@@ -37,12 +39,12 @@ class Weights:
     digest: str
 
 
-def find_weights(cfg: ExperimentConfig, workdir: pathlib.Path, which: Which) -> pathlib.Path:
+def find_weights(cfg: ExperimentConfig, workdir: Place, which: Which) -> Place:
     """Folder of the weights to evaluate: the workdir, or with `init` what a run in it would start from. Errors: UserError when there is none."""
     if which == "init":
         if not cfg.train.init_from:
             raise UserError("--weights init: train.init_from is empty, so the start is random weights; set --train.init-from")
-        return pathlib.Path(cfg.train.init_from).expanduser()
+        return storage.place(cfg.train.init_from)
     if (workdir / "checkpoints").is_dir():
         return workdir
     inside = sorted(file.parent.name for file in workdir.glob("*/checkpoints"))
@@ -101,6 +103,7 @@ def describe(cfg: ExperimentConfig, weights: Weights, batches: Sequence[Batch], 
         "grader": cfg.data.grader,
         "template": cfg.data.template,
         "few_shot": cfg.data.few_shot,
+        "answer_budget": cfg.evaluation.answer_budget,
         "instruction": cfg.data.instruction,
     }
 

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.pipeline import prompt_batches
 from lgrpo.data.prompts import TextTokenizer
-from lgrpo.evaluation.measure import NOISE_FREE, Pass, plan, rows_of, sample
+from lgrpo.evaluation.measure import rows_of, sample
+from lgrpo.evaluation.passes import UNDISTURBED, plan
 from lgrpo.latent.intervene import Intervention, Kind
 from lgrpo.types import Params
 
@@ -66,11 +67,10 @@ def closure_metrics(params: Params, cfg: ExperimentConfig, tokenizer: TextTokeni
     if not several.any():
         return out
     length = found.ids.shape[1]
-    clean = Pass(NOISE_FREE, 0.0)
     for name, (new_ids, new_weights) in fed.items():
         spread = [np.ascontiguousarray(np.broadcast_to(x[:, None], (len(several), length, x.shape[-1]))) for x in (new_ids, new_weights)]
         how = Intervention(np.full(len(several), Kind.FIRST, np.int32), *spread, several.astype(np.int32))
-        result = sample(params, cfg, mesh, clean, batch[0], 0, how)
-        good = np.array([row["correct"] for row in rows_of(result, batch, clean, 0, tokenizer, cfg)], float)
+        result = sample(params, cfg, mesh, UNDISTURBED, batch[0], 0, how)
+        good = np.array([row["correct"] for row in rows_of(result, batch, UNDISTURBED, 0, tokenizer, cfg)], float)
         out[f"eval/closure_{name}"] = float(good[several[batch[2]]].mean())
     return out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import pathlib
 from collections import defaultdict
 from typing import Any
 
@@ -16,6 +15,7 @@ from lgrpo.evaluation.pass_at_k import bootstrap_weights, mean_interval, wilson_
 from lgrpo.evaluation.shards import Row, read_rows
 from lgrpo.evaluation.summary import columns, shown
 from lgrpo.runs.metrics import summary_table
+from lgrpo.runs.storage import Place
 
 RESULT = "eval.jsonl"
 
@@ -45,7 +45,7 @@ def paired(a: np.ndarray, b: np.ndarray, *, resamples: int = 10_000, seed: int =
     }
 
 
-def find(path: pathlib.Path) -> dict[str, pathlib.Path]:
+def find(path: Place) -> dict[str, Place]:
     """Files by data set. path: an eval.jsonl, a folder with one, or a suite's folder with one in each data set's folder.
 
     Errors: UserError when there is none.
@@ -60,7 +60,7 @@ def find(path: pathlib.Path) -> dict[str, pathlib.Path]:
     return files
 
 
-def load(path: pathlib.Path) -> dict[str, dict[str, list[Row]]]:
+def load(path: Place) -> dict[str, dict[str, list[Row]]]:
     """Rows by data set and pass. path and errors: as find."""
     out: dict[str, dict[str, list[Row]]] = {}
     for name, file in find(path).items():
@@ -84,7 +84,7 @@ def _accuracies(rows: list[Row], other: list[Row], where: str) -> tuple[np.ndarr
     return a.mean(1), b.mean(1), max(a.shape[1], b.shape[1])
 
 
-def compare(a: pathlib.Path, b: pathlib.Path) -> list[dict[str, Any]]:
+def compare(a: Place, b: Place) -> list[dict[str, Any]]:
     """A row per data set and pass that both sides have. Errors: UserError when they have none in common or differ in their problems."""
     left, right = load(a), load(b)
     out = []
@@ -98,7 +98,7 @@ def compare(a: pathlib.Path, b: pathlib.Path) -> list[dict[str, Any]]:
     return out
 
 
-def _about(file: pathlib.Path) -> dict[str, Any]:
+def _about(file: Place) -> dict[str, Any]:
     """What the evaluation of these rows says that it was of; empty where it does not."""
     summary = file.with_name("eval.json")
     try:
@@ -107,7 +107,7 @@ def _about(file: pathlib.Path) -> dict[str, Any]:
         return {}
 
 
-def warnings(a: pathlib.Path, b: pathlib.Path) -> list[str]:
+def warnings(a: Place, b: Place) -> list[str]:
     """In what the two sides differ beside their weights."""
     left, right = find(a), find(b)
     return [
@@ -119,7 +119,7 @@ def _names(found: dict[str, dict[str, list[Row]]]) -> str:
     return ", ".join(f"{name or 'eval'}:{how}" for name, by_pass in found.items() for how in by_pass)
 
 
-def run(a: pathlib.Path, b: pathlib.Path) -> int:
+def run(a: Place, b: Place) -> int:
     """Prints the table. Returns the exit code."""
     found = compare(a, b)
     rows = [

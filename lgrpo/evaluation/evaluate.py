@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,22 +21,31 @@ from lgrpo.data.prompts import TextTokenizer, load_tokenizer, resolve
 from lgrpo.data.sources import load_records
 from lgrpo.evaluation import counterfactual
 from lgrpo.evaluation.about import Weights, Which, describe, find_weights, first_line, settled
-from lgrpo.evaluation.measure import COUNTERFACTUAL, NOISE_FREE, SAMPLED, SWEEP, Batch, Pass, plan, rows_of, sample
+from lgrpo.evaluation.measure import Batch, rows_of, sample
 from lgrpo.evaluation.pass_at_k import Interval, bootstrap_weights
-from lgrpo.evaluation.shards import Row, Shards, params_digest, problems_digest, to_lines, write_text
+from lgrpo.evaluation.passes import COMPARED, NOISE_FREE, SAMPLED, SWEEP, UNDISTURBED, Pass, compared, plan
+from lgrpo.evaluation.shards import Row, Shards, params_digest, problems_digest, to_lines
 from lgrpo.evaluation.suite import benchmark_config, suite_names
 from lgrpo.evaluation.summary import metric_rows, shown, summarise
+from lgrpo.latent.intervene import Kind
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import abstract_params, param_shardings
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, storage
 from lgrpo.runs.checkpoint import check_source, load_weights
 from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.runs.metrics import progress, summary_table
+from lgrpo.runs.storage import PathLike, Place, write_text
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh
-from lgrpo.types import Finish, Params
+from lgrpo.types import Finish, Params, Rollout
 
 FORMAT = 2
 """Of the rows on disk; to be raised when their fields change, so that an older evaluation is not gone on with."""
+
+UNCHANGED = {"counterfactual": "none", "arms": "free"}
+"""Name of the noise-free pass among those that are compared with it; the curve leaves it out."""
+_STEPS = ("chain_tokens", "answer_tokens")
+TABLES = {"counterfactual": ("latents", ("latent_steps",)), "arms": ("arm", _STEPS), "curve": ("steps kept", _STEPS)}
+"""Heading and lengths of the table of each part."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +55,7 @@ class EvalResult:
     clean: dict[str, Interval]
     sampled: dict[str, Interval]
     sweep: dict[str, dict[str, Interval]]  # by noise scale
-    counterfactual: dict[str, dict[str, Any]]  # by intervention
+    compared: dict[str, dict[str, dict[str, Any]]]  # by part (see passes.COMPARED) and intervention, arm, or number of steps kept
     rows: list[Row]
     problems: int
     seconds: float
@@ -61,7 +69,7 @@ def evaluate(
     *,
     split: str | None = None,
     full: bool = False,
-    folder: pathlib.Path | None = None,
+    folder: Place | None = None,
     digest: str = "",
     interrupted: Callable[[], bool] = lambda: False,
 ) -> EvalResult | None:
@@ -93,30 +101,30 @@ def evaluate(
                         shards.put(key, found)
                     rows[how.name] += found
                     bar.update()
-    return _result(rows, passes, cfg, time.perf_counter() - start)
+    return _result(rows, passes, compared(cfg) if full else {}, cfg, time.perf_counter() - start)
 
 
 class _BatchWork:
-    """One batch of problems. Its noise-free rollout is kept: interventions take their latents from it."""
+    """One batch of problems. Its noise-free rollouts are kept: interventions take their latents from the undisturbed one, and passes that differ only
+    in how much of the answer counts share one."""
 
     def __init__(self, params: Params, cfg: ExperimentConfig, tokenizer: TextTokenizer, mesh: Mesh, batch: Batch) -> None:
         self._params, self._cfg, self._tokenizer, self._mesh, self._batch = params, cfg, tokenizer, mesh, batch
-        self._undisturbed: Any = None
+        self._kept: dict[tuple[Kind | None, int], Rollout] = {}
 
-    def _noise_free(self) -> Any:
-        if self._undisturbed is None:
-            self._undisturbed = sample(self._params, self._cfg, self._mesh, Pass(NOISE_FREE, 0.0), self._batch[0])
-        return self._undisturbed
+    def _noise_free(self, how: Pass) -> Rollout:
+        """The rollout of a pass without noise, whole."""
+        key = (how.kind, how.kept)
+        if key not in self._kept:
+            change = None
+            if how.kind is not None:
+                change = counterfactual.build(how.kind, self._noise_free(UNDISTURBED), np.asarray(self._batch[0].uid), how.kept)
+            self._kept[key] = sample(self._params, self._cfg, self._mesh, how, self._batch[0], 0, change)
+        return self._kept[key]
 
     def measure(self, how: Pass, first: int) -> list[Row]:
         """Rows of one chunk of samples."""
-        if how.name == NOISE_FREE:
-            result = self._noise_free()
-        else:
-            change = None
-            if how.kind is not None:
-                change = counterfactual.build(how.kind, self._noise_free(), np.asarray(self._batch[0].uid))
-            result = sample(self._params, self._cfg, self._mesh, how, self._batch[0], first, change)
+        result = self._noise_free(how) if how.greedy else sample(self._params, self._cfg, self._mesh, how, self._batch[0], first)
         return rows_of(result, self._batch, how, first, self._tokenizer, self._cfg)
 
 
@@ -124,7 +132,7 @@ _ASKED = ("samples", "sample_chunk", "batch", "noise_scale", "thinking", "train_
 
 
 def _identity(weights: str, cfg: ExperimentConfig, batches: Sequence[Batch]) -> dict[str, Any]:
-    """What the rows depend on. The sweep and the interventions are not in it, so that they can be added to a finished evaluation."""
+    """What the rows depend on. Sweep, interventions, arms and curve are not in it, so that they can be added to a finished evaluation."""
     tree = to_json(cfg)
     ev = {name: tree["evaluation"][name] for name in _ASKED}
     names = ("tokenizer", "template", "max_prompt", "think_end_id", "eos_id", "more_eos_ids", "grader", "grader_seconds")
@@ -133,16 +141,20 @@ def _identity(weights: str, cfg: ExperimentConfig, batches: Sequence[Batch]) -> 
     return parts | {"format": FORMAT, "weights": weights, "problems": problems_digest(batches)}
 
 
-def _result(rows: dict[str, list[Row]], passes: Sequence[Pass], cfg: ExperimentConfig, seconds: float) -> EvalResult:
+def _result(
+    rows: dict[str, list[Row]], passes: Sequence[Pass], asked: dict[str, dict[str, Pass]], cfg: ExperimentConfig, seconds: float
+) -> EvalResult:
     problems = len({row["uid"] for row in rows[NOISE_FREE]})
     weights = bootstrap_weights(problems, cfg.evaluation.bootstrap)
-    numbers = {how.name: summarise(rows[how.name], weights) for how in passes if how.kind is None}
-    changed = {how.name.removeprefix(COUNTERFACTUAL): rows[how.name] for how in passes if how.kind is not None}
+    others = {how.name for part in asked.values() for how in part.values()}
+    numbers = {how.name: summarise(rows[how.name], weights) for how in passes if how.name not in others}
+    changed = {part: {name: rows[how.name] for name, how in hows.items()} for part, hows in asked.items() if hows}
+    first = {part: {UNCHANGED[part]: rows[NOISE_FREE]} if part in UNCHANGED else {} for part in changed}
     return EvalResult(
         clean=numbers[NOISE_FREE],
         sampled=numbers[SAMPLED],
         sweep={name.removeprefix(SWEEP): values for name, values in numbers.items() if name.startswith(SWEEP)},
-        counterfactual=counterfactual.effects(rows[NOISE_FREE], changed, weights) if changed else {},
+        compared={part: counterfactual.effects(rows[NOISE_FREE], first[part] | found, weights) for part, found in changed.items()},
         rows=[row for how in passes for row in rows[how.name]],
         problems=problems,
         seconds=seconds,
@@ -150,7 +162,7 @@ def _result(rows: dict[str, list[Row]], passes: Sequence[Pass], cfg: ExperimentC
 
 
 def table(result: EvalResult) -> str:
-    """Both passes, the sweep and the interventions as text."""
+    """Both passes, the sweep, and what is compared with the noise-free pass, as text."""
     by_pass = {NOISE_FREE: result.clean, SAMPLED: result.sampled}
     parts = [summary_table(metric_rows(by_pass), ["metric", *by_pass])]
     if result.sweep:
@@ -158,13 +170,13 @@ def table(result: EvalResult) -> str:
         names = dict.fromkeys(("pass@1", most, "latent_steps", "invalid_frac"))
         rows = [{"noise": scale, **{name: shown(numbers.get(name), 3) for name in names}} for scale, numbers in result.sweep.items()]
         parts.append(summary_table(rows, ["noise", *names]))
-    if result.counterfactual:
-        rows = counterfactual.effect_rows(result.counterfactual)
+    for part, found in result.compared.items():
+        rows = counterfactual.effect_rows(found, *TABLES[part])
         parts.append(summary_table(rows, list(rows[0])))
     return "\n\n".join(parts)
 
 
-def write_result(result: EvalResult, folder: pathlib.Path, about: dict[str, Any]) -> None:
+def write_result(result: EvalResult, folder: Place, about: dict[str, Any]) -> None:
     """eval.json with the intervals and what they are of (`about`, see about.describe), eval.jsonl with a line per completion. Each is written at
     once or not at all. By the main process only."""
     if not multihost.is_main():
@@ -175,14 +187,14 @@ def write_result(result: EvalResult, folder: pathlib.Path, about: dict[str, Any]
         "noise_free": result.clean,
         "sampled": result.sampled,
         "sweep": result.sweep,
-        "counterfactual": result.counterfactual,
+        **{part: result.compared.get(part, {}) for part in COMPARED},
         "seconds": result.seconds,
     }
     write_text(folder / "eval.jsonl", to_lines(result.rows))
     write_text(folder / "eval.json", json.dumps(summary, indent=1) + "\n")
 
 
-def _load(cfg: ExperimentConfig, source: pathlib.Path, vocabulary: str, mesh: Mesh, which: Which) -> tuple[Params, Weights]:
+def _load(cfg: ExperimentConfig, source: Place, vocabulary: str, mesh: Mesh, which: Which) -> tuple[Params, Weights]:
     """Weights as they are computed with, and which they are."""
     check_source(source, cfg.model, vocabulary)
     target = abstract_params(cfg.model, param_shardings(cfg.model, mesh, ROLLOUT_RULES))
@@ -194,10 +206,10 @@ def _load(cfg: ExperimentConfig, source: pathlib.Path, vocabulary: str, mesh: Me
 
 def run(
     cfg: ExperimentConfig,
-    workdir: str | pathlib.Path,
+    workdir: PathLike,
     *,
     suite: Sequence[str] = (),
-    out: str | pathlib.Path = "eval",
+    out: str = "eval",
     weights: Which = "newest",
 ) -> int:
     """`python -m lgrpo eval`: evaluates the newest (or best) checkpoint of the workdir, or with weights=init cfg.train.init_from.
@@ -206,7 +218,7 @@ def run(
     inside the workdir. Returns 0, or 75 when a signal stopped it (what is finished stays). Errors: UserError for an invalid config, data that
     is not there, a workdir without checkpoints, results of another evaluation in the folder.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = storage.place(workdir)
     tokenizer = load_tokenizer(cfg.data)
     cfg = settled(resolve(cfg, tokenizer))
     require_valid(cfg, device_count=jax.device_count(), kind="eval")

@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 
 from lgrpo.config import AnswerConfig, DataConfig, ExperimentConfig, TrainConfig
 from lgrpo.data.prompts import TextTokenizer
+from lgrpo.evaluation.passes import Pass
 from lgrpo.evaluation.shards import Row
 from lgrpo.keys import Stream, key_for
 from lgrpo.latent.buckets import trim_prompts
-from lgrpo.latent.intervene import Intervention, Kind
+from lgrpo.latent.intervene import Intervention
 from lgrpo.latent.refill import refill_rollout
 from lgrpo.latent.rollout import rollout
 from lgrpo.rewards.grade import grade_all
@@ -24,35 +25,9 @@ from lgrpo.runs import multihost
 from lgrpo.sharding import batch_ways, put_batch
 from lgrpo.types import Finish, Params, PromptBatch, Rollout
 
-NOISE_FREE, SAMPLED, SWEEP, COUNTERFACTUAL = "noise_free", "sampled", "noise=", "latents="
 Batch = tuple[PromptBatch, list[str], np.ndarray]
 """Prompts, gold answers, real bool [B]: False for the repeated rows that fill the last batch."""
 _rollout = jax.jit(rollout, static_argnames=("cfg",))
-
-
-@dataclasses.dataclass(frozen=True)
-class Pass:
-    """How completions are sampled. `chunk` of the `samples` of a problem are sampled at once."""
-
-    name: str
-    noise_scale: float
-    samples: int = 1
-    chunk: int = 1
-    greedy: bool = True
-    kind: Kind | None = None
-
-
-def plan(cfg: ExperimentConfig, *, full: bool) -> list[Pass]:
-    """The passes that the config asks for; without `full` only the noise-free and the sampled one."""
-    ev = cfg.evaluation
-    scale = ev.noise_scale if ev.noise_scale >= 0 else cfg.rollout.latent.noise_scale
-    noisy = {"samples": ev.samples, "chunk": ev.sample_chunk or ev.samples, "greedy": False}
-    passes = [Pass(NOISE_FREE, 0.0), Pass(SAMPLED, scale, **noisy)]
-    if full:
-        passes += [Pass(f"{SWEEP}{s:g}", s, **noisy) for s in ev.noise_sweep]
-    if full and ev.counterfactual:
-        passes += [Pass(f"{COUNTERFACTUAL}{kind.name.lower()}", 0.0, kind=kind) for kind in Kind if kind not in (Kind.NONE, Kind.FIRST)]
-    return passes
 
 
 def static_config(cfg: ExperimentConfig, how: Pass) -> ExperimentConfig:
@@ -94,10 +69,21 @@ def sample(
     return multihost.host(_rollout(params, placed, key, **common, intervention=intervention))
 
 
+def within(result: Rollout, budget: int) -> Rollout:
+    """`result` as if it had been cut after `budget` tokens of the answer, the end of sequence among them; 0: as it is. On the host, [N, ...]."""
+    if not budget:
+        return result
+    mask, chain, thought = (np.asarray(x) for x in (result.mask, result.chain_len, result.thought))
+    last = np.where(thought, chain + 1 + budget, mask.shape[1])
+    kept = mask & (np.arange(mask.shape[1]) < last[:, None])
+    finish = np.where((kept == mask).all(-1), result.finish, Finish.LENGTH)
+    return result.replace(mask=kept, loss_mask=result.loss_mask & kept, finish=finish.astype(np.int32))
+
+
 def rows_of(result: Rollout, batch: Batch, how: Pass, first: int, tokenizer: TextTokenizer, cfg: ExperimentConfig) -> list[Row]:
     """A row per completion of a real problem: what was said, the verdict, how it ended, and its lengths. Several processes share the grading."""
     prompts, answers, real = batch
-
+    result = within(result, how.budget)
     thinking = cfg.evaluation.thinking
     keep = np.flatnonzero(np.repeat(real, how.chunk)).tolist()
     lengths, forced = _lengths(result, thinking), result.forced

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import pathlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lgrpo.errors import UserError
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, storage
+from lgrpo.runs.storage import Place, write_text
 from lgrpo.types import Params
 
 IDENTITY, SHARDS = "identity.json", "shards"
@@ -23,26 +22,15 @@ Row = dict[str, Any]
 _PRIMES = (2654435761, 2246822519, 3266489917, 668265263, 374761393)
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def to_lines(rows: Iterable[Row]) -> str:
     """Rows as JSON Lines. Text may hold lone surrogates, which only the escaped form survives."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def read_rows(path: pathlib.Path) -> list[Row]:
+def read_rows(path: Place) -> list[Row]:
     """Rows of a JSON Lines file. Errors: UserError for a file that is missing or damaged."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return [json.loads(line) for line in storage.text_of(path).split("\n") if line]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: cannot be read as JSON Lines ({error}); remove it, and the evaluation makes it again") from error
 
@@ -84,7 +72,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 class Shards:
     """Rows by key in <folder>/shards/<key>.jsonl, all of one evaluation: the same weights, problems and settings."""
 
-    def __init__(self, folder: pathlib.Path | None, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Place | None, identity: Mapping[str, Any]) -> None:
         """folder None: nothing is kept. Errors: UserError when the folder holds results of another evaluation."""
         self._folder = folder
         if folder is None:
@@ -93,7 +81,7 @@ class Shards:
             raise UserError(problem)
 
     @staticmethod
-    def _claim(folder: pathlib.Path, identity: Mapping[str, Any]) -> str:
+    def _claim(folder: Place, identity: Mapping[str, Any]) -> str:
         """Marks the folder as that of `identity`; what is wrong when it is another's."""
         file = folder / IDENTITY
         mine = json.loads(json.dumps(identity))
@@ -108,7 +96,7 @@ class Shards:
             write_text(file, json.dumps(mine, indent=1) + "\n")
         return ""
 
-    def _path(self, key: str) -> pathlib.Path:
+    def _path(self, key: str) -> Place:
         return self._folder / SHARDS / (re.sub(r"[^\w.=-]", "_", key) + ".jsonl")
 
     def get(self, key: str) -> list[Row] | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import pathlib
 from collections.abc import Sequence
 
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.registry import DATA_SETS
 from lgrpo.errors import UserError
+from lgrpo.runs import storage
 
 SUITES = {
     "low": ("gsm8k_aug", "gsm_hard", "svamp", "multiarith"),
@@ -43,7 +43,7 @@ def benchmark_config(cfg: ExperimentConfig, name: str) -> ExperimentConfig:
     """
     own = cfg.data.source == "jsonl"
     file = f"{name}_test.jsonl"
-    if own and not (cfg.data.path and (pathlib.Path(cfg.data.path).expanduser() / file).is_file()):
+    if own and not (cfg.data.path and (storage.place(cfg.data.path) / file).is_file()):
         raise UserError(
             f"--suite: {cfg.data.path or '<data.path>'}/{file} does not exist; with --data.source jsonl, {name} is read from there"
         )

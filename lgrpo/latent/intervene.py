@@ -10,7 +10,7 @@ from flax import struct
 
 
 class Kind(enum.IntEnum):
-    """What happens to the latent steps of a row."""
+    """What happens to the thinking of a row. All but CUT are about latent steps."""
 
     NONE = 0  # nothing
     SHUFFLED = 1  # step t feeds the latent that another problem had at its step t (its last one, where it had fewer)
@@ -18,18 +18,19 @@ class Kind(enum.IntEnum):
     ZEROED = 3  # the embedding of zeros
     REPEATED = 4  # the row's first latent again and again
     HARDENED = 5  # the heaviest token alone
-    DROPPED = 6  # thinking ends before its first step
+    CUT = 6  # thinking, in latents or in tokens, is ended by force after its first `steps` steps
     FIRST = 7  # the first step feeds the donor's first latent, the others their own (lgrpo.evaluation.closure)
 
 
 @struct.dataclass
 class Intervention:
-    """Per row. The donor is read by SHUFFLED, REORDERED and FIRST only; a donor without steps leaves the row as it is."""
+    """Per row. The donor is read by SHUFFLED, REORDERED and FIRST only; a donor without steps leaves the row as it is. A row that ends its thinking
+    by itself within the steps that CUT leaves it is not changed."""
 
     kind: jax.Array  # int32 [N]; Kind
     ids: jax.Array  # int32 [N, T, K]; the donor's latents
     weights: jax.Array  # float32 [N, T, K]
-    steps: jax.Array  # int32 [N]; latents that the donor has
+    steps: jax.Array  # int32 [N]; latents that the donor has; CUT: steps of thinking that are kept
 
 
 def replace_latents(

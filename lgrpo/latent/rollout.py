@@ -116,18 +116,18 @@ def _intervened(chosen: _Step, state: DecodeState, how: Intervention, end: int) 
     first_ids = jnp.where(state.step == 0, chosen.ids, rec.ids[:, 0])
     first_weights = jnp.where(state.step == 0, chosen.weights, rec.weights[:, 0])
     ids, weights = replace_latents(how, state.step, chosen.ids, chosen.weights, first_ids, first_weights)
-    dropped = chosen.is_latent & (how.kind == Kind.DROPPED)
+    cut = state.thinking & (how.kind == Kind.CUT) & (state.step >= how.steps) & (chosen.ids[:, 0] != end)
     ended_ids, ended_weights = (jnp.zeros_like(x).at[:, 0].set(value) for x, value in ((ids, end), (weights, 1.0)))
-    ids = jnp.where(dropped[:, None], ended_ids, jnp.where(latent, ids, chosen.ids))
-    weights = jnp.where(dropped[:, None], ended_weights, jnp.where(latent, weights, chosen.weights))
-    touched = chosen.is_latent & (how.kind != Kind.NONE)
+    ids = jnp.where(cut[:, None], ended_ids, jnp.where(latent, ids, chosen.ids))
+    weights = jnp.where(cut[:, None], ended_weights, jnp.where(latent, weights, chosen.weights))
+    touched = jnp.where(how.kind == Kind.CUT, cut, chosen.is_latent & (how.kind != Kind.NONE))
     return chosen._replace(
         ids=ids,
         scores=jnp.where(touched[:, None], 0.0, chosen.scores),
         weights=weights,
-        is_latent=chosen.is_latent & ~dropped,
+        is_latent=chosen.is_latent & ~cut,
         logp=jnp.where(touched, 0.0, chosen.logp),
-        forced=chosen.forced | dropped,
+        forced=chosen.forced | cut,
     )
 
 

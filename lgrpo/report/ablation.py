@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lgrpo.errors import UserError
 from lgrpo.report.text import visible
+from lgrpo.runs import storage
+from lgrpo.runs.storage import Place
 
 _NAMES = ("cell", "name", "label")
 _DIFFERENCE = ("difference", "diff", "delta", "paired", "vs_base")
@@ -89,10 +90,10 @@ def _entry(row: Mapping[str, Any], index: int) -> Entry:
     return entry
 
 
-def read_ablation(path: Path) -> Ablation:
+def read_ablation(path: Place) -> Ablation:
     """Errors: UserError for a file that holds no list of rows."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(storage.text_of(path))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); write it again with `python -m lgrpo ablate`") from error
     if isinstance(data, Mapping):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -26,6 +25,7 @@ from lgrpo.report.text import visible_lines
 from lgrpo.report.trace import Sample, trace
 from lgrpo.report.trace_view import body, console
 from lgrpo.runs.checkpoint import check_source, load_weights, saved_config
+from lgrpo.runs.storage import PathLike
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh
 from lgrpo.types import PromptBatch
 
@@ -67,7 +67,7 @@ def _panel(sample: Sample, gold: str, width: int, noisy: bool) -> Panel:
 
 
 def run(
-    workdir: Path,
+    workdir: PathLike,
     question: str,
     settings: Sequence[str],
     *,

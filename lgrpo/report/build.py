@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lgrpo.config import ExperimentConfig
 from lgrpo.config.overrides import load_experiment, to_json
-from lgrpo.evaluation.shards import write_text
-from lgrpo.report import evaluations, figures, page, plots
+from lgrpo.report import carried, evaluations, figures, page, plots
 from lgrpo.report.ablation import Ablation, read_ablation
 from lgrpo.report.figures import Styles
 from lgrpo.report.runs import ABLATION, Group, Run, config_diff, find_runs, flatten, group_runs
+from lgrpo.runs import storage
+from lgrpo.runs.storage import Place, write_text
 
 KEY_METRICS = (
     "reward/mean",
@@ -73,11 +73,11 @@ def _evaluation_sections(groups: Sequence[Group], styles: Styles) -> list[Sectio
             figures.by_k(found, styles, "maj"),
             figures.sweep(found, styles),
             figures.interventions(found, styles),
+            carried.curve(found, styles),
         ]
         key = figures.anchor(f"evaluation-{found.key}")
-        sections.append(
-            Section(key, f"Evaluation {found.title}", [f for f in drawn if f is not None], [evaluations.table(found)], wide=True)
-        )
+        tables = [evaluations.table(found), *carried.arms_table(found)]
+        sections.append(Section(key, f"Evaluation {found.title}", [f for f in drawn if f is not None], tables, wide=True))
         sections[-1].warnings = list(found.warnings)
     if suites := evaluations.comparisons(groups, suites=True):
         said = list(dict.fromkeys(warning for found in suites for warning in found.warnings))
@@ -147,7 +147,7 @@ def _configs(groups: Sequence[Group], base: tuple[str, dict[str, Any]] | None) -
     return out, f"Differences to {base[0]}; seed and name are left out."
 
 
-def _base(path: Path | None) -> tuple[str, dict[str, Any]] | None:
+def _base(path: Place | None) -> tuple[str, dict[str, Any]] | None:
     """The config to compare with: that of an experiment's file or of a run."""
     if path is None:
         return None
@@ -184,7 +184,7 @@ def _versions(groups: Sequence[Group]) -> str:
     return "; ".join(found) or "not recorded"
 
 
-def write_report(paths: Sequence[Path], out: Path, *, base: Path | None = None, title: str = "") -> Path:
+def write_report(paths: Sequence[Place], out: Place, *, base: Place | None = None, title: str = "") -> Place:
     """Writes the page to `out`, and each figure as SVG, PNG and CSV into the folder beside it. Returns `out`.
 
     Errors: UserError when there are no runs, or for a damaged file.
@@ -204,7 +204,7 @@ def write_report(paths: Sequence[Path], out: Path, *, base: Path | None = None, 
     runs = sum(len(g.runs) for g in groups)
     html = page.render(
         "report.html",
-        title=title or " · ".join(path.resolve().name for path in paths),
+        title=title or " · ".join(storage.resolved(path).name for path in paths),
         subtitle=f"{runs} {'run' if runs == 1 else 'runs'} in {len(groups)} {'group' if len(groups) == 1 else 'groups'} of equal settings.",
         sections=[*sections, Section("config", "Configuration")],
         styles=styles,

@@ -10,7 +10,6 @@ import dataclasses
 import io
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -22,6 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lgrpo.report.series import Band, smooth
+from lgrpo.runs import storage
+from lgrpo.runs.storage import Place
 
 INK, MUTED, GRID = "#1c2733", "#5c6977", "#e3e7ec"
 SERIES = ("#2563a8", "#c2570c", "#0f7b55", "#7b3fa0", "#b3264c", "#8a6d00", "#0b7285", "#55606e")
@@ -133,7 +134,7 @@ def inline_svg(text: str, key: str, alt_id: str) -> str:
     return re.sub(r">\s+<", "><", re.sub(r"<svg[^>]*>", head, text, count=1)).strip()
 
 
-def render(figure: Figure, folder: Path) -> Drawn:
+def render(figure: Figure, folder: Place) -> Drawn:
     """Draws a figure, writes its files into `folder`, and returns it with its SVG for the page."""
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": figure.key}):
         canvas = Canvas(figsize=(figure.width, figure.height), layout="constrained")
@@ -145,11 +146,12 @@ def render(figure: Figure, folder: Path) -> Drawn:
         canvas.set_layout_engine(None)
         page = inline_svg(_svg(canvas, transparent=True), figure.key, f"{figure.key}-alt")
         _add_title_and_legend(canvas, axes, figure)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{figure.key}.svg").write_text(_svg(canvas, facecolor="white"), encoding="utf-8")
-        canvas.savefig(folder / f"{figure.key}.png", dpi=160, facecolor="white")
-    with (folder / f"{figure.key}.csv").open("w", newline="", encoding="utf-8") as file:
-        _write_csv(file, figure)
+        storage.write_text(folder / f"{figure.key}.svg", _svg(canvas, facecolor="white"))
+        canvas.savefig(drawn := io.BytesIO(), dpi=160, facecolor="white", format="png")
+        storage.write_bytes(folder / f"{figure.key}.png", drawn.getvalue())
+    table = io.StringIO(newline="")
+    _write_csv(table, figure)
+    storage.write_text(folder / f"{figure.key}.csv", table.getvalue())
     return Drawn(figure, page)
 
 

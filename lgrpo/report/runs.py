@@ -7,15 +7,16 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lgrpo.errors import UserError
 from lgrpo.report.text import visible
+from lgrpo.runs import storage
 from lgrpo.runs.metrics import FILE, read_metrics
+from lgrpo.runs.storage import Place
 
 ABLATION = "ablation.json"
-_SKIP = {"checkpoints", "tensorboard", "shards", "hf"}  # folders of a workdir in which no runs lie
+_SKIP = {"checkpoints", "tensorboard", "wandb", "shards", "hf"}  # folders of a workdir in which no runs lie
 _DEPTH = 5
 # What may differ between the seeds of one experiment, and what does not change an experiment at all.
 _APART = ("seed", "train.init_from", "data.data_dir", "logging.", "checkpoint.", "mesh.")
@@ -25,7 +26,7 @@ _APART = ("seed", "train.init_from", "data.data_dir", "logging.", "checkpoint.",
 class Run:
     """One workdir. `place` is its folder below what was given on the command line."""
 
-    folder: Path
+    folder: Place
     place: str
     config: dict[str, Any]  # dotted path -> value; empty when there is no config.json
     versions: dict[str, str]
@@ -74,15 +75,15 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _load(path: Path) -> Any:
+def _load(path: Place) -> Any:
     """Errors: UserError for a file that is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(storage.text_of(path))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); remove it or make it again") from error
 
 
-def _evaluations(folder: Path) -> dict[str, dict[str, Any]]:
+def _evaluations(folder: Place) -> dict[str, dict[str, Any]]:
     """Every evaluation of a workdir, and of the suites in it, by its folder. Workdirs inside it have theirs for themselves."""
     files = [file for pattern in ("*/eval.json", "*/*/eval.json") for file in sorted(folder.glob(pattern))]
     places = {file: file.parent.relative_to(folder) for file in files}
@@ -90,24 +91,24 @@ def _evaluations(folder: Path) -> dict[str, dict[str, Any]]:
     return {place.as_posix(): _load(file) for file, place in own.items()}
 
 
-def _began(folder: Path) -> bool:
+def _began(folder: Place) -> bool:
     """Whether a loop wrote to this folder."""
     return (folder / FILE).is_file() or (folder / "config.json").is_file()
 
 
-def is_run(folder: Path) -> bool:
+def is_run(folder: Place) -> bool:
     """Whether a folder is a workdir that a loop or an evaluation wrote to."""
     return _began(folder) or (folder / "eval" / "eval.json").is_file()
 
 
-def read_run(folder: Path, place: str = "") -> Run:
+def read_run(folder: Place, place: str = "") -> Run:
     """Errors: UserError or ValueError for a file that is damaged."""
     saved = _load(folder / "config.json") if (folder / "config.json").is_file() else {}
     rows = read_metrics(folder) if (folder / FILE).is_file() else []
     return Run(folder, place or folder.name, flatten(saved.get("config", {})), saved.get("versions", {}), rows, _evaluations(folder))
 
 
-def _walk(folder: Path, depth: int = 0) -> Iterator[Path]:
+def _walk(folder: Place, depth: int = 0) -> Iterator[Place]:
     if is_run(folder):
         yield folder
     elif depth < _DEPTH:
@@ -116,18 +117,18 @@ def _walk(folder: Path, depth: int = 0) -> Iterator[Path]:
                 yield from _walk(child, depth + 1)
 
 
-def find_runs(paths: Sequence[Path]) -> list[Run]:
+def find_runs(paths: Sequence[Place]) -> list[Run]:
     """Runs in the given folders: a folder is a run, or holds runs some levels below. Runs without metrics and evaluation are left out.
 
     Errors: UserError for a path that does not exist, and when nothing was found.
     """
-    folders: dict[Path, str] = {}
+    folders: dict[Place, str] = {}
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path}: no such folder; give the workdir of a run, or a folder of runs")
         for folder in _walk(path):
             place = os.path.join(path.name, folder.relative_to(path)) if folder != path else path.name
-            folders.setdefault(folder.resolve(), place)
+            folders.setdefault(storage.resolved(folder), place)
     runs = [read_run(folder, place) for folder, place in folders.items()]
     runs = [run for run in runs if run.rows or run.evaluations]
     if not runs:

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,13 +21,13 @@ from lgrpo.config.validate import require_valid
 from lgrpo.data.pipeline import prompt_batches
 from lgrpo.data.prompts import TextTokenizer, load_tokenizer, resolve
 from lgrpo.errors import UserError
-from lgrpo.evaluation.shards import write_text
 from lgrpo.keys import Stream, key_for
 from lgrpo.models.spec import abstract_params, param_shardings
 from lgrpo.report import page
 from lgrpo.report.text import visible, visible_lines
 from lgrpo.report.trace import Sample, Step, Trace, trace
 from lgrpo.runs.checkpoint import check_source, load_params, saved_step
+from lgrpo.runs.storage import Place, write_text
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh
 from lgrpo.types import PromptBatch
 
@@ -223,12 +222,12 @@ def select_problems(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str,
 
 def run(
     cfg: ExperimentConfig,
-    workdir: Path,
+    workdir: Place,
     *,
-    other: Path | None = None,
+    other: Place | None = None,
     problems: str = "2",
     split: str = "",
-    out: Path | None = None,
+    out: Place | None = None,
     show: int = 2,
 ) -> int:
     """Traces the newest checkpoint of `workdir`, and of `other` beside it, on the same noise and under the settings of `cfg`.

@@ -12,10 +12,10 @@ from typing import Literal
 from lgrpo.config import DataConfig, Grader
 from lgrpo.rewards.answers import answer_text
 from lgrpo.rewards.choice import chosen_letter, gold_letter, labelled_letter
-from lgrpo.rewards.math_pool import shared_pool
 from lgrpo.rewards.official import official_answer, official_equal, strip_string
 from lgrpo.rewards.reading import APPROX, VARIABLE, Reading, read_answer
 from lgrpo.rewards.units import DEGREE, PERCENT, clash
+from lgrpo.rewards.workers import shared_pool
 
 Category = Literal["correct", "wrong", "no_answer", "unparsable", "timeout", "crash"]
 ERRORS: tuple[Category, ...] = ("wrong", "no_answer", "unparsable", "timeout", "crash")

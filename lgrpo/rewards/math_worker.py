@@ -1,4 +1,4 @@
-"""The process in which math-verify (sympy) compares two LaTeX answers. Started by lgrpo.rewards.math_pool; nothing else imports it.
+"""The process in which math-verify (sympy) compares two LaTeX answers. Started by lgrpo.rewards.workers; nothing else imports it.
 
 A line of JSON [gold, answer] on stdin gives a line with the outcome on stdout: see math_rules. The process bounds its own memory; its time
 is bounded by the parent, which kills it.

@@ -20,8 +20,8 @@ import numpy as np
 from lgrpo.config import DataConfig
 from lgrpo.config.objects import find_object
 from lgrpo.errors import UserError
-from lgrpo.rewards.math_pool import shared_pool
 from lgrpo.rewards.sample import Sample
+from lgrpo.rewards.workers import shared_pool
 
 Reward = Callable[[str, str, Sample], float]
 LENGTH_SHARE = 0.5

@@ -1,4 +1,4 @@
-"""The process in which a user's reward runs that asks for it (reward.in_workers). Started by lgrpo.rewards.math_pool.
+"""The process in which a user's reward runs that asks for it (reward.in_workers). Started by lgrpo.rewards.workers.
 
 Arguments: the memory limit in MiB, the longest time of a completion in whole seconds, the reward's name. A line of JSON [text, gold, sample] on stdin
 gives a line of JSON on stdout: the number, or what went wrong.

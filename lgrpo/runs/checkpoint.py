@@ -3,7 +3,7 @@
 `<workdir>/checkpoints/<step>/` holds four items: `params`; `rest` (optimizer, counters, reference); `buffer` (dynamic sampling, when there
 is one); `meta` (JSON: config, data position, counters, versions). Tensors are stored under dotted names (`blocks.wq`), so that another
 mesh, another number of devices or a reader of the parameters alone needs no knowledge of our classes. Orbax writes into a temporary folder
-and renames it: what has the name of a step is whole.
+and renames it: what has the name of a step is whole; in a bucket, which has no rename, what holds commit_success.txt, written last.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -20,21 +19,20 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from flax import traverse_util
 
 from lgrpo.config import CheckpointConfig, ExperimentConfig, ModelConfig
 from lgrpo.config.overrides import check_resume, check_same_model, from_json, to_json
 from lgrpo.errors import UserError
 from lgrpo.models.lora import merge
-from lgrpo.runs import integrity, multihost
+from lgrpo.runs import integrity, multihost, storage
 from lgrpo.runs.retention import DAMAGE, NewestAndBest, best_step, open_manager
+from lgrpo.runs.storage import PathLike, Place
 from lgrpo.runs.stored import abstract, flatten, read_arrays, read_buffer, read_meta, require_same, split, stored_arrays, unflatten
 from lgrpo.runs.versions import versions
 from lgrpo.types import Params, TrainState
 
 T = TypeVar("T")
-PathLike = str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +50,9 @@ def write_config(workdir: PathLike, cfg: ExperimentConfig) -> None:
     """Write the resolved config (and versions) to <workdir>/config.json, for people and for plots. Main process only."""
     if not multihost.is_main():
         return
-    folder = epath.Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "config.json.tmp"
-    temporary.write_text(json.dumps({"config": to_json(cfg), "versions": versions()}, indent=2) + "\n")
-    temporary.replace(folder / "config.json")
+    storage.write_text(
+        storage.place(workdir) / "config.json", json.dumps({"config": to_json(cfg), "versions": versions()}, indent=2) + "\n"
+    )
 
 
 # -- the public interface -----------------------------------------------------------------------------------------------------------------
@@ -67,11 +63,12 @@ class Checkpoints:
 
     def __init__(self, workdir: PathLike, cfg: CheckpointConfig) -> None:
         """Errors: UserError when cfg.resume is False but the workdir holds checkpoints, which a new run would mix with its own."""
-        self._workdir = epath.Path(workdir).absolute()
+        self._workdir = storage.absolute(workdir)
         self._folder = self._workdir / "checkpoints"
         self._saving, self._failed = -1, False
         self._policy = NewestAndBest(cfg.keep, cfg.keep_best)
-        self._manager = open_manager(self._folder, create=True, policy=self._policy, finishing=self._sign)
+        with storage.explained(self._folder):
+            self._manager = open_manager(self._folder, create=True, policy=self._policy, finishing=self._sign)
         self._known = set(self._manager.all_steps())
         if not cfg.resume and self.latest() is not None:
             step = self.latest()
@@ -99,7 +96,9 @@ class Checkpoints:
         """
         if step in self._known:
             return
-        if (self._folder / str(step)).exists():
+        with storage.explained(self._folder):
+            taken = integrity.is_whole(self._folder / str(step))
+        if taken:
             raise UserError(f"{self._folder / str(step)}: another run wrote this step meanwhile; give each run a --workdir of its own")
         flat = {n: np.array(x) for n, x in flatten(buffer).items()}  # copies: the caller may go on using its arrays
         full = {n: x for n, x in flat.items() if x.size}  # Orbax refuses arrays without elements
@@ -138,9 +137,7 @@ class Checkpoints:
                 (folder / "metrics" / "metrics", {"metric": measured}),
                 (folder / "meta" / "metadata", meta | {"extra": extra}),
             ):
-                temporary = file.with_name(file.name + ".tmp")
-                temporary.write_text(json.dumps(value))
-                temporary.replace(file)
+                storage.write_text(file, json.dumps(value))
             integrity.write_checksums(folder)
         multihost.barrier("lgrpo_amend")
         self._manager.reload()
@@ -152,7 +149,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait and let go of the folder. Errors: as wait, unless save or wait have raised already."""
-        with self._explained() if not self._failed else contextlib.suppress(*DAMAGE):
+        with self._explained() if not self._failed else contextlib.suppress(*DAMAGE, *storage.errors()):
             self._manager.close()
 
     @contextlib.contextmanager
@@ -160,7 +157,7 @@ class Checkpoints:
         """Errors: UserError in place of one of the file system."""
         try:
             yield
-        except (OSError, ValueError) as error:
+        except (*storage.errors(), ValueError) as error:
             self._failed = True
             if integrity.of_the_disk(error):
                 raise integrity.disk_error(self._folder, self._saving, error) from error
@@ -236,14 +233,14 @@ class Checkpoints:
             aside.mkdir(exist_ok=True)
             for step in steps:
                 free = next(p for i in range(1000) if not (p := aside / f"{step}{f'.{i}' if i else ''}").exists())
-                (self._folder / str(step)).rename(free)
+                storage.move_folder(self._folder / str(step), free, integrity.COMMIT)
         multihost.barrier("lgrpo_set_aside")
         self._manager.reload()
         self._known = set(self._manager.all_steps())
 
 
 def _newest_readable(
-    manager: ocp.CheckpointManager, folder: epath.Path, read: Callable[[int], T], steps: Sequence[int] | None = None
+    manager: ocp.CheckpointManager, folder: Place, read: Callable[[int], T], steps: Sequence[int] | None = None
 ) -> tuple[T, list[int]]:
     """read(step) of the first undamaged step, newest first, and the damaged ones before it. Errors: UserError when none is left."""
     broken: list[int] = []
@@ -251,7 +248,9 @@ def _newest_readable(
     for step in steps:
         try:
             return read(step), broken
-        except DAMAGE as error:
+        except (*DAMAGE, *storage.errors()) as error:
+            if said := storage.reason(error):  # says nothing about the checkpoint
+                raise UserError(f"{folder / str(step)}: {said}") from error
             broken.append(step)
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             if multihost.is_main():
@@ -261,9 +260,13 @@ def _newest_readable(
     raise UserError(f"{folder}: none of the checkpoints {broken} can be read; restore one from a backup or use a new --workdir")
 
 
-def _open(path: PathLike) -> tuple[ocp.CheckpointManager, epath.Path]:
+def _open(path: PathLike) -> tuple[ocp.CheckpointManager, Place]:
     """Manager, for reading, of a workdir or of its checkpoints folder. Errors: UserError when there are no checkpoints."""
-    root = epath.Path(path).expanduser().absolute()
+    with storage.explained(path):
+        return _open_place(path, storage.absolute(path))
+
+
+def _open_place(path: PathLike, root: Place) -> tuple[ocp.CheckpointManager, Place]:
     folder = root / "checkpoints" if (root / "checkpoints").is_dir() else root
     if not folder.is_dir() or not any(child.name.isdecimal() for child in folder.iterdir()):
         if (root / "config.json").is_file() and any(root.glob("*.safetensors")):
@@ -274,7 +277,7 @@ def _open(path: PathLike) -> tuple[ocp.CheckpointManager, epath.Path]:
     return open_manager(folder, create=False), folder
 
 
-def _read_policy(manager: ocp.CheckpointManager, folder: epath.Path, step: int, target: Params) -> Params:
+def _read_policy(manager: ocp.CheckpointManager, folder: Place, step: int, target: Params) -> Params:
     """The stored parameters as `target` wants them: adapters merged, and the decoder alone where the run trained an encoder too."""
     integrity.verify(folder / str(step), ["params"])
     stored = stored_arrays(manager, step, "params")

@@ -27,15 +27,21 @@ from lgrpo.data.added_tokens import add_tokens, content, drop_tokens, ids_beyond
 from lgrpo.data.chat import has_template
 from lgrpo.data.gguf_tokenizer import write_folder
 from lgrpo.data.prompts import ASSET, TextTokenizer, load_tokenizer, resolve
+from lgrpo.data.sources import Record
+from lgrpo.data.tokenise import prompt_texts
 from lgrpo.errors import UserError
+from lgrpo.evaluation.shards import params_digest
+from lgrpo.models.decoder import compute_params
 from lgrpo.models.gguf_io import GgufFile
 from lgrpo.models.hf import check_names, export_tensors, import_params, stored_dtype, tensor_sizes
 from lgrpo.models.hf_config import config_from_hf, config_to_hf, end_ids_of, with_ends
 from lgrpo.models.hf_io import TensorFiles, read_json, write_tensors
 from lgrpo.models.spec import abstract_params, count_params, param_shardings
-from lgrpo.runs import multihost
-from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config, write_config
+from lgrpo.runs import multihost, storage
+from lgrpo.runs.checkpoint import Checkpoints, load_weights, saved_config, write_config
 from lgrpo.runs.integrity import require_finite
+from lgrpo.runs.model_card import model_card
+from lgrpo.runs.storage import PathLike
 from lgrpo.runs.stored import flatten
 from lgrpo.sharding import make_mesh
 from lgrpo.types import TrainState
@@ -43,12 +49,14 @@ from lgrpo.types import TrainState
 ExtraTokens = Literal["refuse", "drop", "pad"]
 LATENT_FILE, GENERATION = "latent_config.json", "generation_config.json"
 # Of latent_config.json: how a latent step is sampled. What else LatentConfig holds concerns training.
-_SAMPLER = ("k", "tau", "noise_scale", "law")
+_SAMPLER = ("k", "tau", "noise_scale", "law", "min_latent", "max_latent")
 _FORMER = ("one_sided", "delta", "clamp", "top_p", "order", "end_rule")  # stood there before laws had names; those of today's default law
 _THINK = ("think_start", "think_end", "think_end_id")
+_PROMPT = "prompt"  # a prompt's text with {problem} in it: for those who decode, not for an import
+_LICENCES = ("LICENSE*", "USE_POLICY*")
 _TEXT_FILES = (
     *("config.json", GENERATION, LATENT_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "LICENSE*", "USE_POLICY*"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", *_LICENCES),
 )
 _PAD_TO = 128  # rows, so that a padded vocabulary still divides over the usual meshes
 
@@ -61,12 +69,12 @@ def fetch(source: str, revision: str | None = None) -> pathlib.Path:
 
     Only safetensors and text files are downloaded. Errors: UserError when there is neither a folder nor such a repo.
     """
-    folder = pathlib.Path(source).expanduser()
+    folder = storage.local(source)
     if folder.is_dir():
         if revision is not None:
             raise UserError(f"--revision {revision}: {source} is a folder, which has no revisions; leave the option out")
         return folder
-    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+    if source.startswith((".", "/", "~", "gs://")) or source.count("/") != 1:
         raise UserError(f"{source}: no such folder, and no repo id either; give a folder or owner/name")
     import huggingface_hub  # here, because a folder needs no network
 
@@ -91,7 +99,7 @@ def _opened(source: str, revision: str | None, scratch: pathlib.Path) -> tuple[p
         if not any(folder.glob("*.safetensors*")) and (single := sorted(folder.glob("*.gguf"))):
             raise UserError(f"{folder}: holds no safetensors, but {single[0].name}; give that file: import-hf {single[0]}")
         return folder, TensorFiles(folder)
-    path = pathlib.Path(source).expanduser()
+    path = storage.local(source)
     if not path.is_file():
         raise UserError(f"{source}: no such file; give a .gguf file, a folder or owner/name")
     if revision is not None:
@@ -110,10 +118,10 @@ def _copy_texts(folder: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def _place_texts(
-    folder: pathlib.Path, out: pathlib.Path, rows: int, extra: ExtraTokens, add: Sequence[str], where: str
+    folder: pathlib.Path, out: pathlib.Path, rows: int, extra: ExtraTokens, add: Sequence[str], where: str, *, alone: bool = False
 ) -> tuple[int, dict[int, list[int]]]:
     """Copies everything but the weights to `out`, and changes the tokenizer there; returns the vocabulary rows that the model needs for it, and
-    the ids of `add` with the tokens that spelled their texts before. rows: those stored.
+    the ids of `add` with the tokens that spelled their texts before. rows: those stored. alone: every process has an `out` of its own.
 
     Released Latent-SFT checkpoints carry a `<|compress_token|>` one past the last row. refuse: an error; drop: such added tokens leave the
     copied tokenizer; pad: the model gets rows for them. More rows than stored are a multiple of 128.
@@ -125,7 +133,8 @@ def _place_texts(
             f"{where}: {len(beyond)} token(s) have no row among the model's {rows}: {shown}; "
             "--extra-tokens drop removes them from the tokenizer, --extra-tokens pad adds rows"
         )
-    if multihost.is_main():
+    writing = multihost.is_main() or alone
+    if writing:
         _copy_texts(folder, out)
         if extra == "drop":
             drop_tokens(out, beyond)
@@ -137,7 +146,7 @@ def _place_texts(
     if known := [repr(text) for text in add if text not in pieces]:
         multihost.say(f"--add-tokens: {', '.join(known)}: tokens of {where} already; nothing to add")
     multihost.barrier("lgrpo_import_pieces")  # all have read the tokenizer as it was
-    if multihost.is_main() and pieces:
+    if writing and pieces:
         add_tokens(out, list(pieces))
     multihost.barrier("lgrpo_import_added")
     tokenizer = load_tokenizer(DataConfig(tokenizer=str(out)))
@@ -178,7 +187,7 @@ def _latent_settings(folder: pathlib.Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     sections = dict.fromkeys(_SAMPLER, "rollout.latent") | dict.fromkeys(_FORMER, "rollout.latent.law") | dict.fromkeys(_THINK, "data")
-    raw = read_json(file)
+    raw = {name: value for name, value in read_json(file).items() if name != _PROMPT}
     if unknown := sorted(raw.keys() - sections.keys()):
         raise UserError(f"{file}: {unknown[0]} is unknown; it was written by another version of lgrpo")
     return {f"{sections[name]}.{name}": tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
@@ -196,7 +205,7 @@ def _imported_config(folder: pathlib.Path, model: ModelConfig) -> ExperimentConf
 
 def import_hf(
     source: str,
-    workdir: str | pathlib.Path,
+    workdir: PathLike,
     *,
     revision: str | None = None,
     dtype: Literal["keep", "float32", "bfloat16"] = "keep",
@@ -210,7 +219,7 @@ def import_hf(
     GGUF file. add: texts that become tokens of their own, each with a row for it (hf.fresh_row).
     Errors: UserError for anything the decoder does not compute, a tensor that is missing or has no place, a workdir with checkpoints.
     """
-    workdir = pathlib.Path(workdir).absolute()
+    workdir = storage.absolute(workdir)
     with tempfile.TemporaryDirectory(prefix="lgrpo-import-") as scratch:
         folder, files = _opened(source, revision, pathlib.Path(scratch))
         where = str(files.folder)
@@ -221,9 +230,15 @@ def import_hf(
         placed = make_mesh(mesh)
         checkpoints = Checkpoints(workdir, CheckpointConfig(resume=False, keep=1, keep_best=False))
         try:
-            vocab, fresh = _place_texts(folder, workdir / "hf", rows, extra_tokens, add, where)
+            away = storage.remote(workdir)
+            texts = pathlib.Path(scratch) / "placed" if away else workdir / "hf"
+            vocab, fresh = _place_texts(folder, texts, rows, extra_tokens, add, where, alone=away)
             model = dataclasses.replace(model, vocab_size=vocab, dtype=param_dtype, param_dtype=param_dtype)
-            cfg = _imported_config(workdir / "hf", model)
+            cfg = _imported_config(texts, model)
+            if away:
+                if multihost.is_main():
+                    storage.upload(texts, workdir / "hf")
+                cfg = apply_diff(cfg, {"data.tokenizer": str(workdir / "hf")})
             params = import_params(files, model, _shardings(model, placed), rows=rows, fresh=fresh)
             require_finite(flatten(params), where, "download the model again, or import other weights")
             zero = jnp.zeros((), jnp.int32)
@@ -242,7 +257,7 @@ def _shardings(model: ModelConfig, mesh: Mesh) -> Any:
         raise UserError(f"{error}; choose other --fsdp and --tensor") from error
 
 
-def describe_import(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> str:
+def describe_import(cfg: ExperimentConfig, workdir: PathLike) -> str:
     """What was imported, and how to use it."""
     m, d = cfg.model, cfg.data
     options = ["--train.init-from", workdir, "--data.tokenizer", d.tokenizer, "--data.eos", d.eos]
@@ -260,15 +275,15 @@ def describe_import(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> str:
 # -- export -------------------------------------------------------------------------------------------------------------------------------
 
 
-def latent_config(cfg: ExperimentConfig) -> dict[str, Any]:
-    """Content of latent_config.json: think tokens and sampler. cfg must be resolved."""
+def latent_config(cfg: ExperimentConfig, prompt: str) -> dict[str, Any]:
+    """Content of latent_config.json: prompt, think tokens and sampler. cfg must be resolved."""
     sampler = {name: to_json(cfg)["rollout"]["latent"][name] for name in _SAMPLER}
-    return {name: getattr(cfg.data, name) for name in _THINK} | sampler
+    return {_PROMPT: prompt} | {name: getattr(cfg.data, name) for name in _THINK} | sampler
 
 
 def export_hf(
-    workdir: str | pathlib.Path,
-    out: str | pathlib.Path,
+    workdir: PathLike,
+    out: PathLike,
     *,
     best: bool = False,
     dtype: Literal["keep", "float32", "bfloat16"] = "keep",
@@ -277,10 +292,11 @@ def export_hf(
 ) -> list[str]:
     """Weights of a workdir's newest (or best) checkpoint as a Hugging Face folder; returns the names of the weight files.
 
-    Writes safetensors (several with an index above shard_bytes), config.json, the tokenizer's files and latent_config.json. tokenizer: where
-    those files are now, when the folder that the run used has moved. Errors: UserError when `out` exists, or there is nothing to export.
+    Writes safetensors (several with an index above shard_bytes), config.json, the tokenizer's files, latent_config.json and a model card with
+    the evaluations that lie in the workdir. tokenizer: where its files are now, when the folder that the run used has moved.
+    Errors: UserError when `out` exists, or there is nothing to export.
     """
-    out = pathlib.Path(out).expanduser().absolute()
+    out = storage.absolute(out)
     if out.exists():
         raise UserError(f"{out}: exists already; choose another folder or remove it")
     if jax.process_count() > 1:
@@ -292,21 +308,30 @@ def export_hf(
     cfg = resolve(cfg, text_tokenizer)
     ways = math.gcd(jax.device_count(), cfg.model.d_model)  # spread, so that no device needs room for the whole model
     mesh = make_mesh(MeshConfig(data=1, fsdp=ways), jax.devices()[:ways])
-    params = load_params(workdir, abstract_params(cfg.model, param_shardings(cfg.model, mesh)), best=best)
+    params, step = load_weights(workdir, abstract_params(cfg.model, param_shardings(cfg.model, mesh)), best=best)
+    prompt = prompt_texts(cfg, text_tokenizer, cfg.data.eval_split, [Record(problem="{problem}", cot="", answer="", uid=0)])[0]
+    about = {"step": step, "digest": params_digest(compute_params(params, cfg.model)), "prompt": prompt}
     model = cfg.model if dtype == "keep" else dataclasses.replace(cfg.model, param_dtype=dtype)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+    away = storage.remote(out)
+    if not away:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=None if away else out.parent, prefix=f".{out.name}-") as temporary:
         folder = pathlib.Path(temporary) / "model"
         folder.mkdir()
-        _write_texts(folder, cfg, model)
+        _write_texts(folder, cfg, model, prompt)
+        licences = sorted(file.name for pattern in _LICENCES for file in folder.glob(pattern))
+        (folder / "README.md").write_text(model_card(cfg, storage.place(workdir), licences=licences, **about), encoding="utf-8")
         names = write_tensors(folder, tensor_sizes(model), export_tensors(params, model), shard_bytes)
-        folder.rename(out)  # what has the name is whole
+        if away:
+            storage.upload(folder, out, last="config.json")  # without which there is no model
+        else:
+            folder.rename(out)  # what has the name is whole
     return names
 
 
-def _write_texts(folder: pathlib.Path, cfg: ExperimentConfig, model: ModelConfig) -> None:
-    """Everything but the weights."""
-    source = ASSET if cfg.data.tokenizer == "embedded" else pathlib.Path(cfg.data.tokenizer).expanduser()
+def _write_texts(folder: pathlib.Path, cfg: ExperimentConfig, model: ModelConfig, prompt: str) -> None:
+    """Everything but the weights and the model card."""
+    source = ASSET if cfg.data.tokenizer == "embedded" else storage.local(cfg.data.tokenizer)
     if source.is_dir():
         _copy_texts(source, folder)
     else:
@@ -320,4 +345,4 @@ def _write_texts(folder: pathlib.Path, cfg: ExperimentConfig, model: ModelConfig
     write_json(folder / "config.json", config_to_hf(model, original, eos_ids=ends, min_positions=length))
     if (folder / GENERATION).is_file():
         write_json(folder / GENERATION, with_ends(read_json(folder / GENERATION), ends))
-    write_json(folder / LATENT_FILE, latent_config(cfg))
+    write_json(folder / LATENT_FILE, latent_config(cfg, prompt))

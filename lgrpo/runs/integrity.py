@@ -1,7 +1,8 @@
 """Checksums of a checkpoint's files. Orbax verifies none of its small files, so a flipped bit there can pass for another value.
 
-They are written into the step's folder (`checksums.json`) just before Orbax gives that folder its name: no checkpoint that counts is without
-them, except those of older versions, which are taken as they are. CRC-32 finds accidents, it is no protection against people.
+They are written into the step's folder (`checksums.json`) just before Orbax gives that folder its name, in a bucket just before it writes the
+object that says that the step is whole (COMMIT): no checkpoint that counts is without them, except those of older versions, which are taken as
+they are. CRC-32 finds accidents, it is no protection against people.
 Cost: every file is read once more in the background of a save and once more at a restore, by one process.
 """
 
@@ -17,13 +18,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 
 from lgrpo.errors import UserError
+from lgrpo.runs import storage
+from lgrpo.runs.storage import Place
 
 FILE = "checksums.json"
-_LATER = {"_CHECKPOINT_METADATA", "commit_success.txt", FILE}  # Orbax writes these after us; they hold times, nothing that is restored
+COMMIT = "commit_success.txt"
+_LATER = {"_CHECKPOINT_METADATA", COMMIT, FILE}  # Orbax writes these after us; they hold times, nothing that is restored
 _CHUNK = 1 << 22
 _THREADS = 4
 
@@ -33,12 +36,21 @@ class DamagedError(ValueError):
 
 
 def of_the_disk(error: BaseException) -> bool:
-    """Whether a failed save is the file system's fault (full, over quota, read-only, gone) and not the program's."""
-    return isinstance(error, OSError) or any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Error writing", "Failed writing"))
+    """Whether a failed save is the storage's fault (full, over quota, read-only, gone, not to be reached) and not the program's."""
+    signs = ("RESOURCE_EXHAUSTED", "Error writing", "Failed writing")
+    return isinstance(error, storage.errors()) or bool(storage.reason(error)) or any(sign in str(error) for sign in signs)
 
 
-def disk_error(folder: epath.Path, step: int, error: BaseException) -> UserError:
+def is_whole(folder: Place) -> bool:
+    """Whether the folder of a step is there, with all its files."""
+    return (folder / COMMIT if storage.remote(folder) else folder).exists()
+
+
+def disk_error(folder: Place, step: int, error: BaseException) -> UserError:
     """What to tell the user when saving `step` failed."""
+    if storage.remote(folder):
+        said = storage.reason(error) or f"the bucket did not take it ({storage.clean(error)}); run the same command again"
+        return UserError(f"{folder}: saving step {step} failed: {said}; the checkpoints before it are intact")
     if not folder.exists():
         return UserError(f"{folder}: saving step {step} failed: the folder is gone; put it back, or start again in another --workdir")
     whole = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]  # Orbax counts the failed one among its own
@@ -64,15 +76,12 @@ def _finite(arrays: list[jax.Array]) -> list[jax.Array]:
     return [jnp.isfinite(x).all() for x in arrays]
 
 
-def _files(folder: epath.Path) -> list[str]:
+def _files(folder: Place) -> list[str]:
     """Paths below `folder`, sorted, without those that change later."""
-    names = []
-    for root, _, files in os.walk(folder):
-        names += [os.path.relpath(os.path.join(root, f), folder) for f in files if f not in _LATER]
-    return sorted(names)
+    return [name for name in storage.files_below(folder) if os.path.basename(name) not in _LATER]
 
 
-def _checksum(path: epath.Path) -> list[int]:
+def _checksum(path: Place) -> list[int]:
     """[bytes, CRC-32]."""
     size, value = 0, 0
     with path.open("rb") as file:
@@ -81,27 +90,30 @@ def _checksum(path: epath.Path) -> list[int]:
     return [size, value]
 
 
-def _checksums(folder: epath.Path, names: Sequence[str]) -> list[list[int]]:
+def _checksums(folder: Place, names: Sequence[str]) -> list[list[int]]:
     with ThreadPoolExecutor(_THREADS) as pool:  # zlib lets go of the GIL
         return list(pool.map(lambda name: _checksum(folder / name), names))
 
 
-def write_checksums(folder: epath.Path) -> None:
-    """Write checksums.json for every file below `folder`. Main process only; OSError as open() raises it."""
+def write_checksums(folder: Place) -> None:
+    """Write checksums.json for every file below `folder`. Main process only; errors as open() raises them."""
     names = _files(folder)
     text = json.dumps(dict(zip(names, _checksums(folder, names), strict=True)))
     # The list vouches for itself too: a flip inside it is as likely as anywhere else.
     (folder / FILE).write_text(f"{zlib.crc32(text.encode()):08x} {text}\n")
 
 
-def sign_unfinished(folder: epath.Path, step: int) -> None:
-    """As write_checksums, for the step that Orbax is about to finish: its folder still has a temporary name."""
+def sign_unfinished(folder: Place, step: int) -> None:
+    """As write_checksums, for the step that Orbax is about to finish: its folder still has a temporary name, except in a bucket."""
+    if storage.remote(folder):
+        write_checksums(folder / str(step))
+        return
     for path in folder.iterdir():
         if path.name.startswith(f"{step}.orbax-checkpoint-tmp"):
             write_checksums(path)
 
 
-def _find_damage(folder: epath.Path, items: Sequence[str] | None) -> str:
+def _find_damage(folder: Place, items: Sequence[str] | None) -> str:
     """Description of the first damaged file, "" when there is none."""
     if not (folder / FILE).exists():
         return ""
@@ -120,17 +132,19 @@ def _find_damage(folder: epath.Path, items: Sequence[str] | None) -> str:
                     f"{name} has {now[0]} bytes where {was[0]} were written" if was[0] != now[0] else f"{name} does not match its checksum"
                 )
     except (OSError, ValueError) as error:
+        if storage.reason(error):
+            raise  # says nothing about the file
         return f"{type(error).__name__}: {error}"
     return ""
 
 
-def verify_here(folder: epath.Path, items: Sequence[str]) -> None:
+def verify_here(folder: Place, items: Sequence[str]) -> None:
     """As verify, but by this process alone: for small items, also where the other processes do not take part."""
     if found := _find_damage(folder, items):
         raise DamagedError(found)
 
 
-def verify(folder: epath.Path, items: Sequence[str] | None = None) -> None:
+def verify(folder: Place, items: Sequence[str] | None = None) -> None:
     """Compare the files of these items (None: all) with what was written. Several processes: one reads, all of them hear the result.
 
     Errors: DamagedError, on every process, naming the first file that differs.

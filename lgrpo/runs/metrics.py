@@ -1,26 +1,24 @@
-"""Metrics: what each name means, metrics.jsonl (the record), TensorBoard (a copy), a progress bar and plain-text tables."""
+"""Metrics: what each name means, the writers that they go to, a progress bar and plain-text tables."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from lgrpo.config import LoggingConfig
-from lgrpo.errors import UserError
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, storage
 from lgrpo.runs.compiling import CompileClock
+from lgrpo.runs.writers.copies import IDS, Copy, open_copies
+from lgrpo.runs.writers.jsonl import FILE, SAMPLES, Jsonl, last_step, read_metrics
+from lgrpo.runs.writers.mirror import Mirror
+from lgrpo.runs.writers.writer import Entry, Run
 
-FILE = "metrics.jsonl"
 _NUMBER = re.compile(r"-|[+-]?(\d|\.\d|nan|inf)")  # how a cell of a numeric column begins
 PREFIXES = ("eval/", "grade/")
 """Names under these are made at run time: eval/pass@4, grade/<error category of the grader> (share of completions)."""
@@ -131,44 +129,8 @@ def check_names(names: Iterable[str]) -> None:
         )
 
 
-def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Lines of a metrics.jsonl (or of the one in a workdir), oldest first; a half-written last line is left out, null stays None.
-
-    Errors: UserError with the line number for any other line that is not a JSON object with a step.
-    """
-    path = Path(path)
-    path = path / FILE if path.is_dir() else path
-    lines = path.read_text(errors="replace").split("\n")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        try:
-            row = json.loads(line)
-            row["step"] + 0  # anything but an object with a number raises
-            rows.append(row)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            if number == len(lines):  # no newline behind it: the writer was killed
-                break
-            raise UserError(f"{path}:{number}: not a line of metrics ({error}); remove it") from error
-    return rows
-
-
-def _rewind(path: Path, step: int) -> None:
-    """Drop lines after `step` and a half-written last line. Atomic: a crash leaves the old file or the new one."""
-    if not path.exists():
-        return
-    rows = [row for row in read_metrics(path) if row["step"] <= step]
-    temporary = path.with_suffix(".jsonl.tmp")
-    with temporary.open("w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 class MetricsWriter:
-    """Appends to <workdir>/metrics.jsonl on the main process; silent on the others. Also a context manager."""
+    """What the main process writes of a run: the record, and the copies that cfg asks for. Silent on the others. Also a context manager."""
 
     def __init__(
         self,
@@ -177,71 +139,63 @@ class MetricsWriter:
         resume_step: int = 0,
         clock: CompileClock | None = None,
         first: Mapping[str, float] | None = None,
+        name: str = "run",
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         """resume_step: finished steps of the checkpoint that the run goes on from; later lines are dropped, since they will come again.
-        clock: its laps become time/compile_s of each line. first: goes into the first line that is written, once."""
-        self._first = dict(first or {})
-        folder, self._clock = Path(workdir), clock
-        self._path, self._file, self._board = folder / FILE, None, None
-        # TensorBoard takes milliseconds a step, which the next step need not wait for.
-        self._thread, self._sent = ThreadPoolExecutor(1, "tensorboard"), None
+        clock: its laps become time/compile_s of each line. first: goes into the first line that is written, once.
+        name, config: what trackers show of the run. Errors: UserError for a tracker that is not installed."""
+        self._first, self._clock, self._folder = dict(first or {}), clock, storage.place(workdir)
+        self._record: Jsonl | None = None
+        self._mirror: Mirror | None = None
+        self._copies: list[Copy] = []
         if not multihost.is_main():
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        _rewind(self._path, resume_step)
-        self._file = self._path.open("a")
-        if cfg.tensorboard:
-            from tensorboardX import SummaryWriter  # here, because it takes a second to import
+        label = f"{name}-{self._folder.name}"
+        if storage.remote(self._folder):
+            self._mirror = Mirror(self._folder, files=(FILE, SAMPLES, IDS), folders=("tensorboard",))
+            self._folder = self._mirror.folder
+        run = Run(self._folder, resume_step, label, cfg.project, config or {})
+        sent = last_step(self._folder)
+        self._record = Jsonl()
+        self._record.open(run)
+        self._copies = open_copies(cfg, run, sent, anew="run/rollback" in self._first)
+        if self._mirror is not None:
+            self._mirror.start()
 
-            # purge_step makes TensorBoard forget what a killed run wrote after the checkpoint.
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+    def write(self, step: int, values: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = ()) -> None:
+        """One line {"step": step, "area/name": value, ...}, flushed, and a table of samples. Values are numbers or arrays of one element.
 
-    def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line {"step": step, "area/name": value, ...}, flushed. Values are numbers or arrays of one element.
-
-        JSON has no NaN or inf: such a value is written as null, and "nonfinite" maps its name to "nan", "inf" or "-inf".
         Errors: ValueError for a name that is not declared.
         """
-        values, self._first = {**values, **self._first}, {}
+        if values:
+            values, self._first = {**values, **self._first}, {}
         check_names(values)
-        if self._file is None:
+        if self._record is None:
             return
-        if self._clock is not None:
+        if values and self._clock is not None:
             values = {**values, "time/compile_s": self._clock.lap()}
-        numbers = {name: float(np.asarray(value).item()) for name, value in values.items()}
-        odd = {name: str(x) for name, x in numbers.items() if not math.isfinite(x)}
-        line: dict[str, Any] = {"step": int(step), **{name: None if name in odd else x for name, x in numbers.items()}}
-        if odd:
-            line["nonfinite"] = odd
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            self._wait()
-            self._sent = self._thread.submit(self._plot, step, {name: x for name, x in numbers.items() if name not in odd})
-
-    def _plot(self, step: int, numbers: dict[str, float]) -> None:
-        for name, x in numbers.items():
-            self._board.add_scalar(name, x, step)
-        self._board.flush()
-
-    def _wait(self) -> None:
-        """For the step before; raises what its thread raised."""
-        if self._sent is not None:
-            sent, self._sent = self._sent, None
-            sent.result()
+        entry = Entry(int(step), {name: float(np.asarray(value).item()) for name, value in values.items()}, samples)
+        for writer in (self._record, *self._copies):
+            writer.write(entry)
 
     def read(self) -> list[dict[str, Any]]:
         """All lines so far, those of the runs before a resume included."""
-        return read_metrics(self._path) if self._path.exists() else []
+        return read_metrics(self._folder) if (self._folder / FILE).exists() else []
+
+    def flush(self) -> None:
+        """Before a checkpoint: what was written is where the workdir is. Errors: UserError when a bucket does not take it."""
+        if self._mirror is not None:
+            self._mirror.send()
 
     def close(self) -> None:
-        """Close both writers; may be called twice."""
-        self._thread.shutdown()
-        for writer in (self._file, self._board):
-            if writer is not None:
+        """Close all writers; may be called twice. Errors: UserError when a bucket does not take the rest of the record."""
+        if self._record is not None:
+            for writer in (self._record, *self._copies):
                 writer.close()
-        self._file = self._board = None
-        self._wait()
+        if self._mirror is not None:
+            mirror, self._mirror = self._mirror, None
+            mirror.close()
 
     def __enter__(self) -> MetricsWriter:
         return self

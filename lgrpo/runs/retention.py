@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import orbax.checkpoint as ocp
-from etils import epath
+from orbax.checkpoint._src.serialization import tensorstore_utils
+
+from lgrpo.runs import storage
 
 # What damaged files raise. Anything else, such as running out of memory, says nothing about the checkpoint.
 DAMAGE = (ValueError, OSError, KeyError, EOFError)
@@ -56,8 +58,16 @@ class _Manager(ocp.CheckpointManager):
         return found if isinstance(found, dict) and isinstance(found.get("metric"), float) else {"metric": None}
 
 
+def _bound_retries() -> None:
+    """Arrays go to a bucket through TensorStore, which would try for a quarter of an hour; Orbax has no setting for it."""
+    longest = 8.0
+    times = {"max_retries": max(2, round(storage.PATIENCE / longest) + 4), "initial_delay": "0.5s", "max_delay": f"{longest:g}s"}
+    for context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
+        context["gcs_request_retries"] = times
+
+
 def open_manager(
-    folder: epath.Path, *, create: bool, policy: NewestAndBest | None = None, finishing: Callable[[], None] | None = None
+    folder: storage.Place, *, create: bool, policy: NewestAndBest | None = None, finishing: Callable[[], None] | None = None
 ) -> ocp.CheckpointManager:
     """Orbax manager of a folder of checkpoints, for writing (policy, finishing) or reading. finishing: called when the files of a step are there."""
     options = ocp.CheckpointManagerOptions(
@@ -66,6 +76,8 @@ def open_manager(
         async_options=ocp.AsyncOptions(post_finalization_callback=finishing),  # runs before the folder gets its name
         best_fn=lambda m: m["metric"] if m["metric"] is not None else -math.inf,
     )
+    if storage.remote(folder):
+        _bound_retries()
     text = ocp.JsonCheckpointHandler
 
     def arrays() -> ocp.StandardCheckpointHandler:

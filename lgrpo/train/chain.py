@@ -6,13 +6,13 @@ Every stage resumes by itself and finished stages return at once, so running the
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 
 from lgrpo.config import ExperimentConfig
 from lgrpo.errors import UserError
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, storage
 from lgrpo.runs.checkpoint import saved_config, saved_extra
+from lgrpo.runs.storage import PathLike, Place
 from lgrpo.train import labels, sft
 
 STAGES = ("encoder", "decoder", "union", "labels", "latent")
@@ -21,7 +21,7 @@ _BEFORE = {"decoder": "encoder", "union": "decoder", "labels": "union", "latent"
 MakeConfig = Callable[[str], ExperimentConfig]
 
 
-def stage_config(cfg: ExperimentConfig, stage: str, workdir: pathlib.Path) -> ExperimentConfig:
+def stage_config(cfg: ExperimentConfig, stage: str, workdir: Place) -> ExperimentConfig:
     """`cfg`, the experiment's config for `stage`, wired into the chain at `workdir`.
 
     Errors: UserError when the stage before it has not finished.
@@ -43,12 +43,12 @@ def stage_config(cfg: ExperimentConfig, stage: str, workdir: pathlib.Path) -> Ex
     return cfg
 
 
-def run(make_config: MakeConfig, workdir: str | pathlib.Path, stage: str) -> int:
+def run(make_config: MakeConfig, workdir: PathLike, stage: str) -> int:
     """One stage, or all of them. make_config: stage -> the experiment's config for it (labels are made under that of union).
 
     Returns 0, or 75 when a signal stopped it after saving. Errors: UserError as the stages, or for an unknown stage.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = storage.place(workdir)
     if stage not in (*STAGES, "all"):
         raise UserError(f"--stage {stage}: no such stage; use one of {', '.join(STAGES)} or all")
     for name in STAGES if stage == "all" else (stage,):

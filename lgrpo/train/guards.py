@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pathlib
+import io
 import sys
 from typing import Any
 
@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from lgrpo.config import AlarmConfig
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, storage
+from lgrpo.runs.storage import Place
 from lgrpo.train.health import check_gradients
 from lgrpo.train.setup import Session
 
@@ -26,25 +27,26 @@ def _local(leaf: Any) -> np.ndarray:
     return np.concatenate([np.asarray(s.data) for s in sorted(own.values(), key=lambda s: s.index[0].start or 0)])
 
 
-def dump_batch(folder: pathlib.Path, step: int, batch: Any) -> pathlib.Path | None:
+def dump_batch(folder: Place, step: int, batch: Any) -> Place | None:
     """Write the arrays of `batch` by dotted name to <folder>/step<step>.npz (.p<n>.npz of several processes, each its own rows).
 
-    Read it with numpy.load. None when DUMPS batches are there already, or when the disk does not take it.
+    Read it with numpy.load. None when DUMPS batches are there already, or when the disk or the bucket does not take it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not storage.remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     many = jax.process_count() > 1
     own = f".p{jax.process_index()}.npz" if many else ".npz"
-    if sum(1 for p in folder.iterdir() if p.name.startswith("step") and p.name.endswith(own)) >= DUMPS:
+    if sum(1 for name in storage.files_below(folder) if name.startswith("step") and name.endswith(own)) >= DUMPS:
         return None
     leaves = jax.tree_util.tree_leaves_with_path(batch)
     arrays = {jax.tree_util.keystr(path, simple=True, separator="."): _local(leaf) for path, leaf in leaves}
     path = folder / f"step{step}{own}"
     try:
-        with path.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        print(f"warning: step {step}: the batch was not kept ({error})", file=sys.stderr)
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **arrays)
+        storage.write_bytes(path, packed.getvalue())
+    except storage.errors() as error:
+        print(f"warning: step {step}: the batch was not kept ({storage.clean(error)})", file=sys.stderr)
         return None
     return path
 

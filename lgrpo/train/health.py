@@ -12,7 +12,7 @@ from lgrpo.errors import UserError
 from lgrpo.evaluation.closure import closure_metrics
 from lgrpo.evaluation.evaluate import evaluate
 from lgrpo.runs.interrupt import StopFlag
-from lgrpo.runs.metrics import read_metrics, summary_table
+from lgrpo.runs.metrics import summary_table
 from lgrpo.train.setup import Session, publish
 from lgrpo.types import Params
 
@@ -77,7 +77,7 @@ def evaluation_metrics(session: Session, params: Params, done: int, stop: StopFl
 
 def summary(session: Session, names: Sequence[str]) -> str:
     """Means over the first and the last tenth of the run's logged steps, as a table."""
-    lines = read_metrics(session.workdir)
+    lines = session.writer.read()
     span = max(1, len(lines) // 10)
     columns = ["metric", f"first {span} logged steps", f"last {span} logged steps"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from functools import partial
 from typing import Any
 
@@ -19,10 +18,11 @@ from lgrpo.data.prompts import TextTokenizer
 from lgrpo.errors import UserError
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import spec_abstract, spec_shardings
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, storage
 from lgrpo.runs.checkpoint import check_source, has_encoder, load_params, saved_step
 from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.runs.metrics import progress
+from lgrpo.runs.storage import PathLike
 from lgrpo.runs.versions import versions
 from lgrpo.sharding import make_mesh, put_batch
 from lgrpo.train.setup import prepare
@@ -62,13 +62,13 @@ def _label_split(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def run(cfg: ExperimentConfig, folder: str | pathlib.Path) -> int:
+def run(cfg: ExperimentConfig, folder: PathLike) -> int:
     """Writes the labels of data.train_split and data.eval_split into `folder`, from the stage 1 run at train.init_from.
 
     cfg.sft.stage is one of stage 1. A split whose labels are already there, made by the same config from the same checkpoint, is left alone.
     Returns 0, or 75 when a signal stopped it (finished splits stay). Errors: UserError for an invalid config or a source without an encoder.
     """
-    folder = pathlib.Path(folder)
+    folder = storage.place(folder)
     cfg, tokenizer = prepare(cfg, kind="sft")
     source = cfg.train.init_from
     if not source or not has_encoder(source):

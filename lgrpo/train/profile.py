@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
+import tempfile
 from typing import Any, Self
 
 import jax
 
 from lgrpo.config import ExperimentConfig
+from lgrpo.runs import storage
+from lgrpo.runs.storage import Place
 
 
 class Profile:
     """Traces the steps that the config names. A context, so that a run that ends or fails inside them leaves a whole trace."""
 
-    def __init__(self, cfg: ExperimentConfig, workdir: pathlib.Path) -> None:
-        self._steps, self._folder = cfg.train.profile_steps, workdir / "profile"
-        self._tracing = False
+    def __init__(self, cfg: ExperimentConfig, workdir: Place) -> None:
+        self._steps, self._target = cfg.train.profile_steps, workdir / "profile"
+        self._folder: pathlib.Path | None = None  # where a trace is being written
         self._mark: Any = None
 
     def before(self, step: int) -> None:
@@ -25,14 +29,15 @@ class Profile:
         self._unmark()
         first, end = self._steps
         inside = first <= step < end
-        if inside and not self._tracing:
+        if inside and self._folder is None:
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # every Python call would hide the device work
+            # The profiler writes to this machine only; a bucket gets a copy.
+            self._folder = pathlib.Path(tempfile.mkdtemp()) if storage.remote(self._target) else self._target
             jax.profiler.start_trace(self._folder, profiler_options=options)
-            self._tracing = True
         if not inside:
             self._stop()
-        if self._tracing:
+        if self._folder is not None:
             self._mark = jax.profiler.StepTraceAnnotation("step", step_num=step)
             self._mark.__enter__()
 
@@ -42,9 +47,13 @@ class Profile:
             self._mark = None
 
     def _stop(self) -> None:
-        if self._tracing:
-            jax.profiler.stop_trace()
-            self._tracing = False
+        if self._folder is None:
+            return
+        jax.profiler.stop_trace()
+        if storage.remote(self._target):
+            storage.upload(self._folder, self._target)
+            shutil.rmtree(self._folder)
+        self._folder = None
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +17,10 @@ from lgrpo.latent.refill import refill_rollout
 from lgrpo.latent.rollout import decode_trips
 from lgrpo.rewards.score import score
 from lgrpo.rewards.shared import score_own
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, storage
 from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.runs.metrics import progress
+from lgrpo.runs.storage import PathLike
 from lgrpo.sharding import batch_ways, put_batch
 from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
 from lgrpo.train.compute import Flop
@@ -34,10 +34,10 @@ from lgrpo.types import Params, PromptBatch, Rollout, Scored, TrainState
 SUMMARY = ("reward/mean", "rollout/latent_steps", "rollout/chain_tokens", "rollout/answer_tokens", "rollout/invalid_frac", "time/step_s")
 
 
-def run(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> int:
+def run(cfg: ExperimentConfig, workdir: PathLike) -> int:
     """Trains, or goes on training, in `workdir`. Returns the exit code: 0, or 75 when a signal stopped it after saving."""
     with StopFlag() as stop:
-        session = open_session(cfg, pathlib.Path(workdir), rl=True, buffer=empty_buffer)
+        session = open_session(cfg, storage.place(workdir), rl=True, buffer=empty_buffer)
         try:
             with jax.set_mesh(session.mesh):
                 code = EXIT_PREEMPTED if stop.agreed() else train(session, stop)
@@ -97,8 +97,9 @@ def train(session: Session, stop: StopFlag) -> int:
 
 
 def _log(session: Session, done: int, metrics: dict[str, float]) -> None:
-    if done % session.cfg.train.log_every == 0 or done == session.cfg.train.num_steps:
-        session.writer.write(done, metrics)
+    due = done % session.cfg.train.log_every == 0 or done == session.cfg.train.num_steps
+    if (samples := session.samples.pop()) or due:
+        session.writer.write(done, metrics if due else {}, samples)
 
 
 def _finish_step(session: Session, stop: StopFlag) -> bool:
@@ -117,11 +118,13 @@ def _experience(
     """Samples and grades the groups of one step with the current weights."""
     cfg, mesh, compute = session.cfg, session.mesh, session.compute
     cost: Flop | None = None  # of one generation; None under refill, whose host decides what runs
+    asked: PromptBatch | None = None  # in the latest generation
     weights = publish(params, cfg, mesh)
     step_key = key_for(cfg.seed, step, Stream.ROLLOUT)
 
     def sample(prompts: PromptBatch, index: int) -> Rollout | None:
-        nonlocal cost
+        nonlocal cost, asked
+        asked = prompts
         key, placed = jax.random.fold_in(step_key, index), put_batch(trim_prompts(prompts, cfg.data.prompt_bucket), mesh)
         if cfg.rollout.decode == "refill":
             ways = batch_ways(mesh)
@@ -136,6 +139,7 @@ def _experience(
 
         scored = score_own(one, rollout, answers) if multihost.several() else one(rollout, answers)
         check_rewards(np.asarray(scored.rewards), answers, step + 1)
+        session.samples.take(step + 1, asked, rollout, answers, scored)
         compute.add(None if cost is None else cost.of(decode_trips(multihost.host(rollout.mask), cfg.rollout)))
         return scored
 

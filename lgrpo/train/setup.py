@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ from lgrpo.algos.stage1 import STAGES, encoder_from, stage1_specs
 from lgrpo.config import ExperimentConfig, LoraConfig, ModelConfig
 from lgrpo.config.laws import law_name
 from lgrpo.config.objects import file_digest
-from lgrpo.config.overrides import leaves_with_bounds
+from lgrpo.config.overrides import leaves_with_bounds, to_json
 from lgrpo.config.reads import Reads, Wants
 from lgrpo.config.validate import require_valid
 from lgrpo.data.prompts import TextTokenizer, describe_think_tokens, load_tokenizer, resolve
@@ -29,15 +29,17 @@ from lgrpo.models.decoder import compute_params
 from lgrpo.models.lora import adapter_specs
 from lgrpo.models.spec import param_shardings, param_specs, spec_abstract, spec_init, spec_shardings
 from lgrpo.rewards.reward import find_reward
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, storage
 from lgrpo.runs.checkpoint import Checkpoints, Restored, check_source, has_encoder, load_params, write_config
 from lgrpo.runs.compiling import CompileClock
 from lgrpo.runs.interrupt import EXIT_PREEMPTED
 from lgrpo.runs.lock import Lock
 from lgrpo.runs.metrics import MetricsWriter
+from lgrpo.runs.storage import Place
 from lgrpo.runs.versions import source_digest, versions
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
 from lgrpo.train.compute import Compute
+from lgrpo.train.samples import SampleTable
 from lgrpo.train.steps.update import init_state, lora_of, merged_weights
 from lgrpo.types import Params, TrainState
 
@@ -47,7 +49,7 @@ class Session:
     """A run that is ready to start. `restored` is None for a fresh one."""
 
     cfg: ExperimentConfig
-    workdir: pathlib.Path
+    workdir: Place
     tokenizer: TextTokenizer
     mesh: Mesh
     state: TrainState
@@ -59,6 +61,7 @@ class Session:
     """Of what is trained; rank 0: no adapters."""
     lock: Lock
     compute: Compute
+    samples: SampleTable
     held: bool = False
     """A checkpoint was due inside a streak of skipped updates, and waits for its end."""
     opened: float = dataclasses.field(default_factory=time.perf_counter)
@@ -92,6 +95,7 @@ class Session:
             self.held = True
             return
         self.lock.require()
+        self.writer.flush()  # the lines before a checkpoint do not come again
         self.checkpoints.save(done, state=state, data=data, buffer=buffer, cfg=self.cfg, extra=extra, metric=metric, prune=not streak)
         self.held = False
 
@@ -100,9 +104,16 @@ class Session:
         try:
             self.checkpoints.close()
         finally:
-            self.writer.close()
-            self.clock.close()
-            self.lock.release()
+            failed = sys.exception() is not None
+            try:
+                self.writer.close()
+            except UserError as error:
+                if not failed:
+                    raise
+                multihost.say(f"warning: {error}")
+            finally:
+                self.clock.close()
+                self.lock.release()
 
     def leave(self, code: int) -> int:
         """After close: says on the last line where a run that was stopped goes on. Returns the exit code."""
@@ -187,7 +198,7 @@ def _policy_start(cfg: ExperimentConfig, mesh: Mesh) -> Params:
     shardings = spec_shardings(specs, mesh)
     if cfg.train.init_from:
         target = spec_abstract(specs, cfg.model, shardings)
-        return load_params(pathlib.Path(cfg.train.init_from), target, best=cfg.train.init_best)
+        return load_params(cfg.train.init_from, target, best=cfg.train.init_best)
     return _random_policy(cfg.model, mesh)(key_for(cfg.seed, 0, Stream.INIT))
 
 
@@ -238,7 +249,7 @@ def _stage1_start(cfg: ExperimentConfig, mesh: Mesh) -> Params:
     shardings = spec_shardings(specs, mesh)
     source = cfg.train.init_from
     if source and has_encoder(source):
-        return load_params(pathlib.Path(source), spec_abstract(specs, cfg.model, shardings), best=cfg.train.init_best)
+        return load_params(source, spec_abstract(specs, cfg.model, shardings), best=cfg.train.init_best)
     key = jax.random.fold_in(key_for(cfg.seed, 0, Stream.INIT), 1)  # apart from the keys of the policy's tensors
     return _encoder_and_decoder(cfg.model, mesh)(_policy_start(cfg, mesh), key)
 
@@ -267,9 +278,7 @@ def _publisher(model: ModelConfig, lora: LoraConfig, mesh: Mesh) -> Callable[[Pa
     return jax.jit(lambda params: compute_params(merged_weights(params, lora), model), out_shardings=target)
 
 
-def open_session(
-    cfg: ExperimentConfig, workdir: pathlib.Path, *, rl: bool, buffer: Callable[[ExperimentConfig], Any] = lambda _: None
-) -> Session:
+def open_session(cfg: ExperimentConfig, workdir: Place, *, rl: bool, buffer: Callable[[ExperimentConfig], Any] = lambda _: None) -> Session:
     """Resumes the workdir or starts in it. buffer: makes the empty dynamic-sampling buffer of a resolved config, the target of its restore.
 
     Errors: UserError for an invalid config, a workdir of another config, initial parameters that do not fit.
@@ -283,10 +292,11 @@ def open_session(
         raise
 
 
-def _own(workdir: pathlib.Path) -> Lock:
+def _own(workdir: Place) -> Lock:
     """The workdir, made where it is missing, for this run alone. Errors: UserError."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        if not storage.remote(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
         return Lock(workdir)
     except OSError as error:
         reason = error.strerror or error
@@ -296,7 +306,7 @@ def _own(workdir: pathlib.Path) -> Lock:
 def _open(
     cfg: ExperimentConfig,
     tokenizer: TextTokenizer,
-    workdir: pathlib.Path,
+    workdir: Place,
     lock: Lock,
     *,
     rl: bool,
@@ -322,6 +332,7 @@ def _open(
     # The line of a step whose evaluation is to be repeated is written again too.
     written = restored.step - ("pending" in restored.extra) if restored else 0
     clock = CompileClock()
-    writer = MetricsWriter(workdir, cfg.logging, resume_step=written, clock=clock, first=first)
+    writer = MetricsWriter(workdir, cfg.logging, written, clock, first, cfg.name, to_json(cfg))
     compute = Compute(restored.extra.get("spent", {}) if restored else {})
-    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer, clock, lora_of(cfg, rl=rl), lock, compute)
+    lora, samples = lora_of(cfg, rl=rl), SampleTable(cfg, tokenizer)
+    return Session(cfg, workdir, tokenizer, mesh, state, checkpoints, restored, writer, clock, lora, lock, compute, samples)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +16,10 @@ from lgrpo.config import ExperimentConfig
 from lgrpo.data.pipeline import SftStream, describe_stream, sft_stream
 from lgrpo.data.prompts import TextTokenizer
 from lgrpo.errors import UserError
-from lgrpo.runs import multihost
+from lgrpo.runs import multihost, storage
 from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.runs.metrics import progress
+from lgrpo.runs.storage import PathLike
 from lgrpo.sharding import batch_ways, put_batch
 from lgrpo.train.guards import Guards
 from lgrpo.train.health import evaluation_metrics, should_evaluate, should_save, summary
@@ -50,10 +50,10 @@ class Progress:
 SUMMARY = ("sft/ce", "sft/kl", "grad/norm", "time/step_s")
 
 
-def run(cfg: ExperimentConfig, workdir: str | pathlib.Path) -> int:
+def run(cfg: ExperimentConfig, workdir: PathLike) -> int:
     """Trains, or goes on training, in `workdir`. Returns the exit code: 0, or 75 when a signal stopped it after saving."""
     with StopFlag() as stop:
-        session = open_session(cfg, pathlib.Path(workdir), rl=False)
+        session = open_session(cfg, storage.place(workdir), rl=False)
         try:
             with jax.set_mesh(session.mesh):
                 code = EXIT_PREEMPTED if stop.agreed() else train(session, stop)

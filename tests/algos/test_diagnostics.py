@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import assert_rounding, change, fresh_state, prompts, roll, tiny, train_batch
+from oracles import replay as oracle
+from oracles.latent import log_softmax
+from support import END, assert_rounding, change, fresh_state, params, prompts, roll, tiny, train_batch
 
 from lgrpo.algos import diagnostics as d
 from lgrpo.config import ExperimentConfig, LatentConfig
@@ -149,25 +151,50 @@ def run_step(cfg):
     return {name: float(x) for name, x in found.items()}
 
 
-def test_a_step_reports_them_and_changes_nothing_else():
-    cfg = tiny(model__n_layers=1, rollout__max_new_tokens=6, train__microbatch=2)
+def by_hand(cfg):
+    """Diagnostics of the batch of `run_step`, from float64 logits of the recorded completions."""
+    batch = train_batch(cfg)
+    record, one = jax.device_get(batch.rollout), prompts()
+    components, ends, exits = [], [], []
+    for b, g in np.ndindex(record.mask.shape[:2]):
+        own = jax.tree.map(lambda x, at=(b, g): x[at], record)
+        logps = log_softmax(oracle.step_logits(params(cfg.model), cfg, one.tokens[b][one.mask[b]], own))
+        for t in np.flatnonzero(own.is_latent):
+            components.append((own.scores[t], logps[t][own.ids[t]], own.weights[t], np.sort(logps[t])[-own.ids.shape[-1]]))
+            ends.append(np.exp(logps[t, END]))
+        if own.thought and batch.loss_mask[b, g, own.chain_len]:
+            exits.append(np.exp(oracle.logps(params(cfg.model), cfg, one.tokens[b][one.mask[b]], own)[own.chain_len]))
+    scores, chosen, weights, kth = (np.array(x, np.float64) for x in zip(*components, strict=True))
+    noise = scores - chosen
+    entropy = -(weights * np.log(weights)).sum(-1)
+    bins = np.histogram(noise + d.TOLERANCE, [-np.inf, *d.EDGES, np.inf])[0] / noise.size
+    low, high = cfg.rollout.latent.law.atoms(cfg.rollout.latent)
+    return {
+        "entropy": entropy.mean(),
+        "effective_support": np.exp(entropy).mean(),
+        "max_weight": weights.max(-1).mean(),
+        "clamp_low": (np.abs(noise - low) < d.TOLERANCE).mean(),
+        "clamp_high": (np.abs(noise - high) < d.TOLERANCE).mean(),
+        "outside_top_k": np.where(chosen < kth[:, None] - 1e-6, weights, 0).sum(-1).mean(),
+        "end_probability": np.mean(ends),
+        "end_probability_max": np.max(ends),
+        "exit_probability": np.mean(exits),
+    } | {f"margin_hist_{name}": share for name, share in zip(d.BINS, bins, strict=True)}
+
+
+@pytest.mark.parametrize("one_sided", [True, False])
+def test_a_step_reports_them_and_changes_nothing_else(one_sided):
+    cfg = tiny(model__n_layers=1, rollout__max_new_tokens=6, train__microbatch=2, rollout__latent__law__one_sided=one_sided)
     off, full = run_step(change(cfg, train__diagnostics="off")), run_step(cfg)
     assert_rounding({name: full[name] for name in off}, off, size=1.0)  # two programs
     more = {name: x for name, x in full.items() if name not in off}
     registry.check_names(more)
     assert all(name.startswith("diag/") and np.isfinite(x) for name, x in more.items())
-    assert sum(x for name, x in more.items() if "_hist_" in name) == pytest.approx(1.0, abs=1e-5)
-    assert more["diag/misaligned_share"] == more["diag/score_gradient_rate"] == 0.0  # what one-sided noise is for
-    assert 0 < more["diag/clamp_low"] < 1 and 0 < more["diag/outside_top_k"] < 1 < more["diag/effective_support"] <= 4
-    record = train_batch(cfg).rollout
-    weights = np.asarray(record.weights)[np.asarray(record.is_latent)]
-    assert more["diag/max_weight"] == pytest.approx(weights.max(-1).mean(), rel=1e-5)
-
-
-def test_two_sided_noise_is_misaligned():
-    found = run_step(tiny(model__n_layers=1, rollout__max_new_tokens=6, rollout__latent__law__one_sided=False))
-    assert found["diag/misaligned_share"] > 0.1
-    assert found["diag/margin_hist_-2_to_-1"] >= found["diag/clamp_low"] > 0
+    expected = by_hand(cfg)
+    assert {name: more[f"diag/{name}"] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert expected["clamp_low"] > 0 and expected["outside_top_k"] > 0 and 0 < expected["exit_probability"] < 1
+    # One-sided noise is for this: no component is moved against the advantage.
+    assert (more["diag/misaligned_share"] > 0.1, more["diag/score_gradient_rate"] > 0) == (not one_sided, not one_sided)
 
 
 def test_every_bin_is_declared_and_explicit_runs_have_no_latent_metrics():

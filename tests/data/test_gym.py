@@ -69,6 +69,8 @@ def test_chains_hold_and_give_the_answer(folder):
             assert 1 <= len(sides) <= 3
             assert all(value(left) == Fraction(right) for left, right in sides)
             assert Fraction(sides[-1][1]) == Fraction(record["answer"])
+            found, _ = extract(record["problem"], record["solution"], record["answer"])
+            assert record["cot"] == " ".join(f"<<{equation}>>" for equation in found)
 
 
 def test_splits_share_no_problem_and_the_held_out_templates_stay_out(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lgrpo.data import prompts
 from lgrpo.data.pipeline import describe_stream, prompt_batches, prompt_stream, sft_stream
 from lgrpo.data.registry import DATA_SETS, Split
 from lgrpo.data.sources import load_records
+from lgrpo.data.survey import survey
 from lgrpo.errors import UserError
 
 
@@ -118,6 +120,29 @@ def test_sft_rows_spell_the_record(cfg, tokenizer):
             assert mask[: mask.sum()].all()  # padded on the right
 
 
+@pytest.mark.parametrize("stage", ["explicit", "latent", "encoder"])
+def test_the_answer_after_the_thinking_is_final_or_comes_with_its_solution(jsonl_cfg, tokenizer, stage):
+    """By default a solution in the file is no part of any target; only the setting brings it in, and then the final answer still ends it."""
+    line = json.dumps(json.loads(record(3)) | {"solution": "Tom has 3 pens ."})
+    cfg = replaced(jsonl_cfg(line, line), "sft", stage=stage)
+    said = {}
+    for kind in ("final", "solution"):
+        row = next(sft_stream(replaced(cfg, "sft", answer=kind, max_answer=12), tokenizer, "train", batch=1))
+        said[kind] = tokenizer.decode(row["answer_tokens"][0][row["answer_mask"][0]])
+        assert tokenizer.decode(row["chain_tokens"][0][row["chain_mask"][0]]).replace(" ", "") == "<<1+2=3>>"
+    assert said == {"final": "#### 3 <eos>", "solution": "Tom has 3 pens . #### 3 <eos>"}
+
+
+def test_a_missing_solution_is_refused_and_a_long_one_counts(jsonl_cfg, tokenizer):
+    line = json.dumps(json.loads(record(3)) | {"solution": "Tom has 3 pens ."})
+    cfg = replaced(jsonl_cfg(line, record(4), record(5)), "sft", answer="solution")
+    with pytest.raises(UserError, match=r"sft\.answer=solution: 2 of 3 train records have no text in `solution` \(the first: record 1\)"):
+        sft_stream(cfg, tokenizer, "train", batch=1)
+    assert len(next(prompt_stream(cfg, tokenizer, "train", batch=3))[1]) == 3  # RL has no targets
+    with pytest.raises(UserError, match=r"sft\.max_answer.*: 4"):
+        sft_stream(replaced(jsonl_cfg(line), "sft", answer="solution", max_answer=4), tokenizer, "train", batch=1)
+
+
 def test_sft_state_round_trip(cfg, tokenizer):
     stream = sft_stream(cfg, tokenizer, "valid", batch=32)
     next(stream)
@@ -183,6 +208,8 @@ def test_a_text_of_millions_of_characters_is_not_tokenised(jsonl_cfg, tokenizer,
     cfg = jsonl_cfg(record(1), record(2, problem=huge), record(3, cot=huge), json.dumps({"problem": "Tom", "cot": "1", "answer": huge}))
     stream = sft_stream(cfg, tokenizer, "train", batch=1)
     assert stream.dropped == 3 and next(stream)["uid"].tolist() == [0] and max(seen) < 1000
+    told = survey(cfg, tokenizer, pathlib.Path(cfg.data.path) / "train.jsonl", show=1)
+    assert "1 by train and eval (prompt too long), 3 by sft" in told and max(seen) < 1000
     assert stream.left_out == {"data.max_prompt=32": 1, "sft.max_chain=16": 1, "sft.max_answer=4": 1, "all": 3}
     strict = replaced(cfg, "data", overlong="error")
     with pytest.raises(UserError, match=r"record 1: prompt has 5000000 characters, data\.max_prompt is 32"):

@@ -47,7 +47,8 @@ def test_lines_in_the_shapes_of_public_data_sets(tmp_path):
     records = jsonl(tmp_path, "\ufeff" + "\r\n".join(lines) + "\n\n")
     assert len(records) == len(REAL_SHAPES)
     for i, (record, raw) in enumerate(zip(records, REAL_SHAPES, strict=True)):
-        assert record == {"problem": raw["problem"], "cot": raw.get("cot") or "", "answer": str(raw["answer"]), "uid": i}
+        solution = {"solution": raw["solution"]} if "solution" in raw else {}
+        assert record == {"problem": raw["problem"], "cot": raw.get("cot") or "", "answer": str(raw["answer"]), "uid": i} | solution
 
 
 @pytest.mark.parametrize(
@@ -154,3 +155,9 @@ def test_a_slice_of_a_split_is_those_records_numbered_anew(tmp_path):
     for split, says in (("train[2]", "no slice"), ("train[:-1]", "no slice"), ("train[::2]", "no slice"), ("train[5:]", "train has 5")):
         with pytest.raises(UserError, match=says):
             load_records(data, split)
+
+
+@pytest.mark.parametrize("other", ["null", "3", '[""]', '""', '" "', '"\\ud83d"'])
+def test_a_column_that_is_no_solution_in_text_is_left_alone(tmp_path, other):
+    (record,) = jsonl(tmp_path, GOOD[:-1] + f', "solution": {other}}}')
+    assert "solution" not in record

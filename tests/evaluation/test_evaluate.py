@@ -18,10 +18,10 @@ from lgrpo.errors import UserError
 from lgrpo.evaluation import compare, evaluate, measure
 from lgrpo.evaluation.about import find_weights, settled
 from lgrpo.evaluation.pass_at_k import bootstrap_weights
+from lgrpo.evaluation.passes import plan
 from lgrpo.evaluation.shards import Shards, params_digest, read_rows
 from lgrpo.evaluation.suite import BENCHMARKS, benchmark_config, suite_names
 from lgrpo.evaluation.summary import columns, metric_rows, summarise
-from lgrpo.latent.intervene import Kind
 from lgrpo.models.decoder import compute_params
 from lgrpo.rewards.grade import Verdict
 
@@ -59,7 +59,8 @@ def test_every_problem_has_its_samples_once(result):
     sampled = [(row["uid"], row["sample"]) for row in result.rows if row["pass"] == "sampled"]
     assert sorted(sampled) == [(uid, s) for uid in range(PROBLEMS) for s in range(4)]
     assert result.problems == PROBLEMS and len(rows_of(result, "noise_free")) == PROBLEMS
-    assert set(result.counterfactual) == {"none", *(k.name.lower() for k in Kind if k not in (Kind.NONE, Kind.FIRST))}
+    assert set(result.compared) == {"counterfactual"}
+    assert set(result.compared["counterfactual"]) == {"none", "shuffled", "reordered", "zeroed", "repeated", "hardened", "dropped"}
 
 
 def test_numbers_and_names(result):
@@ -98,7 +99,7 @@ def test_chunks_do_not_change_samples(run_it, cfg, result):
     whole = run_it(change(cfg, sample_chunk=0))
     texts = [{(r["uid"], r["sample"]): r["text"] for r in some.rows if r["pass"] == "sampled"} for some in (whole, result)]
     assert texts[0] == texts[1]
-    assert whole.sweep == {} and whole.counterfactual == {}  # what training evaluates
+    assert whole.sweep == {} and whole.compared == {}  # what training evaluates
 
 
 class KilledError(Exception):
@@ -120,7 +121,7 @@ def test_a_killed_evaluation_goes_on(run_it, wide, result, tmp_path, monkeypatch
     monkeypatch.setattr(Shards, "put", lambda self, key, rows: (count.append(key), put(self, key, rows)))
     again = run_it(wide, full=True, folder=tmp_path)
     assert len(count) == len(set(count)) == 2 * (1 + 3 * 2 + 6)  # nothing was done twice
-    assert again.rows == result.rows and again.counterfactual == result.counterfactual
+    assert again.rows == result.rows and again.compared == result.compared
     monkeypatch.setattr(evaluate, "sample", None)  # a finished one computes nothing
     assert run_it(wide, full=True, folder=tmp_path).rows == result.rows
 
@@ -150,6 +151,7 @@ OTHER = {
     "answer": AnswerConfig(temperature=0.3),
 }
 APART = {"every": 7, "problems": 3, "noise_sweep": (0.5,), "counterfactual": True, "closure": 3, "bootstrap": 7}
+APART |= {"arms": True, "curve": (1, 2), "answer_budget": 3}
 
 
 def test_every_setting_is_part_of_an_evaluations_identity_or_named_here(cfg, params):
@@ -172,8 +174,8 @@ def test_a_pass_samples_as_its_settings_say(cfg):
     scales = {-1.0: cfg.rollout.latent.noise_scale, 0.0: 0.0, 0.3: 0.3}
     assert scales[-1.0] > 0
     for given, used in scales.items():
-        assert [how.noise_scale for how in measure.plan(change(cfg, noise_scale=given), full=False)] == [0.0, used]
-    greedy, noisy = measure.plan(cfg, full=False)
+        assert [how.noise_scale for how in plan(change(cfg, noise_scale=given), full=False)] == [0.0, used]
+    greedy, noisy = plan(cfg, full=False)
     own = change(cfg, train_answer=False, answer=AnswerConfig(temperature=0.3))
     assert measure.static_config(own, noisy).rollout.answer == AnswerConfig(temperature=0.3)
     assert (
@@ -364,6 +366,9 @@ def test_problems_that_are_left_out_are_said(stored, cfg, data_path, tmp_path, c
         ({"noise_sweep": (0.5, -1.0)}, "noise_sweep"),
         ({"noise_sweep": (0.5, 0.5)}, "each once"),
         ({"sample_chunk": 3}, "sample_chunk=3"),
+        ({"curve": (1, 1)}, "each once"),
+        ({"curve": (0, 7)}, "leave room in rollout.max_new_tokens=8"),
+        ({"thinking": False, "arms": True}, "evaluation.arms=True: looks at the thinking"),
     ],
 )
 def test_settings_are_checked(cfg, settings, says):

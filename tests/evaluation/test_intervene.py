@@ -12,7 +12,8 @@ from support import assert_rounding
 
 from lgrpo.data.pipeline import prompt_batches
 from lgrpo.evaluation import counterfactual
-from lgrpo.evaluation.measure import NOISE_FREE, Pass, sample, static_config
+from lgrpo.evaluation.measure import sample, static_config
+from lgrpo.evaluation.passes import NOISE_FREE, Pass
 from lgrpo.latent.intervene import Intervention, Kind, replace_latents
 from lgrpo.latent.replay import replay_logps
 from lgrpo.types import Finish, PromptBatch
@@ -35,7 +36,7 @@ def clean(params, cfg, mesh, batch):
 @pytest.fixture(scope="module")
 def disturbed(params, cfg, mesh, batch, clean):
     with jax.set_mesh(mesh):
-        return {k: sample(params, cfg, mesh, CLEAN, batch, 0, counterfactual.build(k, clean, batch.uid)) for k in Kind}
+        return {k: sample(params, cfg, mesh, CLEAN, batch, 0, counterfactual.build(k, clean, batch.uid, 2)) for k in Kind}
 
 
 def test_nothing_is_changed_by_kind_none(clean, disturbed):
@@ -63,14 +64,15 @@ def test_what_is_recorded_says_what_was_fed(clean, disturbed):
             np.testing.assert_array_equal(reordered.weights[n, t], clean.weights[n, (t + 1) % own])
 
 
-def test_dropped_thinking_ends_at_once(cfg, disturbed):
-    dropped = disturbed[Kind.DROPPED]
+def test_dropped_thinking_ends_at_once(params, cfg, mesh, batch, clean):
+    with jax.set_mesh(mesh):
+        dropped = sample(params, cfg, mesh, CLEAN, batch, 0, counterfactual.build(Kind.CUT, clean, batch.uid))
     assert not dropped.is_latent.any() and (dropped.chain_len == 0).all() and dropped.thought.all()
     assert (dropped.tokens[:, 0] == cfg.data.think_end_id).all() and not dropped.loss_mask[:, 0].any()
     assert np.isin(dropped.finish, (Finish.FORCED_EXIT, Finish.LENGTH)).all()
 
 
-@pytest.mark.parametrize("kind", [k for k in Kind if k != Kind.DROPPED])
+@pytest.mark.parametrize("kind", Kind)
 def test_answers_follow_from_what_was_recorded(params, cfg, batch, disturbed, kind):
     """Teacher-forced on the recorded inputs, the model gives the log-probs that the sampler saw: so these inputs were fed."""
     record = jax.tree.map(lambda x: jnp.asarray(x)[:, None], disturbed[kind])

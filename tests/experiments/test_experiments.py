@@ -1,7 +1,9 @@
 """Every experiment module must load, resolve and validate; an ablation must differ from its base in its DIFF and in nothing else."""
 
+import ast
 import dataclasses
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -40,11 +42,14 @@ def test_module_is_valid(path):
 
 @pytest.mark.parametrize("path", sorted(p for p in ROOT.rglob("*.py") if "def get_config" in p.read_text()), ids=lambda p: p.stem)
 def test_the_docstring_has_the_command(path):
-    """Of this file, for the right loop, so that `check` knows it; and released models say whether they were run."""
+    """Of this file, for the right loop, so that `check` knows it; and what came out where it was run, in the numbers of the document that it names."""
     kind, why = find_kind(path, ExperimentConfig())
     assert "docstring" in why and kind == ("sft" if "sft" in str(path.relative_to(ROOT)) else "train")
-    if path.stem.startswith(("gsm8k", "math")) and not path.stem.endswith("smoke"):
-        assert "Not run here" in path.read_text()
+    doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert re.search(r"^(Not run|Result: |Measured )|Not run here", doc, re.M)
+    for line in re.findall(r"^Measured .*docs/.*", doc, re.M):
+        page = (ROOT.parent / re.search(r"docs/\w+\.md", line)[0]).read_text()
+        assert set(re.findall(r"\d+\.\d+(?:e\d+)?|1e-4", line)) <= set(re.findall(r"\d+\.\d+(?:e\d+)?|1e-4", page))
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda p: p.stem)

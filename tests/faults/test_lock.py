@@ -117,27 +117,6 @@ def test_of_many_that_start_at_once_one_gets_in(tmp_path):
     got[0].release()
 
 
-def test_a_bucket_has_no_exclusive_creation_and_no_rename(tmp_path, monkeypatch):
-    """The way that objects take: written whole, read back; of two that wrote at once the last one has it."""
-
-    class Bucket(type(locks.epath.Path(tmp_path))):
-        def __str__(self):
-            return "gs://bucket/" + super().__str__()
-
-        def replace(self, *_):
-            raise NotImplementedError
-
-    path = Bucket(tmp_path / FILE)
-    results = []
-    threads = [threading.Thread(target=lambda i=i: results.append(locks._create(path, json.dumps({"token": str(i)})))) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results.count(True) == 1
-    assert not locks._create(path, json.dumps({"token": "late"}))
-
-
 def test_a_step_that_another_run_wrote_is_not_passed_over(tmp_path):
     first, second = Checkpoints(tmp_path, KEEP), Checkpoints(tmp_path, KEEP)
     save(first, 3)

@@ -16,9 +16,9 @@ from lgrpo.data.prompts import load_tokenizer
 from lgrpo.data.sources import load_records
 from lgrpo.errors import UserError
 from lgrpo.models.hf_io import INDEX, TensorFiles
-from lgrpo.rewards import math_pool
+from lgrpo.rewards import workers
 from lgrpo.rewards.grade import grade_all
-from lgrpo.rewards.math_pool import shared_pool
+from lgrpo.rewards.workers import shared_pool
 
 ROOT = Path(__file__).parents[2]
 MODULES = {
@@ -119,7 +119,7 @@ def test_an_answer_is_never_run(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/limits"), reason="reads the limits from /proc")
 def test_grader_workers_have_limits():
-    pool = math_pool.MathPool(1, 3.0)
+    pool = workers.WorkerPool(1, 3.0)
     assert pool.judge([("x+1", "1+x")]) == ["correct"]
     lines = Path(f"/proc/{pool._workers[0].process.pid}/limits").read_text().splitlines()
     pool.close()

@@ -6,7 +6,8 @@ import pytest
 from support import assert_rounding, change, first_moments, fresh_state, params, prompts, roll, tiny, train_batch
 
 from lgrpo.config import MeshConfig
-from lgrpo.evaluation.measure import Pass, sample
+from lgrpo.evaluation.measure import sample
+from lgrpo.evaluation.passes import Pass
 from lgrpo.latent.buckets import bucket, trim_completions, trim_prompts
 from lgrpo.sharding import make_mesh
 from lgrpo.train.steps.rl import train_step

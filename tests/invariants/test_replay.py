@@ -71,11 +71,14 @@ def test_replay_equals_rollout_equals_oracle(name):
 
 
 def test_bfloat16_stays_within_its_bound():
-    """Measured on CPU with these weights: 0.012 nats in the mean, 0.11 at most, over 122 positions. Documented bound: 0.05 and 0.5."""
+    """Measured on CPU with these weights: 0.012 nats in the mean, 0.11 at most, over 122 positions, nearly all of it from hidden states.
+
+    What logits would lose in bfloat16 (0.0014 more in the mean) is below that; tests/models/test_decoder.py looks at their product alone.
+    """
     cfg = tiny(model__dtype="bfloat16", **CASES["gumbel_mean"])
     record, gap = gaps(cfg)
     assert record.is_latent.sum() > 20
-    assert gap.mean() < 0.05 and gap.max() < 0.5
+    assert gap.mean() < 0.025 and gap.max() < 0.25
 
 
 def test_bfloat16_cache_shows_its_rounding_and_nothing_else():

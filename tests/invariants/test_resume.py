@@ -30,6 +30,7 @@ from lgrpo.config import (
 from lgrpo.runs.checkpoint import Checkpoints
 from lgrpo.runs.interrupt import EXIT_PREEMPTED
 from lgrpo.runs.metrics import read_metrics
+from lgrpo.runs.writers.jsonl import SAMPLES
 from lgrpo.train import collect, rl, sft
 from lgrpo.train.setup import open_session
 
@@ -48,7 +49,7 @@ def config(data_dir, **train):
         optim=OptimConfig(lr=1e-2),
         train=TrainConfig(num_steps=STEPS, prompts_per_step=8, **train),
         checkpoint=CheckpointConfig(every=2),
-        logging=LoggingConfig(tensorboard=False, progress=False),
+        logging=LoggingConfig(tensorboard=False, progress=False, samples_every=3),
         mesh=MeshConfig(data=8),
     )
 
@@ -112,6 +113,9 @@ def test_rl_resumes_bit_for_bit_with_a_filled_buffer(tmp_path, data_dir, lucky_g
     for steps in (2, 4, STEPS):
         assert rl.run(shorter(cfg, steps), tmp_path / "parts") == 0
     assert lines(tmp_path / "parts") == lines(whole_run)
+    tables = read_metrics(whole_run / SAMPLES)
+    assert [line["step"] for line in tables] == [3, 6] and read_metrics(tmp_path / "parts" / SAMPLES) == tables
+    assert len(tables[0]["samples"]) == 4, "one prompt with its group"
     whole, parts = (final_state(cfg, workdir, is_rl=True) for workdir in (whole_run, tmp_path / "parts"))
     assert_same(whole[0], parts[0])
     assert whole[1] == parts[1]

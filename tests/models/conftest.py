@@ -27,16 +27,27 @@ def write_tokenizer(folder: pathlib.Path, *extra: str, size: int = 96) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
+def golden_folder(folder: pathlib.Path, name: str, *extra: str) -> pathlib.Path:
+    """A copy of a golden model with a tokenizer, in a new folder."""
+    folder.mkdir()
+    for file in ("config.json", "model.safetensors"):
+        shutil.copyfile(GOLDEN / name / file, folder / file)
+    write_tokenizer(folder, *extra)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hf_source(tmp_path_factory):
+    """One golden model for a whole file of tests; nobody changes it."""
+    return golden_folder(tmp_path_factory.mktemp("source") / "hf_llama", "hf_llama")
+
+
 @pytest.fixture
 def hf_folder(tmp_path):
     """Factory: a copy of a golden model with a tokenizer. changes: fields of config.json."""
 
     def make(name: str = "hf_llama", *extra: str, **changes) -> pathlib.Path:
-        folder = tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}"
-        folder.mkdir()
-        for file in ("config.json", "model.safetensors"):
-            shutil.copyfile(GOLDEN / name / file, folder / file)
-        write_tokenizer(folder, *extra)
+        folder = golden_folder(tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}", name, *extra)
         if changes:
             raw = json.loads((folder / "config.json").read_text())
             (folder / "config.json").write_text(json.dumps(raw | changes))

@@ -17,6 +17,7 @@ from lgrpo.models.spec import abstract_params
 from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config
 from lgrpo.runs.interrupt import EXIT_PREEMPTED
 from lgrpo.runs.metrics import read_metrics
+from lgrpo.runs.writers.jsonl import SAMPLES
 from lgrpo.train import rl, sft
 
 QUIET = ("--evaluation.every", "0", "--checkpoint.every", "1", "--checkpoint.keep", "9")
@@ -77,6 +78,10 @@ def test_one_process_then_four_then_one_are_one_run(world):
     out = run(4, "train", experiment, "--workdir", parts, *QUIET, "--train.num-steps", 2)
     assert [("reward/mean" in text) for text in out] == [True, False, False, False], "the summary is printed once"
     assert steps(parts)[-1] == 2
+    tables = [read_metrics(workdir / SAMPLES)[0]["samples"] for workdir in (folder / "alone", parts)]
+    assert len(tables[0]) == 4, "a prompt and its group, of the rows of the main process"
+    first, second = ([(x["prompt"], x["gold"], x["answer"], x["finish"]) for x in table] for table in tables)
+    assert first == second
     here(rl, folder, parts, **SAME)
     assert_same_run(parts, folder / "alone")
 

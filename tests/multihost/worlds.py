@@ -47,7 +47,7 @@ def config(data_dir):
         train=TrainConfig(num_steps=3, prompts_per_step=8),
         evaluation=EvaluationConfig(every=2, problems=8, batch=8, samples=2, bootstrap=20),
         checkpoint=CheckpointConfig(every=2),
-        logging=LoggingConfig(tensorboard=False, progress=False),
+        logging=LoggingConfig(tensorboard=False, progress=False, samples_every=2),
         mesh=MeshConfig(data=2, fsdp=2),
     )
 

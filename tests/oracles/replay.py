@@ -9,19 +9,24 @@ from lgrpo.latent.laws.gaussian import Gaussian
 from oracles import decoder, latent
 
 
-def logps(params, cfg, prompt, record):
-    """prompt: real token ids. record: the arrays of one Rollout row. Returns [steps], for the generated steps."""
+def step_logits(params, cfg, prompt, record):
+    """Logits [steps, V] from which a completion's steps were drawn. prompt: real token ids. record: the arrays of one Rollout row."""
     table = np.asarray(params["embed"], np.float64)
-    c, steps = cfg.rollout, int(record.mask.sum())
     inputs = [table[t] for t in prompt]
-    for t in range(steps - 1):
-        inputs.append(fed(table, c.latent, record, t))
+    for t in range(int(record.mask.sum()) - 1):
+        inputs.append(fed(table, cfg.rollout.latent, record, t))
     z = decoder.logits(params, decoder.forward(params, cfg.model, np.stack(inputs)))[len(prompt) - 1 :]
-    out, thinking = [], c.mode == "latent"
-    for t in range(steps):
-        logits, s = z[t].copy(), c.latent.noise_scale
-        if thinking and t < c.latent.min_latent:
-            logits[cfg.data.think_end_id] = -1e30
+    if cfg.rollout.mode == "latent":  # no row can have ended its thinking earlier
+        z[: cfg.rollout.latent.min_latent, cfg.data.think_end_id] = -1e30
+    return z
+
+
+def logps(params, cfg, prompt, record):
+    """Arguments as for step_logits. Returns [steps], for the generated steps."""
+    table = np.asarray(params["embed"], np.float64)
+    c, out, thinking = cfg.rollout, [], cfg.rollout.mode == "latent"
+    for t, logits in enumerate(step_logits(params, cfg, prompt, record)):
+        s = c.latent.noise_scale
         ids, token = record.ids[t], record.ids[t][0]
         if thinking and token != cfg.data.think_end_id:
             if isinstance(c.latent.law, Gaussian):

@@ -22,22 +22,28 @@ def about(**changes):
     """What an eval.json says it is of."""
     known = {"checkpoint": "w", "which": "newest", "step": 70, "weights": "d", "data": "word_problems/mini", "split": "test", "records": 10}
     known |= {"left_out": 0, "problem_set": "p", "thinks_in": "latents", "noise_scale": 1.0, "samples": 4, "answers": "T 1"}
-    known |= {"max_new_tokens": 8, "grader": "auto", "template": "plain", "few_shot": "", "instruction": None}
+    known |= {"answer_budget": 6, "max_new_tokens": 8, "grader": "auto", "template": "plain", "few_shot": "", "instruction": None}
     return known | changes
 
 
 def evaluation(at, chain=3.5, problems=10, **changes):
-    """An eval.json with four samples, a sweep and interventions."""
+    """An eval.json with four samples, a sweep, interventions, arms and a curve."""
+
     one = {"pass@1": interval(at), "chain_tokens": interval(chain), "answer_tokens": interval(3.0), "invalid_frac": interval(0.01)}
     many = one | {f"pass@{k}": interval(at + 0.02 * k) for k in (2, 3, 4)} | {f"maj@{k}": interval(at + 0.01 * k) for k in (2, 3, 4)}
-    effects = {kind: {"accuracy": interval(at - 0.1 * i)} for i, kind in enumerate(("none", "zeroed"))}
+
+    def effects(*names):
+        return {name: {part: interval(at - 0.1 * i) for part in ("accuracy", "change", "chain_tokens")} for i, name in enumerate(names)}
+
     return {
         "about": about(**changes),
         "problems": problems,
         "noise_free": one,
         "sampled": many,
         "sweep": {"0.5": one, "1.5": many},
-        "counterfactual": effects,
+        "counterfactual": effects("none", "zeroed"),
+        "arms": effects("free", "forced", "floor"),
+        "curve": effects("10", "2", "0"),
         "seconds": 1.0,
     }
 

@@ -10,9 +10,9 @@ import pytest
 
 from lgrpo.config import DataConfig
 from lgrpo.errors import UserError
-from lgrpo.rewards import math_pool
+from lgrpo.rewards import workers
 from lgrpo.rewards.grade import grade, grade_all
-from lgrpo.rewards.math_pool import MathPool, shared_pool
+from lgrpo.rewards.workers import WorkerPool, shared_pool
 
 FAST = DataConfig(grader_seconds=5.0, grader_workers=2)
 HURRIED = DataConfig(grader_seconds=1.0, grader_workers=2)
@@ -20,7 +20,7 @@ HURRIED = DataConfig(grader_seconds=1.0, grader_workers=2)
 
 @pytest.fixture
 def pool():
-    pool = MathPool(1, 1.5, memory_mb=400)
+    pool = WorkerPool(1, 1.5, memory_mb=400)
     yield pool
     pool.close()
 
@@ -101,7 +101,7 @@ def test_a_dead_worker_is_replaced_and_no_answer_pays_for_it(pool):
 
 
 def test_a_worker_that_dies_over_an_answer_gets_one_more_chance(pool, monkeypatch):
-    honest, sent = math_pool._Worker.send, []
+    honest, sent = workers._Worker.send, []
 
     def deadly(self, pair, seconds):
         honest(self, pair, seconds)
@@ -109,7 +109,7 @@ def test_a_worker_that_dies_over_an_answer_gets_one_more_chance(pool, monkeypatc
         if pair == ("x+1", "monster") or sent.count(pair) == 1:  # killed from outside the first time, by the monster every time
             self.process.kill()
 
-    monkeypatch.setattr(math_pool._Worker, "send", deadly)
+    monkeypatch.setattr(workers._Worker, "send", deadly)
     assert pool.judge([("x+2", "2+x"), ("x+1", "monster")]) == ["correct", "crash"]
     assert sorted(sent) == [("x+1", "monster")] * 2 + [("x+2", "2+x")] * 2
 
@@ -121,15 +121,15 @@ def test_memory_is_bounded(pool):
 
 
 def test_after_many_timeouts_there_is_less_time(pool, monkeypatch):
-    monkeypatch.setattr(math_pool, "PATIENCE", 1)
-    monkeypatch.setattr(math_pool, "HURRY", 0.25)
+    monkeypatch.setattr(workers, "PATIENCE", 1)
+    monkeypatch.setattr(workers, "HURRY", 0.25)
     start = time.perf_counter()
     assert pool.judge([("x+1", f"{n}^{{9^{{9^9}}}}") for n in (7, 8, 9)]) == ["timeout"] * 3
     assert time.perf_counter() - start < 3.9 + 3 * 3  # 1.5 + 0.4 + 0.4 seconds and three starts
 
 
 def test_a_worker_without_a_parent_ends(pool):
-    worker = math_pool._Worker(400, -1.0)  # one second
+    worker = workers._Worker(400, -1.0)  # one second
     while worker.receive() != "ready":
         pass
     worker.send(("x+1", "9^{9^{9^9}}"), 60)
@@ -138,8 +138,8 @@ def test_a_worker_without_a_parent_ends(pool):
 
 
 def test_a_worker_that_cannot_start_stops_the_run(monkeypatch):
-    monkeypatch.setattr(math_pool.math_worker, "__name__", "lgrpo.no_such_module")
-    pool = MathPool(1, 2.0)
+    monkeypatch.setattr(workers.math_worker, "__name__", "lgrpo.no_such_module")
+    pool = WorkerPool(1, 2.0)
     with pytest.raises(UserError, match="math_verify"):
         pool.judge([("x+1", "1+x")])
 

@@ -13,10 +13,10 @@ from test_score import rollout_of
 from lgrpo.config import DataConfig
 from lgrpo.config.overrides import from_json, load_experiment, parse_overrides, to_json
 from lgrpo.errors import UserError
-from lgrpo.rewards.math_pool import shared_pool
 from lgrpo.rewards.reward import correct_and_short, find_reward, rewards_of
 from lgrpo.rewards.sample import Sample
 from lgrpo.rewards.score import score
+from lgrpo.rewards.workers import shared_pool
 from lgrpo.types import Finish
 
 ROOT = Path(__file__).parents[2]

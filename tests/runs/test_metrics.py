@@ -1,7 +1,7 @@
 """metrics.jsonl is the record of a run: what a kill may do to it, and what it must refuse."""
 
-import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_a_crash_while_rewinding_keeps_the_old_file(tmp_path, monkeypatch):
     with MetricsWriter(tmp_path, PLAIN, 0) as writer:
         writer.write(1, {"reward/mean": 1})
         writer.write(2, {"reward/mean": 2})
-    monkeypatch.setattr(metrics.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         MetricsWriter(tmp_path, PLAIN, 1)
     assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2]
@@ -132,23 +132,6 @@ def test_progress_counts_and_can_be_silent(capsys):
         assert bar.total == 3
     assert list(metrics.progress([1, 2], "x", False)) == [1, 2]
     assert capsys.readouterr().err == ""
-
-
-def test_a_full_disk_in_tensorboards_thread_is_not_lost(tmp_path):
-    writer = MetricsWriter(tmp_path, LoggingConfig(tensorboard=True))
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    writer._board.add_scalar = full
-    writer.write(1, {"reward/mean": 0.5})
-    with pytest.raises(OSError, match="No space left"):
-        writer.write(2, {"reward/mean": 0.5})
-    writer.write(3, {"reward/mean": 0.5})
-    with pytest.raises(OSError, match="No space left"):
-        writer.close()
-    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]  # the file had them before
-    writer.close()
 
 
 @pytest.mark.parametrize(("resume_step", "purged"), [(0, 1), (3, 4)])

@@ -68,7 +68,7 @@ class _Worker:
                 pipe.close()
 
 
-class MathPool:
+class WorkerPool:
     """`size` workers. Not thread-safe."""
 
     def __init__(self, size: int, seconds: float, memory_mb: int = MEMORY_MB, module: str = "", more: Sequence[str] = ()) -> None:
@@ -171,8 +171,8 @@ class MathPool:
 
 
 @functools.lru_cache(maxsize=4)
-def shared_pool(size: int, seconds: float, module: str = "", more: tuple[str, ...] = ()) -> MathPool:
+def shared_pool(size: int, seconds: float, module: str = "", more: tuple[str, ...] = ()) -> WorkerPool:
     """The pool of this process for these settings."""
-    pool = MathPool(size, seconds, module=module, more=more)
+    pool = WorkerPool(size, seconds, module=module, more=more)
     atexit.register(pool.close)
     return pool

@@ -1,0 +1,62 @@
+"""Records, labels and tokenizers that lie in a bucket."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from lgrpo.config import DataConfig
+from lgrpo.data import labels
+from lgrpo.data.prompts import load_tokenizer
+from lgrpo.data.rows import read_rows
+from lgrpo.data.sources import load_records
+from lgrpo.errors import UserError
+from lgrpo.runs import storage
+
+LINE = '{"problem": "p", "cot": "", "answer": "2"}\n'
+
+
+def test_lines_of_json(bucket):
+    data = DataConfig(source="jsonl", path=str(bucket))
+    with pytest.raises(UserError, match=r"gs://.*/train\.jsonl does not exist \(no such folder\)"):
+        load_records(data, "train")
+    storage.write_bytes(bucket / "train.jsonl", b"\xef\xbb\xbf" + 2 * LINE.encode())
+    assert [record["answer"] for record in load_records(data, "train")] == ["2", "2"]
+    storage.write_text(bucket / "test.jsonl", LINE + "{")
+    with pytest.raises(UserError, match=r"gs://.*/test\.jsonl:2: broken JSON"):
+        load_records(data, "test")
+
+
+def test_other_kinds_of_files(bucket):
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    rows = [{"problem": "a,\nb", "answer": "1"}, {"problem": "c", "answer": "2"}]
+    text, packed = io.StringIO(newline=""), io.BytesIO()
+    writer = csv.DictWriter(text, ["problem", "answer"])
+    writer.writeheader()
+    writer.writerows(rows)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), packed)
+    storage.write_text(bucket / "x.csv", text.getvalue())
+    storage.write_bytes(bucket / "x.parquet", packed.getvalue())
+    for name in ("x.csv", "x.parquet"):
+        assert [row for _, row in read_rows(bucket / name, f".{name[2:]}")] == rows
+
+
+def test_a_tokenizer_and_examples(bucket):
+    with pytest.raises(UserError, match=r"data\.tokenizer: gs://.*/none does not exist"):
+        load_tokenizer(DataConfig(tokenizer=f"{bucket}/none"))
+    storage.write_text(bucket / "hf" / "tokenizer.json", load_tokenizer(DataConfig()).inner.to_str())
+    found = load_tokenizer(DataConfig(tokenizer=f"{bucket}/hf"))
+    assert found.vocabulary == load_tokenizer(DataConfig()).vocabulary and "lgrpo-bucket" not in found.name
+
+
+def test_labels_count_once_they_are_whole(bucket, monkeypatch):
+    arrays = {"uid": np.arange(2), "ids": np.zeros((2, 1, 1)), "probs": np.ones((2, 1, 1))}
+    labels.write_labels(bucket / "train", {"split": "train"}, **arrays)
+    assert labels.read_manifest(bucket / "train")["split"] == "train"
+    monkeypatch.setattr(storage, "write_text", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        labels.write_labels(bucket / "train", {"split": "train"}, **arrays)
+    assert labels.read_manifest(bucket / "train") is None
