@@ -90,8 +90,8 @@ def test_an_update_does_the_work_of_one(modules):
 
 
 def test_what_limits_a_phase():
-    cost = Cost(flop=197e12, memory=819e9 / 2, plain=200e9 / 4)
-    assert cost.seconds(CHIPS["TPU v5 lite"]) == {"compute": 1.0, "memory": 0.5, "network": 0.25}
+    found = Cost(flop=197e12, memory=819e9 / 2, plain=200e9 / 4)
+    assert found.seconds(CHIPS["TPU v5 lite"]) == {"compute": 1.0, "memory": 0.5, "network": 0.25}
 
 
 def test_command_line(capsys, monkeypatch):
