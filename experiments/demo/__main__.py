@@ -73,7 +73,8 @@ def finish_stage(
     print(f"\n== {cfg.name}", file=sys.stderr)
     if loop(cfg, folder) == EXIT_PREEMPTED:
         return None
-    evaluate.run(cfg, folder)
+    if evaluate.run(cfg, folder) == EXIT_PREEMPTED:
+        return None
     result = summarise(folder)
     write_json(done, {"config": to_json(cfg), "result": result})
     return result

@@ -1,18 +1,19 @@
 """The study: weights, problems, supervised stages, RL by every method, evaluations, a report. Interrupted anywhere and started again, it goes on.
 
 Run: python -m experiments.smollm2 --budget smoke | cpu | gpu [--workdir runs/smollm2] [--seeds 0 1 2] [--stages exact explicit_grpo]
+     [--transfer DIR]
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import pathlib
 import sys
 from typing import Any
 
 from experiments.demo.__main__ import exit_code, finish_stage, table, write_json
+from experiments.smollm2 import stages
 from experiments.smollm2.stages import BUDGETS, STAGES, Budget, data_settings, stage_config
 from experiments.smollm2.weights import fetch
 from lgrpo.config import ExperimentConfig
@@ -28,12 +29,32 @@ LOOPS = {"sft": sft.run, "train": rl.run}
 COSTS = ("perf/flop_total", "perf/seconds_total")
 
 
-def held_out(cfg: ExperimentConfig, folder: pathlib.Path) -> dict[str, Any] | None:
-    """Evaluation on templates that training never saw; None when a signal stopped it."""
-    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, eval_split="held_out"))
-    if not (folder / "held_out" / "eval.json").exists() and evaluate.run(cfg, folder, out="held_out") == EXIT_PREEMPTED:
+def evaluated(cfg: ExperimentConfig, folder: pathlib.Path, transfer_from: str) -> dict[str, Any] | None:
+    """What is measured of a trained stage beside its own evaluation, to which the arms are added; None when a signal stopped it.
+
+    {"arms", "curve", "held_out": {pass: accuracy}, "transfer": {name: accuracy, noise-free}}. Whatever is there is not made again.
+    """
+    wanted = stages.with_arms(cfg)
+    main = folder / "eval" / "eval.json"
+    if set(_read(main).get("curve", {})) != set(map(str, wanted.evaluation.curve)) and evaluate.run(wanted, folder) == EXIT_PREEMPTED:
         return None
-    return json.loads((folder / "held_out" / "eval.json").read_text())
+    others = folder / "held_out" / "eval.json"
+    if not others.exists() and evaluate.run(stages.held_out(cfg), folder, out="held_out") == EXIT_PREEMPTED:
+        return None
+    if transfer_from and not (folder / "transfer" / "suite.json").exists():
+        moved = stages.transfer(cfg, transfer_from)
+        if evaluate.run(moved, folder, suite=stages.TRANSFER, out="transfer") == EXIT_PREEMPTED:
+            return None
+    found = {name: _read(folder / "transfer" / name / "eval.json") for name in stages.TRANSFER}
+    return {part: _read(main)[part] for part in ("arms", "curve")} | {
+        "held_out": {kind: _read(others)[kind]["pass@1"] for kind in ("noise_free", "sampled")},
+        "transfer": {name: result["noise_free"]["pass@1"] for name, result in found.items() if result},
+    }
+
+
+def _read(file: pathlib.Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file."""
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def costs(name: str, results: dict[str, Any]) -> dict[str, float]:
@@ -44,22 +65,21 @@ def costs(name: str, results: dict[str, Any]) -> dict[str, float]:
     return {cost: own.get(cost, 0.0) + before[cost] for cost in COSTS}
 
 
-def run_seed(folder: pathlib.Path, budget: Budget, seed: int, names: list[str]) -> dict[str, Any] | None:
-    """All stages of a seed: name -> result. None when a signal stopped it."""
+def run_seed(folder: pathlib.Path, budget: Budget, seed: int, names: list[str], transfer_from: str = "") -> dict[str, Any] | None:
+    """All stages of a seed: name -> result. None when a signal stopped it; results.json has what was finished."""
     results: dict[str, Any] = {}
     runs = folder / f"seed{seed}"
     runs.mkdir(parents=True, exist_ok=True)
     for name in names:
         cfg = stage_config(name, folder, budget, seed)
         result = finish_stage(cfg, runs / name, LOOPS[STAGES[name][0]])
-        others = None if result is None else held_out(cfg, runs / name)
+        others = None if result is None else evaluated(cfg, runs / name, transfer_from)
         if result is None or others is None:
             return None
         last = read_metrics(runs / name)[-1]
         results[name] = result | {"own": {cost: last[cost] for cost in COSTS if cost in last}}
-        results[name]["held_out"] = {kind: others[kind]["pass@1"] for kind in ("noise_free", "sampled")}
-        results[name] |= {"with_start": costs(name, results)}
-    write_json(runs / "results.json", results)
+        results[name] |= others | {"with_start": costs(name, results)}
+        write_json(runs / "results.json", _read(runs / "results.json") | results)
     return results
 
 
@@ -81,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     print(json.dumps(gym.write(data_settings(folder, budget))["splits"]))
     names = with_starts(options.stages or list(budget.stages or STAGES))
     for seed in options.seeds or range(budget.seeds):
-        results = run_seed(folder, budget, seed, names)
+        results = run_seed(folder, budget, seed, names, options.transfer)
         if results is None:
             print("interrupted; run the same command again to go on", file=sys.stderr)
             return EXIT_PREEMPTED
@@ -106,6 +126,12 @@ def main() -> int:
         nargs="+",
         default=[],
         help=f"some of {', '.join(STAGES)}, with what they start from; default: all; under smoke one of each kind",
+    )
+    parser.add_argument(
+        "--transfer",
+        default="",
+        metavar="DIR",
+        help=f"also evaluate on {', '.join(stages.TRANSFER)}, read from DIR/<name>_test.jsonl (problem and answer a line)",
     )
     options = parser.parse_args()
     return exit_code(lambda: run(options))

@@ -25,6 +25,10 @@ from lgrpo.data.gym import Gym
 # Templates of gsm_symbolic whose worked solutions are arithmetic from what the problem states, two or three equations each.
 TEMPLATES = (38, 1, 20, 60, 71, 5, 84, 82, 45, 58, 18, 42)
 COMPRESSION, K = 3, 4
+MAX_ANSWER = 10  # tokens of `#### 12` and its end, with room
+KEPT = (0, 1, 2, 3, 4, 6, 8)
+"""Latents that the curve keeps; COMPRESSION times as many tokens of an explicit chain."""
+TRANSFER = ("gsm8k", "svamp", "multiarith")
 # The longest chain has 24 tokens, an answer with its end at most 8; a chain of latents is COMPRESSION times shorter.
 EXPLICIT_LENGTH, LATENT_LENGTH = 40, 24
 
@@ -112,7 +116,7 @@ def _supervised(cfg: ExperimentConfig, name: str, budget: Budget, start: str) ->
         mode="explicit", max_new_tokens=EXPLICIT_LENGTH, latent=LatentConfig(k=1), answer=AnswerConfig(temperature=1.0)
     )
     steps = budget.latent_steps if latent else budget.sft_steps
-    sft = SftConfig(batch_size=budget.batch, max_chain=60, max_answer=10)
+    sft = SftConfig(batch_size=budget.batch, max_chain=60, max_answer=MAX_ANSWER)
     if latent:
         sft = dataclasses.replace(sft, stage="latent", compression=COMPRESSION, superposition="ramp", label_noise=0.3)
     cfg = dataclasses.replace(
@@ -137,3 +141,20 @@ def stage_config(name: str, folder: pathlib.Path, budget: Budget, seed: int) -> 
     train = TrainConfig(num_steps=budget.rl_steps, prompts_per_step=budget.prompts, microbatch=min(4, budget.prompts), init_from=start)
     cfg = dataclasses.replace(cfg, optim=OptimConfig(lr=1e-5), train=train)
     return apply_diff(cfg, changes)
+
+
+def with_arms(cfg: ExperimentConfig) -> ExperimentConfig:
+    """A stage's config with what its thinking carries. It is no part of the stage: arms are added to its finished evaluation."""
+    per = 1 if cfg.rollout.mode == "latent" else COMPRESSION
+    curve = tuple(n * per for n in KEPT if n * per < cfg.rollout.max_new_tokens - 1)
+    return apply_diff(cfg, {"evaluation.arms": True, "evaluation.curve": curve, "evaluation.answer_budget": MAX_ANSWER})
+
+
+def held_out(cfg: ExperimentConfig) -> ExperimentConfig:
+    """Templates that training never saw."""
+    return apply_diff(cfg, {"data.eval_split": "held_out"})
+
+
+def transfer(cfg: ExperimentConfig, folder: str) -> ExperimentConfig:
+    """Problems that people wrote, from <folder>/<name>_test.jsonl. They are longer than those of training."""
+    return apply_diff(cfg, {"data.path": folder, "data.max_prompt": 320, "evaluation.samples": 1})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import pathlib
+import shutil
 import sys
 
 from experiments.demo.__main__ import exit_code
@@ -34,6 +35,7 @@ def fetch(out: pathlib.Path) -> None:
     """Imports the model unless that is done. Errors: UserError where neither source is there."""
     if (out / "config.json").is_file() and (out / "checkpoints").is_dir():
         return
+    shutil.rmtree(out, ignore_errors=True)  # an import that was stopped: config.json comes last
     settings = {"dtype": "float32", "add": TOKENS}
     try:
         cfg = import_hf(REPO, out, **settings)

@@ -1,0 +1,94 @@
+"""What a study wrote, kept small: experiments/smollm2/results/<budget>/seed<n>/<stage>/ holds what the tables of docs/smollm2.md are drawn from.
+
+Run: python -m experiments.smollm2.tables --collect runs/smollm2/cpu
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from typing import Any
+
+from experiments.smollm2.stages import STAGES
+from lgrpo.errors import UserError
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+_KEPT = ("reward/", "eval/", "rollout/", "policy/", "sft/", "perf/")  # areas of metrics
+_COSTS = {"flop": "perf/flop_total", "seconds": "perf/seconds_total"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A finished stage of one seed, as its files say. evaluations: eval.json by folder: eval, held_out, transfer/<name>."""
+
+    seed: int
+    cost: dict[str, float]
+    """flop and seconds of the stage alone; what it did not log is left out."""
+    evaluations: dict[str, dict[str, Any]]
+
+
+def _lines(file: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _without_places(result: dict[str, Any], stage: str) -> dict[str, Any]:
+    """An eval.json that says what was evaluated, and not where that lay on the machine."""
+    about = dict(result.get("about", {}))
+    about |= {name: value for name, value in (("checkpoint", stage), ("data", str(about.get("data")).split(" ")[0])) if name in about}
+    return result | {"about": about}
+
+
+def _collect_stage(source: pathlib.Path, out: pathlib.Path) -> None:
+    out.mkdir(parents=True)
+    rows = [{n: v for n, v in row.items() if n == "step" or n.startswith(_KEPT)} for row in _lines(source / "metrics.jsonl")]
+    (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for file in sorted(source.glob("**/eval.json")):
+        to = out / file.relative_to(source)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_text(json.dumps(_without_places(json.loads(file.read_text()), source.name), indent=1) + "\n", encoding="utf-8")
+
+
+def collect(source: pathlib.Path, out: pathlib.Path = RESULTS) -> list[str]:
+    """Copies the finished stages of a study's folder (<workdir>/<budget>) to out/<budget>, in place of what was there. Returns their names,
+    seed<n>/<stage>. Errors: UserError when none is finished."""
+    done = sorted(file.parent for file in source.glob("seed*/*/stage.json") if file.parent.name in STAGES)
+    if not done:
+        raise UserError(f"{source}: no finished stage there; give the folder of a budget, such as runs/smollm2/cpu")
+    target = out / source.name
+    shutil.rmtree(target, ignore_errors=True)
+    for stage in done:
+        _collect_stage(stage, target / stage.relative_to(source))
+        summary = stage.parent / "results.json"
+        if summary.exists():
+            (target / stage.parent.name / "results.json").write_text(summary.read_text(), encoding="utf-8")
+    if (source / "data" / "dataset.json").exists():
+        shutil.copyfile(source / "data" / "dataset.json", target / "dataset.json")
+    return [str(stage.relative_to(source)) for stage in done]
+
+
+def read(budget: pathlib.Path) -> dict[str, list[Stage]]:
+    """Stages by name, in the order of STAGES, each with its seeds. What is missing is left out."""
+    out: dict[str, list[Stage]] = {}
+    for name in STAGES:
+        for folder in sorted(budget.glob(f"seed*/{name}")):
+            if not (folder / "eval" / "eval.json").exists():
+                continue
+            last = (_lines(folder / "metrics.jsonl") or [{}])[-1]
+            cost = {what: last[metric] for what, metric in _COSTS.items() if metric in last}
+            files = folder.glob("**/eval.json")
+            found = {str(file.parent.relative_to(folder).as_posix()): json.loads(file.read_text()) for file in files}
+            out.setdefault(name, []).append(Stage(int(folder.parent.name.removeprefix("seed")), cost, found))
+    return out
+
+
+def with_start(stages: dict[str, list[Stage]], name: str, seed: int, what: str) -> float | None:
+    """flop or seconds of a stage and of those that it started from; None where one of them is not known."""
+    total, at = 0.0, name
+    while at:
+        found = next((s for s in stages.get(at, []) if s.seed == seed), None)
+        if found is None or what not in found.cost:
+            return None
+        total, at = total + found.cost[what], STAGES[at][1]
+    return total

@@ -1,0 +1,205 @@
+"""The tables and the figure of docs/smollm2.md, from experiments/smollm2/results/ alone: nothing is run.
+
+Run: python -m experiments.smollm2.tables                                # prints the tables
+     python -m experiments.smollm2.tables --collect runs/smollm2/cpu     # takes over what a study wrote, before that
+     python -m experiments.smollm2.tables --write                        # puts them into docs/smollm2.md and draws docs/images/smollm2.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any
+
+from experiments.demo.__main__ import exit_code
+from experiments.smollm2.results import RESULTS, Stage, collect, read, with_start
+from experiments.smollm2.stages import BUDGETS, STAGES, TRANSFER
+from lgrpo.report.plots import Figure, Style, draw_lines, render
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "smollm2.md"
+IMAGES = PAGE.parent / "images"
+BLOCK = re.compile(r"(<!-- tables -->\n).*?(<!-- end of tables -->)", re.S)
+NOT_RUN = "**Not run: there are no results yet, and no claim rests on this page.**\n"
+Stages = dict[str, list[Stage]]
+Pick = Callable[[dict[str, Any]], dict[str, float] | None]
+
+
+def over_seeds(seeds: Sequence[Stage], where: str, pick: Pick) -> dict[str, float] | None:
+    """One interval: of a single seed that over its problems; of several their mean, with the lowest and the highest. None without any."""
+    found = [cell for s in seeds if where in s.evaluations and (cell := pick(s.evaluations[where])) is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    values = [cell["value"] for cell in found]
+    return {"value": fmean(values), "low": min(values), "high": max(values)}
+
+
+def _pass(part: str, name: str) -> Pick:
+    return lambda result: result.get(part, {}).get(name)
+
+
+def _most(result: dict[str, Any]) -> dict[str, float] | None:
+    """pass@k of the largest k."""
+    names = [name for name in result.get("sampled", {}) if name.startswith("pass@")]
+    return result["sampled"][max(names, key=lambda n: int(n[5:]))] if names else None
+
+
+def _part(part: str, name: str, what: str) -> Pick:
+    return lambda result: result.get(part, {}).get(name, {}).get(what)
+
+
+def _shown(cell: dict[str, float] | None, digits: int = 3) -> str:
+    return "–" if cell is None else f"{cell['value']:.{digits}f} [{cell['low']:.{digits}f}, {cell['high']:.{digits}f}]"
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown; "" without rows."""
+    if not rows:
+        return ""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return f"{title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _mean_cost(stages: Stages, name: str, what: str, form: str) -> str:
+    found = [with_start(stages, name, s.seed, what) for s in stages[name]]
+    known = [cost for cost in found if cost is not None]
+    return format(fmean(known), form) if len(known) == len(found) else "–"
+
+
+def _main_table(stages: Stages) -> str:
+    rows = [
+        [
+            name,
+            str(len(seeds)),
+            *(_shown(over_seeds(seeds, "eval", _pass(part, "pass@1"))) for part in ("noise_free", "sampled")),
+            _shown(over_seeds(seeds, "eval", _most)),
+            _shown(over_seeds(seeds, "eval", _pass("noise_free", "chain_tokens")), 2),
+            _mean_cost(stages, name, "flop", ".3g"),
+            _mean_cost(stages, name, "seconds", ".0f"),
+        ]
+        for name, seeds in stages.items()
+    ]
+    ks = {len([n for n in s.evaluations["eval"].get("sampled", {}) if n.startswith("pass@")]) for seeds in stages.values() for s in seeds}
+    most = f"pass@{ks.pop()}" if len(ks) == 1 else "pass@k"
+    columns = ("stage", "seeds", "pass@1 noise-free", "pass@1 sampled", most, "chain steps", "FLOP with start", "seconds with start")
+    return _table("Accuracy on `test`, and what it had cost:", columns, rows)
+
+
+def _arms_table(stages: Stages) -> str:
+    arms = ("free", "forced", "floor", "hardened")
+    rows = [
+        [name, *(_shown(over_seeds(seeds, "eval", _part("arms", arm, "accuracy"))) for arm in arms)]
+        for name, seeds in stages.items()
+        if any(s.evaluations["eval"].get("arms") for s in seeds)
+    ]
+    return _table("What the thinking carries, noise-free on `test` ([evaluation](evaluation.md)):", ("stage", *arms), rows)
+
+
+def _curve_table(stages: Stages) -> str:
+    rows = [
+        [name, str(kept), _shown(over_seeds(seeds, "eval", _part("curve", str(kept), "accuracy")))]
+        for name, seeds in stages.items()
+        for kept in sorted({int(n) for s in seeds for n in s.evaluations["eval"].get("curve", {})})
+    ]
+    return _table("Accuracy when thinking ends after so many steps:", ("stage", "steps kept", "pass@1"), rows)
+
+
+def _others_table(stages: Stages) -> str:
+    wheres = ("held_out", *(f"transfer/{name}" for name in TRANSFER))
+    rows = [
+        [name, *(_shown(over_seeds(seeds, where, _pass("noise_free", "pass@1"))) for where in wheres)]
+        for name, seeds in stages.items()
+        if any(where in s.evaluations for s in seeds for where in wheres)
+    ]
+    return _table("Other problems, noise-free: templates held out of training, and problems that people wrote:", ("stage", *wheres), rows)
+
+
+def markdown(results: pathlib.Path = RESULTS) -> str:
+    """The tables of every budget that has results; NOT_RUN where none has."""
+    parts = []
+    for budget in BUDGETS:
+        stages = read(results / budget)
+        if stages:
+            missing = [name for name in BUDGETS[budget].stages or STAGES if name not in stages]
+            head = f"### Budget `{budget}`\n"
+            note = f"Not run, or not finished: {', '.join(missing)}.\n" if missing else ""
+            tables = [table(stages) for table in (_main_table, _arms_table, _curve_table, _others_table)]
+            parts.append("\n".join(part for part in (head, *tables, note) if part))
+    image = [f"![Accuracy over FLOP: {figure_said(drawn)}](images/smollm2.svg)\n"] if (drawn := _main_figure(results)) else []
+    note = "Intervals: 95 % over problems for one seed; mean, lowest and highest seed for several.\n"
+    return "\n".join([*image, *parts, note]) if parts else NOT_RUN
+
+
+def figure(stages: Stages) -> Figure | None:
+    """Accuracy before and after each RL stage, over the FLOP of everything up to there. None where no RL stage and its start are known."""
+    lines, rows, legend = [], [], {}
+    for name, (kind, start, _) in STAGES.items():
+        if kind != "train" or name not in stages or start not in stages:
+            continue
+        style = Style(len(lines))
+        points, seeds = [], {s.seed for s in stages[name]} & {s.seed for s in stages[start]}
+        for at in (start, name) if seeds else ():
+            spent = [with_start(stages, at, seed, "flop") for seed in sorted(seeds)]
+            cell = over_seeds([s for s in stages[at] if s.seed in seeds], "eval", _pass("noise_free", "pass@1"))
+            if cell is not None and None not in spent:
+                points.append((fmean(spent), cell))
+                rows.append([name, at, fmean(spent), cell])
+        if len(points) == 2:
+            lines.append(([x for x, _ in points], [cell for _, cell in points], style))
+            legend[name] = style
+    if not lines:
+        return None
+    return Figure(
+        key="smollm2",
+        title="SmolLM2-135M: accuracy at equal compute",
+        caption="",
+        alt="",
+        columns=["run", "stage", "FLOP", "pass@1"],
+        rows=rows,
+        draw=draw_lines(lines, xlabel="FLOP of sampling and updates, with all that a stage started from", integer=False),
+        legend=legend,
+        width=6.4,
+        height=3.2,
+    )
+
+
+def figure_said(drawn: Figure) -> str:
+    """What the figure shows, for those who do not see it."""
+    return "; ".join(f"{run}, {at}: {cell['value']:.3f} at {flop:.3g}" for run, at, flop, cell in drawn.rows)
+
+
+def _main_figure(results: pathlib.Path) -> Figure | None:
+    """That of the largest budget that has one."""
+    return next((found for budget in reversed(BUDGETS) if (found := figure(read(results / budget))) is not None), None)
+
+
+def write(results: pathlib.Path = RESULTS, page: pathlib.Path = PAGE, images: pathlib.Path = IMAGES) -> None:
+    """Tables into the page, and the figure beside it."""
+    text = markdown(results)
+    page.write_text(BLOCK.sub(lambda found: f"{found[1]}{text}{found[2]}", page.read_text(encoding="utf-8")), encoding="utf-8")
+    if (drawn := _main_figure(results)) is not None:
+        render(drawn, images)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.smollm2.tables", description=__doc__)
+    parser.add_argument("--collect", type=pathlib.Path, metavar="DIR", help="first take over what the study in DIR wrote")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/smollm2.md and draw the figure")
+    options = parser.parse_args()
+
+    def work() -> int:
+        if options.collect:
+            print(f"collected: {', '.join(collect(options.collect))}", file=sys.stderr)
+        if options.write:
+            write()
+        print(markdown())
+        return 0
+
+    return exit_code(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

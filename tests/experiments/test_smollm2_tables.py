@@ -1,0 +1,106 @@
+"""The study's tables are drawn from what it wrote, whatever part of it there is, and the page says nothing else."""
+
+import json
+
+import pytest
+
+from experiments.smollm2 import tables
+from experiments.smollm2.results import RESULTS, collect, read, with_start
+from lgrpo.errors import UserError
+
+
+def cell(value):
+    return {"value": value, "low": value - 0.05, "high": value + 0.05}
+
+
+def write_stage(folder, accuracy, flop, *, done=True, arms=True, elsewhere=False):
+    """A stage's folder as a study leaves it."""
+    (folder / "eval").mkdir(parents=True)
+    rows = [{"step": 1, "perf/flop_total": flop / 2, "perf/seconds_total": 1.0, "diag/margin": 1.0}, {"step": 2, "perf/flop_total": flop}]
+    rows[1] |= {"perf/seconds_total": 10.0, "reward/mean": 0.5, "time/step_s": 1.0}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = {"about": {"checkpoint": str(folder), "data": f"jsonl {folder}", "split": "test"}, "problems": 20}
+    result |= {"noise_free": {"pass@1": cell(accuracy), "chain_tokens": cell(6.5)}}
+    result |= {"sampled": {f"pass@{k}": cell(accuracy - 0.1 + 0.02 * k) for k in range(1, 9)}}
+    if arms:
+        result["arms"] = {name: {"accuracy": cell(accuracy - 0.1 * i)} for i, name in enumerate(("free", "forced", "floor"))}
+        result["curve"] = {"10": {"accuracy": cell(0.31)}, "2": {"accuracy": cell(0.21)}}
+    for name in ["eval", *["held_out", "transfer/svamp"] * elsewhere]:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "eval.json").write_text(json.dumps(result))
+    if done:
+        (folder / "stage.json").write_text("{}")
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Two seeds of the start, one of what follows, a stage in the middle of its training, and one whose start is not there."""
+    root = tmp_path / "runs" / "cpu"
+    for seed in (0, 1):
+        write_stage(root / f"seed{seed}" / "explicit_sft", 0.5 + 0.1 * seed, 1e12 * (seed + 1), elsewhere=True)
+    write_stage(root / "seed0" / "explicit_grpo", 0.7, 4e12)
+    write_stage(root / "seed0" / "latent_sft", 0.4, 2e12, done=False)
+    write_stage(root / "seed1" / "exact", 0.6, 8e12, arms=False)
+    (root / "seed0" / "results.json").write_text("{}")
+    return root
+
+
+def test_what_a_study_wrote_is_taken_over_small_and_without_its_places(study, tmp_path):
+    out = tmp_path / "results"
+    (out / "cpu" / "seed7" / "paper").mkdir(parents=True)  # of an earlier study
+    assert collect(study, out) == ["seed0/explicit_grpo", "seed0/explicit_sft", "seed1/exact", "seed1/explicit_sft"]
+    files = {str(file.relative_to(out / "cpu")): file.read_text() for file in out.rglob("*.json*")}
+    assert str(tmp_path) not in "".join(files.values()) and '"jsonl"' in files["seed0/explicit_sft/transfer/svamp/eval.json"]
+    assert not any("paper" in name or "latent_sft" in name for name in files) and "seed0/results.json" in files
+    kept = [set(json.loads(line)) for line in files["seed0/explicit_grpo/metrics.jsonl"].splitlines()]
+    assert kept == [{"step", "perf/flop_total", "perf/seconds_total"}, {"step", "perf/flop_total", "perf/seconds_total", "reward/mean"}]
+    with pytest.raises(UserError, match="no finished stage"):
+        collect(tmp_path / "nothing", out)
+
+
+def test_tables_hold_the_numbers_of_the_files_and_dashes_where_there_are_none(study, tmp_path):
+    out = tmp_path / "results"
+    collect(study, out)
+    stages = read(out / "cpu")
+    assert list(stages) == ["explicit_sft", "exact", "explicit_grpo"]
+    assert with_start(stages, "explicit_grpo", 0, "flop") == 5e12 and with_start(stages, "exact", 1, "flop") is None
+    text = tables.markdown(out)
+    rows = [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| e")]
+    main = {row[0]: row[1:] for row in rows[:3]}
+    # Of two seeds the mean with the lowest and the highest, of one its own interval; pass@8 is the largest k.
+    assert main["explicit_sft"][:2] == ["2", "0.550 [0.500, 0.600]"] and main["explicit_sft"][-2:] == ["1.5e+12", "10"]
+    assert main["explicit_grpo"] == [
+        "1",
+        "0.700 [0.650, 0.750]",
+        "0.620 [0.570, 0.670]",
+        "0.760 [0.710, 0.810]",
+        "6.50 [6.45, 6.55]",
+        "5e+12",
+        "20",
+    ]
+    assert main["exact"][-2:] == ["–", "–"] and "pass@8" in text
+    assert ["explicit_grpo", "0.700 [0.650, 0.750]", "0.600 [0.550, 0.650]", "0.500 [0.450, 0.550]", "–"] in rows
+    assert text.index("| explicit_grpo | 2 |") < text.index("| explicit_grpo | 10 |")
+    assert ["explicit_sft", "0.550 [0.500, 0.600]", "–", "0.550 [0.500, 0.600]", "–"] in rows
+    assert "Not run, or not finished: latent_sft, exact_k2" in text and tables.NOT_RUN not in text
+
+
+def test_the_page_gets_tables_and_figure_and_keeps_its_text(study, tmp_path):
+    out, page = tmp_path / "results", tmp_path / "page.md"
+    page.write_text(f"before\n<!-- tables -->\n{tables.NOT_RUN}<!-- end of tables -->\nafter\n")
+    tables.write(out, page, tmp_path / "images")
+    assert tables.NOT_RUN in page.read_text() and not (tmp_path / "images").exists()
+    collect(study, out)
+    for _ in range(2):
+        tables.write(out, page, tmp_path / "images")
+        said = page.read_text()
+        assert said == f"before\n<!-- tables -->\n{tables.markdown(out)}<!-- end of tables -->\nafter\n"
+    assert "![Accuracy over FLOP: explicit_grpo, explicit_sft: 0.500 at 1e+12; explicit_grpo, explicit_grpo: 0.700 at 5e+12]" in said
+    assert (tmp_path / "images" / "smollm2.svg").exists()
+
+
+def test_the_documents_numbers_are_those_of_the_results():
+    """While the folder is empty, the page says that nothing was run."""
+    said = tables.BLOCK.search(tables.PAGE.read_text(encoding="utf-8"))
+    assert said is not None and said[0] == f"{said[1]}{tables.markdown(RESULTS)}{said[2]}"
+    assert (tables.IMAGES / "smollm2.svg").exists() == ("images/smollm2.svg" in said[0])
