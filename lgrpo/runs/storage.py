@@ -134,9 +134,14 @@ def errors() -> tuple[type[BaseException], ...]:
     return (OSError, TimeoutError, HttpError, aiohttp.ClientError, GoogleAPIError, GoogleAuthError)
 
 
+def masked(text: str) -> str:
+    """A text without what could be a credential."""
+    return _SECRET.sub(lambda m: f"{m[1] or ''}...", text)
+
+
 def clean(text: object) -> str:
-    """An error's text on one line, of bounded length and without what could be a credential."""
-    return _SECRET.sub(lambda m: f"{m[1] or ''}...", " ".join(str(text).split()))[:300]
+    """An error's text on one line, of bounded length and masked."""
+    return masked(" ".join(str(text).split()))[:300]
 
 
 def reason(error: BaseException) -> str:
