@@ -125,9 +125,9 @@ def constrain(x: jax.Array, *spec: Any) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
-def constrain_batch(x: jax.Array) -> jax.Array:
-    """Leading axis over data and fsdp, when it divides: prompts of a small evaluation batch may not."""
+def constrain_batch(x: jax.Array, axis: int = 0) -> jax.Array:
+    """One axis over data and fsdp, when it divides: prompts of a small evaluation batch may not."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or x.shape[0] % batch_ways(mesh):
+    if mesh.empty or x.shape[axis] % batch_ways(mesh):
         return x
-    return constrain(x, BATCH_AXES)
+    return constrain(x, *[None] * axis, BATCH_AXES)

@@ -22,7 +22,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=int, default=0, help="number of devices to check against; default: those of this machine")
     parser.add_argument("--mesh-table", type=int, nargs="+", metavar="N", help="print where every tensor lies on a mesh of N devices")
     parser.add_argument("--memory", action="store_true", help="compile the run's programs and print their memory per device")
-    target = "with --memory: a TPU to compile for, v5e:2x4; needs libtpu, not a TPU"
+    cost = "compile the run's programs and print their operations and bytes per device, and what limits each on the chip of --target"
+    parser.add_argument("--cost", action="store_true", help=cost)
+    target = "with --memory or --cost: a TPU to compile for, v5e:2x4; needs libtpu, not a TPU"
     parser.add_argument("--target", default="", metavar="TOPOLOGY", help=target)
 
 
@@ -44,6 +46,12 @@ def run(options: argparse.Namespace, cfg: Any, remake: Remake) -> int:
         from lgrpo.train.memory import memory_table, target_devices
 
         print(memory_table(cfg, target_devices(options.target, options.devices), rl=kind != "sft"))
+        return 0
+    if options.cost:
+        from lgrpo.train.cost import cost_table
+        from lgrpo.train.memory import target_devices
+
+        print(cost_table(cfg, target_devices(options.target, options.devices), rl=kind != "sft"))
         return 0
     if kind == "sft" and check.takes_stage(options.experiment):
         cfg = apply_diff(remake(options.stage), {"sft.stage": options.stage})

@@ -31,7 +31,7 @@ from lgrpo.latent.law import Law
 # A run may be continued with other values here; any other change would make it another experiment.
 RESUME_MAY_CHANGE = (
     *("name", "train.num_steps", "train.log_every", "train.diagnostics", "train.compilation_cache", "train.start_timeout"),
-    *("logging", "checkpoint", "evaluation", "mesh", "sft.packing"),
+    *("train.profile_steps", "logging", "checkpoint", "evaluation", "mesh", "sft.packing"),
 )
 _LATENT, _LAW = "rollout.latent", "rollout.latent.law"
 ADDED = {
@@ -39,6 +39,7 @@ ADDED = {
     "rollout.cache_parts": 1,
     "checkpoint.rollback": None,
     "train.start_timeout": 300.0,
+    "train.profile_steps": None,
     "logging.alarms.uninformative_steps": 20,
     "logging.alarms.nan_above": 0.0,
     "sft.packing": False,

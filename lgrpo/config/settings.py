@@ -252,6 +252,8 @@ class TrainConfig:
     """Seconds that the processes of a run wait for each other at the start."""
     log_every: Count = 1
     """Steps between two lines of metrics."""
+    profile_steps: tuple[Count, Count] | None = None
+    """Write a trace of the steps from the first number up to, not including, the second into <workdir>/profile; None: none (docs/performance.md)."""
     diagnostics: Literal["off", "cheap", "full"] = "full"
     """RL: the diag/ metrics (docs/diagnostics.md). cheap: those from the recorded rollout and the replayed log-probs; full: also those that look at
     the whole vocabulary (the noiseless top-K and the end of thinking at latent steps)."""

@@ -45,6 +45,8 @@ def _ranges(cfg: ExperimentConfig) -> Iterator[str]:
         yield f"evaluation.noise_scale={cfg.evaluation.noise_scale}: use a number >= 0, or -1 for the noise of training"
     if any(scale < 0 for scale in cfg.evaluation.noise_sweep) or len(set(cfg.evaluation.noise_sweep)) < len(cfg.evaluation.noise_sweep):
         yield f"evaluation.noise_sweep={cfg.evaluation.noise_sweep}: use numbers >= 0, each once"
+    if (traced := cfg.train.profile_steps) is not None and not traced[0] < traced[1]:
+        yield f"train.profile_steps={traced}: the second number is the first step that is not traced; use for instance (10, 13)"
     curve, length = cfg.evaluation.curve, cfg.rollout.max_new_tokens
     if any(not 0 <= kept < length - 1 for kept in curve) or len(set(curve)) < len(curve):
         yield f"evaluation.curve={curve}: use numbers >= 0, each once, that leave room in rollout.max_new_tokens={length} for an answer"

@@ -13,7 +13,8 @@ from lgrpo.config import RolloutConfig
 from lgrpo.latent.draw import block_masses, rest_mass, top_k
 from lgrpo.latent.law import Step, TokenLogps
 from lgrpo.latent.mixture import embed_mixture, mix_rows
-from lgrpo.models.decoder import project, unembedding
+from lgrpo.models.decoder import project, unembedding, whole_table
+from lgrpo.sharding import constrain_batch
 from lgrpo.types import Params
 
 BANNED = -1e30  # finite, so that 0 * logit and logit - logit stay finite
@@ -169,13 +170,15 @@ def _sliced(plan: _Plan, table: jax.Array, slices: _Positions) -> TokenLogps:
     of K gathers is K numbers written into one array and not an array of its own; and a frozen table, as in RL, needs no second pass over the
     vocabulary, because all that its gradient takes from the logits is one expected row of the table.
     """
-    return jax.lax.map(lambda at: _forward_slice(plan, table, at, backward=False, frozen=False).out, slices)
+    whole = whole_table(table)
+    return jax.lax.map(lambda at: _forward_slice(plan, whole, at, backward=False, frozen=False).out, slices)
 
 
 def _sliced_forward(plan: _Plan, table: Any, slices: Any) -> tuple[TokenLogps, tuple[Any, ...]]:
     frozen = not table.perturbed
     table, slices = table.value, jax.tree.map(lambda x: x.value, slices)
-    saved = jax.lax.map(lambda at: _forward_slice(plan, table, at, backward=True, frozen=frozen), slices)
+    whole = whole_table(table)
+    saved = jax.lax.map(lambda at: _forward_slice(plan, whole, at, backward=True, frozen=frozen), slices)
     return _shown(plan, saved.out), (table, slices, saved)
 
 
@@ -187,8 +190,10 @@ def _sliced_backward(plan: _Plan, residuals: tuple[Any, ...], cotangent: TokenLo
         hidden = jax.lax.map(lambda xs: _backward_slice(plan, table, *xs)[0], (slices, saved, like))
         return None, _Positions(hidden, None, None, None)
 
+    whole = whole_table(table)
+
     def body(total: jax.Array, xs: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
-        hidden, part = _backward_slice(plan, table, *xs)
+        hidden, part = _backward_slice(plan, whole, *xs)
         return total + part, hidden
 
     total, hidden = jax.lax.scan(body, jnp.zeros(table.shape, jnp.float32), (slices, saved, like))
@@ -202,6 +207,7 @@ def _is_zero(x: Any) -> bool:
 _sliced.defvjp(_sliced_forward, _sliced_backward, symbolic_zeros=True)
 
 
+@jax.named_scope("vocabulary")
 def chunked_logps(
     params: Params,
     hidden: jax.Array,
@@ -227,7 +233,8 @@ def chunked_logps(
 
     def slices(x: jax.Array, fill: float = 0) -> jax.Array:
         x = jnp.pad(x, [(0, 0), (0, count * width - length)] + [(0, 0)] * (x.ndim - 2), constant_values=fill)
-        return jnp.moveaxis(x.reshape(rows, count, width, *x.shape[2:]), 1, 0).reshape(count, rows * width, *x.shape[2:])
+        x = jnp.moveaxis(x.reshape(rows, count, width, *x.shape[2:]), 1, 0).reshape(count, rows * width, *x.shape[2:])
+        return constrain_batch(x, axis=1)
 
     table = unembedding(params).astype(hidden.dtype)
     ids = _with_end(ids, banned_id) if with_end else ids

@@ -81,6 +81,7 @@ def replay_logps(*args: Any, **settings: Any) -> jax.Array:
     return replay(*args, **settings)[0]
 
 
+@jax.named_scope("replay")
 def replay(
     params: Params,
     prompts: PromptBatch,

@@ -184,6 +184,7 @@ def settle(
     )
 
 
+@jax.named_scope("sample")
 def choose_step(
     params: Params, hidden: jax.Array, keys: jax.Array, thinking: jax.Array, step: jax.Array, noise_scale: jax.Array, cfg: ExperimentConfig
 ) -> tuple[_Step, jax.Array]:

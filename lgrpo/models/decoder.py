@@ -18,7 +18,7 @@ from lgrpo.models import flash
 from lgrpo.models.attention import attend, attend_group, attend_step
 from lgrpo.models.kv_cache import GroupCache, write_step
 from lgrpo.models.lora import is_low_rank
-from lgrpo.sharding import constrain_batch
+from lgrpo.sharding import TRAIN_RULES, constrain, constrain_batch
 from lgrpo.types import Params
 
 # (q [B,S,H,Dh], k [B,S,Kv,Dh], v, per-layer extras) -> (output [B,S,H,Dh], per-layer result)
@@ -115,6 +115,11 @@ def unembedding(params: Params) -> jax.Array:
     return params["unembed"] if "unembed" in params else params["embed"].T
 
 
+def whole_table(table: jax.Array) -> jax.Array:
+    """An output projection [D, V] gathered over data and fsdp: what reads it slice by slice would gather it for every slice."""
+    return constrain(table, None, TRAIN_RULES["vocab"])
+
+
 def logits_of(params: Params, hidden: jax.Array) -> jax.Array:
     """Float32 logits [..., V] of a few positions (decode steps, chunks). hidden [..., D]."""
     return project(hidden, unembedding(params).astype(hidden.dtype))
@@ -155,6 +160,7 @@ def forward_packed(params: Params, cfg: ModelConfig, embeds: jax.Array, position
     return run_blocks(params, cfg, embeds, positions, attention)[0]
 
 
+@jax.named_scope("prefill")
 def prefill(params: Params, cfg: ModelConfig, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Prompts tokens [B,P], mask [B,P] -> hidden of the last position [B,D], keys and values [L,B,P,Kv,Dh]."""
     visible, backend = causal_mask(mask), flash.attention_backend(cfg, tokens.shape[1])
@@ -167,6 +173,7 @@ def prefill(params: Params, cfg: ModelConfig, tokens: jax.Array, mask: jax.Array
     return hidden[:, -1], k, v
 
 
+@jax.named_scope("decode")
 def decode_step(
     params: Params, cfg: ModelConfig, embeds: jax.Array, step: jax.Array, cache: GroupCache, column: jax.Array | None = None
 ) -> tuple[jax.Array, GroupCache]:

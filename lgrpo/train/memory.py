@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -92,11 +93,20 @@ def _placed(tree: Any, where: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
-def _phase(name: str, lowered: Any, resident: int) -> Phase:
-    stats = lowered.compile().memory_analysis()
+@dataclasses.dataclass(frozen=True)
+class PhaseProgram:
+    """A program of a run, for abstract arguments on a mesh."""
+
+    name: str
+    lower: Callable[[], Any]  # makes the jax.stages.Lowered
+    resident: int  # bytes per device of what lies there besides its arguments
+
+
+def _phase(program: PhaseProgram) -> Phase:
+    stats = program.lower().compile().memory_analysis()
     return Phase(
-        name,
-        resident,
+        program.name,
+        program.resident,
         stats.argument_size_in_bytes,
         stats.output_size_in_bytes - stats.alias_size_in_bytes,
         stats.temp_size_in_bytes,
@@ -114,7 +124,16 @@ def _shared(weights: Any, params: Any) -> int:
     return sum(_bytes(w) for w, s in zip(jax.tree.leaves(weights), jax.tree.leaves(same), strict=True) if s)
 
 
-def _rl_phases(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> list[Phase]:
+def abstract_batch(cfg: ExperimentConfig, mesh: Mesh) -> TrainBatch:
+    """What an RL step is trained on, as shapes."""
+    rows = cfg.train.prompts_per_step
+    record = jax.eval_shape(lambda: group(empty_record(rows * cfg.rollout.group_size, cfg.rollout), cfg.rollout.group_size))
+    shape = record.mask.shape
+    batch = TrainBatch(_prompts(cfg, rows), record, jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, bool))
+    return _placed(batch, batch_sharding(mesh))
+
+
+def _rl_programs(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> list[PhaseProgram]:
     rows, over_batch = cfg.train.prompts_per_step, batch_sharding(mesh)
     computed = jax.eval_shape(lambda p: compute_params(merged_weights(p, cfg.algo.lora), cfg.model), state.params)
     weights = _placed(computed, param_shardings(cfg.model, mesh, ROLLOUT_RULES))
@@ -122,17 +141,14 @@ def _rl_phases(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> list[Phase]:
     prompts = _placed(_prompts(cfg, rows), over_batch)
     key = _placed(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh))
     resident = _bytes(state) - shared
-    if cfg.rollout.decode == "refill":
-        decode = _phase("rollout", lower_chunk(weights, prompts, key, cfg=cfg), resident)
-    else:
-        decode = _phase("rollout", rollout_step.lower(weights, prompts, key, cfg=cfg), resident)
-    record = jax.eval_shape(lambda: group(empty_record(rows * cfg.rollout.group_size, cfg.rollout), cfg.rollout.group_size))
-    shape = record.mask.shape
-    batch = TrainBatch(prompts, record, jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, bool))
-    return [decode, _phase("update", train_step.lower(state, _placed(batch, over_batch), cfg=cfg), 0)]
+    decode = lower_chunk if cfg.rollout.decode == "refill" else rollout_step.lower
+    return [
+        PhaseProgram("rollout", lambda: decode(weights, prompts, key, cfg=cfg), resident),
+        PhaseProgram("update", lambda: train_step.lower(state, abstract_batch(cfg, mesh), cfg=cfg), 0),
+    ]
 
 
-def _sft_phase(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> Phase:
+def _sft_program(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> PhaseProgram:
     """Shapes as data.pipeline.sft_stream makes them. Of packed rows the most there can be: the table of lengths is not at hand here."""
     rows, chain, k = cfg.sft.batch_size, cfg.sft.max_chain, cfg.rollout.latent.k
     latents = -(-chain // cfg.sft.compression)
@@ -149,18 +165,25 @@ def _sft_phase(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> Phase:
         slices = rows // cfg.train.microbatch if cfg.train.microbatch else 1
         for name, width in (("pack_inputs", cfg.data.max_prompt + steps - 1), ("pack_steps", steps)):
             batch[name] = jax.ShapeDtypeStruct((rows // slices, slices, width), jnp.int32)
-    return _phase("update", sft_step.lower(state, _placed(batch, batch_sharding(mesh)), cfg=cfg), 0)
+    return PhaseProgram("update", lambda: sft_step.lower(state, _placed(batch, batch_sharding(mesh)), cfg=cfg), 0)
 
 
-def predict(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) -> list[Phase]:
-    """The phases of training, compiled for `devices`. cfg must be resolved. Errors: UserError for a mesh that does not fit."""
-    mesh = make_mesh(cfg.mesh, devices)
+def programs(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> list[PhaseProgram]:
+    """The programs of training, to be lowered under jax.set_mesh(mesh). cfg must be resolved. Errors: UserError for a mesh that does not fit."""
     try:
         state = abstract_state(cfg, mesh, rl=rl)
     except ValueError as error:
-        raise UserError(f"{len(devices)} devices: {error}") from error
+        raise UserError(f"{mesh.size} devices: {error}") from error
     with jax.set_mesh(mesh):
-        return _rl_phases(cfg, mesh, state) if rl else [_sft_phase(cfg, mesh, state)]
+        return _rl_programs(cfg, mesh, state) if rl else [_sft_program(cfg, mesh, state)]
+
+
+def predict(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) -> list[Phase]:
+    """The phases of training, compiled for `devices`. cfg and errors: as for programs."""
+    mesh = make_mesh(cfg.mesh, devices)
+    phases = programs(cfg, mesh, rl=rl)
+    with jax.set_mesh(mesh):
+        return [_phase(program) for program in phases]
 
 
 def _parts(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> dict[str, int]:
@@ -185,11 +208,17 @@ def _mib(size: int) -> str:
     return f"{size / 2**20:,.1f}"
 
 
-def memory_table(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) -> str:
-    """What `check --memory` prints: known tensors, then phases, in MiB per device. Errors: as predict."""
+def checked(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) -> ExperimentConfig:
+    """cfg resolved and fit for so many devices. Errors: UserError."""
     if not cfg.model.vocab_size:
         cfg = resolve(cfg, load_tokenizer(cfg.data))
     require_valid(cfg, device_count=len(devices), kind="train" if rl else "sft")
+    return cfg
+
+
+def memory_table(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) -> str:
+    """What `check --memory` prints: known tensors, then phases, in MiB per device. Errors: as predict."""
+    cfg = checked(cfg, devices, rl=rl)
     phases = predict(cfg, devices, rl=rl)
     kind = devices[0].device_kind
     lines = [[p.name, *map(_mib, (p.resident, p.arguments, p.outputs, p.temporary, p.peak))] for p in phases]

@@ -26,6 +26,7 @@ from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
 from lgrpo.train.compute import Flop
 from lgrpo.train.guards import Guards
 from lgrpo.train.health import check_rewards, evaluation_metrics, should_save, summary
+from lgrpo.train.profile import Profile
 from lgrpo.train.setup import Session, agree_on_records, open_session, publish
 from lgrpo.train.steps.rl import SAMPLING, make_train_batch, rollout_step, train_step, winner_step
 from lgrpo.types import Params, PromptBatch, Rollout, Scored, TrainState
@@ -62,8 +63,9 @@ def train(session: Session, stop: StopFlag) -> int:
 
     if session.pending is not None and not _finish_step(session, stop):
         return EXIT_PREEMPTED
-    with progress(cfg.train.num_steps, "rl", cfg.logging.progress, initial=session.start) as bar:
+    with progress(cfg.train.num_steps, "rl", cfg.logging.progress, initial=session.start) as bar, Profile(cfg, session.workdir) as profile:
         for step in range(session.start, cfg.train.num_steps):
+            profile.before(step + 1)
             timer, started, resume_point = Timer(), time.perf_counter(), data.get_state()
             compiled = session.clock.total
             groups, new_buffer, measure = _experience(session, state.params, data, buffer, step, timer, stop)

@@ -23,6 +23,7 @@ from lgrpo.runs.storage import PathLike
 from lgrpo.sharding import batch_ways, put_batch
 from lgrpo.train.guards import Guards
 from lgrpo.train.health import evaluation_metrics, should_evaluate, should_save, summary
+from lgrpo.train.profile import Profile
 from lgrpo.train.setup import Session, agree_on_records, open_session
 from lgrpo.train.steps.sft import sft_losses, sft_step, sft_weights
 from lgrpo.types import TrainState
@@ -144,11 +145,15 @@ def train(session: Session, stop: StopFlag) -> int:
             _save(session, done, state, data, extra, measured)
         return 0 if finished else EXIT_PREEMPTED if stopping else None
 
-    with progress(cfg.train.num_steps, cfg.sft.stage, cfg.logging.progress, initial=session.start) as bar:
+    with (
+        progress(cfg.train.num_steps, cfg.sft.stage, cfg.logging.progress, initial=session.start) as bar,
+        Profile(cfg, session.workdir) as profile,
+    ):
         code = None if session.pending is None else conclude(session.start, session.pending)
         for done in range(session.start + 1, cfg.train.num_steps + 1):
             if code is not None:
                 break
+            profile.before(done)
             started, compiled = time.perf_counter(), session.clock.total
             batch = next(data)
             placed = put_batch(batch, session.mesh)

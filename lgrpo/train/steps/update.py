@@ -13,6 +13,7 @@ import optax
 
 from lgrpo.config import ExperimentConfig, LoraConfig
 from lgrpo.models.lora import attach, merge
+from lgrpo.sharding import constrain_batch
 from lgrpo.train.optimizer import join, learning_rate, make_optimizer, norm_in_float32, split
 from lgrpo.types import Max, Mean, Params, TrainState
 
@@ -58,8 +59,8 @@ def init_state(params: Params, cfg: ExperimentConfig, *, rl: bool) -> TrainState
 
 
 def slices_of(tree: Any, count: int) -> Any:
-    """[B, ...] -> [count, B / count, ...]."""
-    return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), tree)
+    """[B, ...] -> [count, B / count, ...]; every part on all devices, or the reshape would leave each to a few of them."""
+    return jax.tree.map(lambda x: constrain_batch(x.reshape(count, x.shape[0] // count, *x.shape[1:]), axis=1), tree)
 
 
 def accumulate(loss_and_grad: Callable[[Any], tuple[Any, Any]], parts: Any) -> tuple[Any, Any]:
@@ -85,6 +86,7 @@ def last_rate(state: TrainState, cfg: ExperimentConfig, total: int) -> jax.Array
     return jnp.asarray(learning_rate(cfg.optim, total)(jnp.maximum(updates_done(state) - 1, 0)))
 
 
+@jax.named_scope("optimizer")
 def apply_update(
     state: TrainState, grads: Params, cfg: ExperimentConfig, total: int, empty: jax.Array | bool = False
 ) -> tuple[TrainState, Metrics]:
