@@ -24,12 +24,12 @@ def key_for(seed: int | jax.Array, step: int | jax.Array, stream: Stream) -> jax
     if isinstance(seed, int):
         if seed < 0:
             raise ValueError(f"seed: {seed} is negative; use a number >= 0")
-        seed = np.uint32(seed)  # an array, so that another seed is not another program
+        return _folded(np.uint32(seed), step, int(stream))  # an array, so that another seed is not another program
     return _folded(seed, step, int(stream))
 
 
 @functools.partial(jax.jit, static_argnames=("stream",))  # one program instead of three
-def _folded(seed: jax.Array, step: int | jax.Array, stream: int) -> jax.Array:
+def _folded(seed: jax.Array | np.uint32, step: int | jax.Array, stream: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), stream)
 
 

@@ -65,7 +65,8 @@ class Rollout:
     @property
     def forced(self) -> Array:
         """Thinking was ended by max_latent, bool [N]: also where the answer was cut later, which Finish.FORCED_EXIT leaves out."""
-        return (self.mask & ~self.loss_mask).any(-1)
+        cut: Any = self.mask & ~self.loss_mask
+        return cut.any(-1)
 
 
 @struct.dataclass

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import itertools
 import json
 import re
 import shlex
@@ -91,7 +92,8 @@ LINES = sorted({(page, line) for file in PAGES for page, line in lines(file)})
 
 def words(line):
     """What the shell would pass on, with stand-ins; a folder in place of a bucket, which parsing would ask for."""
-    return [STAND_INS.get(word, word).replace("gs://", "runs/") for word in shlex.split(line, comments=True)]
+    given = itertools.takewhile(lambda word: word not in ("|", "||", "&", ">"), shlex.split(line, comments=True))
+    return [STAND_INS.get(word, word).replace("gs://", "runs/").replace("$seed", "0") for word in given]
 
 
 def parsed(argv, patch):

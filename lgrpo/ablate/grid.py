@@ -16,6 +16,7 @@ from lgrpo.config import ExperimentConfig
 from lgrpo.config.overrides import apply_diff, load_experiment, run_file, to_json
 from lgrpo.config.validate import validate
 from lgrpo.errors import UserError
+from lgrpo.runs.storage import Place
 
 FOLDER = Path("experiments") / "sweeps"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -44,7 +45,7 @@ class Job:
     cell: str
     seed: int
     cfg: ExperimentConfig
-    folder: Path
+    folder: Place
 
     @property
     def name(self) -> str:
@@ -144,7 +145,7 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def plan(experiment: Path, grid: Grid, seeds: Sequence[int], settings: Mapping[str, Any], workdir: Path) -> list[Job]:
+def plan(experiment: Path, grid: Grid, seeds: Sequence[int], settings: Mapping[str, Any], workdir: Place) -> list[Job]:
     """Jobs, all cells of a seed together, so that differences exist early. `settings` change the base, a cell's difference comes after them.
 
     In train.init_from `{seed}` becomes the seed and, in a cell's, `{init_from}` that of the base. Errors: UserError for an unknown field, a

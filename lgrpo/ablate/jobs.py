@@ -13,10 +13,12 @@ from typing import Any
 from lgrpo.ablate.grid import Job
 from lgrpo.config.overrides import to_json
 from lgrpo.errors import UserError
-from lgrpo.runs.storage import write_text
+from lgrpo.runs import storage
+from lgrpo.runs.storage import Place, write_text
 
 STEPS = ("train", "eval")
 DONE, TIMES, SETTINGS, EXPERIMENT = "done.json", "times.json", "cell.json", "experiment.py"
+_DESKS = "~/.cache/lgrpo/ablate"
 PYTHON = (sys.executable, "-m", "lgrpo")
 _TEXT = '''"""Cell {cell} with seed {seed} of an ablation; its settings are in cell.json beside this file.
 
@@ -52,12 +54,23 @@ def mark_finished(job: Job) -> None:
     write_text(job.folder / DONE, json.dumps(_fingerprint(job), indent=1) + "\n")
 
 
+def desk(folder: Place) -> Path:
+    """Where the files lie that processes of this machine open: the folder itself, or for one in a bucket a folder of this machine."""
+    return Path(_DESKS).expanduser() / str(folder).removeprefix("gs://") if storage.remote(folder) else folder
+
+
 def write_job(job: Job) -> None:
     """The experiment's file and its settings. A folder begun with other settings is refused later, by the run itself."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    file = job.folder / EXPERIMENT
+    file = desk(job.folder) / EXPERIMENT
     write_text(file, _TEXT.format(cell=job.cell, seed=job.seed, file=file, folder=job.folder))
-    write_text(job.folder / SETTINGS, json.dumps(_fingerprint(job), indent=1) + "\n")
+    write_text(file.with_name(SETTINGS), json.dumps(_fingerprint(job), indent=1) + "\n")
+    keep(job)
+
+
+def keep(job: Job) -> None:
+    """Puts what lies on the desk, logs too, into the job's folder, where that is another."""
+    if storage.remote(job.folder):
+        storage.upload(desk(job.folder), job.folder)
 
 
 def add_time(job: Job, step: str, wall: float, cpu: float | None) -> None:
@@ -78,7 +91,7 @@ def read_times(job: Job) -> dict[str, dict[str, Any]]:
 
 def command(job: Job, step: str, python: Sequence[str] = PYTHON) -> list[str]:
     """Command line of a step ("train" or "eval") on this machine."""
-    return [*python, step, str(job.folder / EXPERIMENT), "--workdir", str(job.folder)]
+    return [*python, step, str(desk(job.folder) / EXPERIMENT), "--workdir", str(job.folder)]
 
 
 def remote_command(

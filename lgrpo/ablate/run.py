@@ -17,6 +17,7 @@ from lgrpo.ablate import jobs as on_disk
 from lgrpo.ablate.grid import Job
 from lgrpo.errors import UserError
 from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
+from lgrpo.runs.storage import Place
 
 _POLL_S = 0.1
 _LOCK_S = 10.0  # killed runs need a moment to go
@@ -81,13 +82,14 @@ def make_slots(jobs: int, hosts: Sequence[str], cores: Sequence[int]) -> list[Sl
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[int]:
-    """Only one ablation works in a folder. Its runs inherit the lock, so one that outlived its ablation keeps the next from starting.
+def locked(workdir: Place) -> Iterator[int]:
+    """Only one ablation of this machine works in a folder. Its runs inherit the lock, so one that outlived its ablation keeps the next from starting.
 
     Yields the file descriptor. Errors: UserError.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("w") as file:
+    desk = on_disk.desk(workdir)
+    desk.mkdir(parents=True, exist_ok=True)
+    with (desk / ".lock").open("w") as file:
         until = time.monotonic() + _LOCK_S
         while True:
             try:
@@ -106,7 +108,7 @@ def _start(job: Job, slot: Slot, step: str, lock: int, python: Sequence[str]) ->
         argv = on_disk.remote_command(argv, slot.host, index=slot.index, jobs=slot.of, cwd=Path.cwd())
 
     wrapper = [sys.executable, "-S", str(_CHILD), str(os.getpid()), ",".join(map(str, slot.cores)) or "-"]
-    with (job.folder / f"{step}.log").open("ab") as log:
+    with (on_disk.desk(job.folder) / f"{step}.log").open("ab") as log:
         # A session of its own: Ctrl-C reaches it only through us, once.
         process = subprocess.Popen(
             [*wrapper, *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=(lock,)
@@ -121,19 +123,20 @@ def _ended(run: _Running) -> int | None:
         return None
     run.process.returncode = os.waitstatus_to_exitcode(status)
     cpu = None if run.slot.host else usage.ru_utime + usage.ru_stime
+    on_disk.keep(run.job)
     on_disk.add_time(run.job, run.step, time.monotonic() - run.began, cpu)
     return run.process.returncode
 
 
 def _why(run: _Running, code: int) -> str:
     """The end of its log in one line."""
-    log = run.job.folder / f"{run.step}.log"
+    log = on_disk.desk(run.job.folder) / f"{run.step}.log"
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return f"{run.step}: {how}; {lines[-1][-300:] if lines else 'no output'} ({log})"
 
 
-def run_jobs(todo: Sequence[Job], slots: Sequence[Slot], workdir: Path, *, python: Sequence[str] = on_disk.PYTHON) -> Outcome:
+def run_jobs(todo: Sequence[Job], slots: Sequence[Slot], workdir: Place, *, python: Sequence[str] = on_disk.PYTHON) -> Outcome:
     """Trains and evaluates every job that is not finished. A failed one is reported and the rest goes on.
 
     The first signal lets the runs save and stop, the second one ends them. Errors: UserError before anything starts, for jobs finished with

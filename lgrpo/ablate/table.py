@@ -7,7 +7,6 @@ import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from lgrpo.evaluation.pass_at_k import bootstrap_weights, interval, pass_curve
 from lgrpo.evaluation.shards import read_rows
 from lgrpo.evaluation.summary import LENGTHS, columns
 from lgrpo.runs.metrics import read_metrics
-from lgrpo.runs.storage import write_text
+from lgrpo.runs.storage import Place, write_text
 
 PASSES = ("noise_free", "sampled")
 LAST = 0.1
@@ -55,7 +54,7 @@ def over_problems(differences: Sequence[np.ndarray]) -> Interval:
     return interval(float(mean.mean()), draws)
 
 
-def training_metrics(folder: Path) -> dict[str, float]:
+def training_metrics(folder: Place) -> dict[str, float]:
     """Means over the last tenth of the steps that were logged. What is never finite there is left out."""
     rows = [row for row in read_metrics(folder) if any(isinstance(v, int | float) and k.startswith("reward/") for k, v in row.items())]
     if not rows:
@@ -182,7 +181,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def write_table(grid: Grid, todo: Sequence[Job], workdir: Path) -> str:
+def write_table(grid: Grid, todo: Sequence[Job], workdir: Place) -> str:
     """Writes ablation.md, .csv and .json into the workdir from all finished jobs. Returns the Markdown.
 
     The JSON's `rows` hold what the Markdown shows, for the report; `every_metric` holds all.

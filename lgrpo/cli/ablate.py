@@ -7,7 +7,7 @@ import shlex
 import sys
 
 from lgrpo.errors import UserError
-from lgrpo.runs.storage import place, resolved
+from lgrpo.runs.storage import place, remote, resolved
 
 WHAT = "a grid of settings times seeds and one table: python -m lgrpo ablate EXPERIMENT --grid stabilizers --seeds 3 --workdir DIR"
 
@@ -44,8 +44,12 @@ def run(options: argparse.Namespace) -> int:
         grid = grid.only([name.strip() for name in options.cells.split(",") if name.strip()])
     seeds = parse_seeds(options.seeds)
     workdir = resolved(options.workdir)
-    todo = plan(options.experiment, grid, seeds, parse_set(options.set), workdir)
     hosts = [host.strip() for host in options.hosts.split(",") if host.strip()]
+    if hosts and remote(workdir):
+        raise UserError(
+            "--hosts: the machines would need the experiments' files, which a bucket does not give them; run ablate on each of them, with --cells"
+        )
+    todo = plan(options.experiment, grid, seeds, parse_set(options.set), workdir)
     cores, runs = own_cores(), max(len(todo), 1)  # never more runs at once than there are
     slots = make_slots(options.jobs, hosts, cores)[:runs] if options.jobs or hosts else make_slots(min(len(cores), runs), (), cores)
     if options.dry_run:

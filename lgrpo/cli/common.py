@@ -88,7 +88,7 @@ def ended(work: Callable[[], int]) -> int:
         said = _explained(error)
         partners.wait_for_reason(error)  # where another process is the cause, this one ends with what that one said
         _nothing_after_this()
-        print(f"error: {said}" if said else traceback.format_exc().rstrip(), file=sys.stderr, flush=True)
+        print(storage.masked(f"error: {said}" if said else traceback.format_exc().rstrip()), file=sys.stderr, flush=True)
         code = 2 if said else 1
-        partners.fail(said or f"{type(error).__name__}: {error}", code)
+        partners.fail(storage.masked(said or f"{type(error).__name__}: {error}"), code)
     return code

@@ -48,6 +48,7 @@ def run_file(file: Path) -> types.ModuleType:
     file = file.resolve()
     name = f"{_PREFIX}{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None  # a .py file always has them
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     with importable(file):
@@ -105,6 +106,7 @@ def loaded_object(name: str) -> Any | None:
     What comes from a checkpoint is looked up by this only. Errors: AttributeError, ImportError when lgrpo or the loaded module has no such thing.
     """
     place, _, inner = name.rpartition(":")
+    module: types.ModuleType | None
     if place.startswith("lgrpo."):
         module = importlib.import_module(place)
     elif place.endswith(".py"):

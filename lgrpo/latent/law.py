@@ -87,7 +87,7 @@ class Law:
         if training and cfg.rollout.answer.sampler == "gumbel_top1":
             yield f"rollout.answer.sampler=gumbel_top1: {type(self).__name__} draws no tokens; use sample"
 
-    def margins(self, c: Any, step: Step, logps: jax.Array) -> jax.Array:
+    def margins(self, c: Any, step: Step, logps: jax.Array) -> Array:
         """Score minus log-prob [*b,K] in the units in which `logp` sees it, for diagnostics."""
         return step.scores - logps
 

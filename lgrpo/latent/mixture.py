@@ -11,6 +11,7 @@ from flax import struct
 
 from lgrpo.latent.draw import block_masses, gumbel_top_k, top_k
 from lgrpo.latent.noise import gumbel, shape_noise
+from lgrpo.types import Array
 
 _NEVER = -jnp.inf
 _CANDIDATES = 256  # at least so many tokens get noise of their own where the vocabulary is large
@@ -227,18 +228,18 @@ def sample_latent(
     return LatentChoice(ids=ids.astype(jnp.int32), scores=scores, weights=weights, noisy=noisy)
 
 
-def mix_rows(table: jax.Array, ids: jax.Array, weights: jax.Array) -> jax.Array:
+def mix_rows(table: jax.Array, ids: Array, weights: Array) -> jax.Array:
     """sum_k weights_k table[ids_k]. table [V,D], ids and weights [*b,K] -> float32 [*b,D].
 
     One component at a time, so that the [*b, K, D] tensor never exists.
     """
-    weights = weights.astype(jnp.float32)
+    weights = jnp.asarray(weights, jnp.float32)
     total = jnp.zeros((*ids.shape[:-1], table.shape[-1]), jnp.float32)
     for component in range(ids.shape[-1]):
         total = total + weights[..., component, None] * table[ids[..., component]].astype(jnp.float32)
     return total
 
 
-def embed_mixture(table: jax.Array, ids: jax.Array, weights: jax.Array) -> jax.Array:
+def embed_mixture(table: jax.Array, ids: Array, weights: Array) -> jax.Array:
     """mix_rows in the table's type: the input that follows a step."""
     return mix_rows(table, ids, weights).astype(table.dtype)

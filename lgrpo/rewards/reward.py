@@ -50,7 +50,7 @@ _OURS = {"correct": correct, "correct_and_short": correct_and_short}
 def in_workers(reward: Reward) -> Reward:
     """Decorator: this reward is computed in data.grader_workers processes, each completion for at most data.grader_seconds. For functions that take
     their time or may hang. What takes longer, or ends its process, gets 0 and is counted as grade/timeout and grade/crash."""
-    reward.in_workers = True
+    reward.in_workers = True  # type: ignore[attr-defined]  # functions take attributes
     return reward
 
 
@@ -82,7 +82,7 @@ def rewards_of(
         return np.array([_checked(call(reward, *row), row, cfg.reward) for row in rows], np.float32), {}
     pool = shared_pool(cfg.grader_workers, cfg.grader_seconds, _WORKER, (cfg.reward,))
     replies = pool.judge([(text, gold, json.dumps(dataclasses.asdict(sample))) for text, gold, sample in rows])
-    lost = {why: replies.count(why) for why in ("timeout", "crash") if why in replies}
+    lost: dict[str, int] = {why: replies.count(why) for why in ("timeout", "crash") if why in replies}
     values = [0.0 if reply in lost else _checked(json.loads(reply), row, cfg.reward) for reply, row in zip(replies, rows, strict=True)]
     return np.array(values, np.float32), lost
 

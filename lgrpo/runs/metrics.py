@@ -176,8 +176,12 @@ class MetricsWriter:
         if values and self._clock is not None:
             values = {**values, "time/compile_s": self._clock.lap()}
         entry = Entry(int(step), {name: float(np.asarray(value).item()) for name, value in values.items()}, samples)
-        for writer in (self._record, *self._copies):
+        for writer in self._writers():
             writer.write(entry)
+
+    def _writers(self) -> list[Jsonl | Copy]:
+        """The record first, so that no copy has what it lacks."""
+        return [] if self._record is None else [self._record, *self._copies]
 
     def read(self) -> list[dict[str, Any]]:
         """All lines so far, those of the runs before a resume included."""
@@ -190,9 +194,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Close all writers; may be called twice. Errors: UserError when a bucket does not take the rest of the record."""
-        if self._record is not None:
-            for writer in (self._record, *self._copies):
-                writer.close()
+        for writer in self._writers():
+            writer.close()
         if self._mirror is not None:
             mirror, self._mirror = self._mirror, None
             mirror.close()

@@ -16,7 +16,15 @@ from lgrpo.runs import storage
 from lgrpo.runs.checkpoint import saved_config, saved_extra
 from lgrpo.runs.storage import PathLike, Place
 
-_ELSEWHERE = ("train.init_from", "train.compilation_cache", "train.start_timeout", "data.data_dir", "data.path", "data.tokenizer", "model.")
+_ELSEWHERE: tuple[str, ...] = (
+    "train.init_from",
+    "train.compilation_cache",
+    "train.start_timeout",
+    "data.data_dir",
+    "data.path",
+    "data.tokenizer",
+    "model.",
+)
 _ELSEWHERE += ("logging.", "checkpoint.", "mesh.", "evaluation.", "name")
 _NUMBERS = ("pass@1", "chain_tokens", "answer_tokens", "invalid_frac")
 _ANCESTORS = 20  # stages that are looked at

@@ -78,14 +78,23 @@ def _open_bucket(name: str) -> None:
     """Errors: UserError."""
     if missing := [m for m in ("gcsfs", "google.cloud.storage") if not _installed(m)]:
         raise UserError(f"gs://{name}: reading and writing buckets needs {missing[0]}; pip install 'lgrpo[gcs]' (or gcsfs)")
+    import absl.logging
     import fsspec
 
     # Another process writes there too: what was listed a while ago is no answer.
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
     # It says before each retry and each failure what we say once, where it matters.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL + 1)
+    absl.logging.get_absl_logger().addFilter(_one_line)  # Orbax: a request that failed comes with every frame it went through, three times
     with explained(f"gs://{name}"):
         next(iter(_client().list_blobs(name, max_results=1, retry=_retry())), None)
+
+
+def _one_line(record: logging.LogRecord) -> bool:
+    """Filter of a log: errors without traceback and masked."""
+    if record.exc_info:
+        record.msg, record.args, record.exc_info = clean(record.getMessage()), (), None
+    return True
 
 
 def _installed(module: str) -> bool:
@@ -134,9 +143,14 @@ def errors() -> tuple[type[BaseException], ...]:
     return (OSError, TimeoutError, HttpError, aiohttp.ClientError, GoogleAPIError, GoogleAuthError)
 
 
+def masked(text: str) -> str:
+    """A text without what could be a credential."""
+    return _SECRET.sub(lambda m: f"{m[1] or ''}...", text)
+
+
 def clean(text: object) -> str:
-    """An error's text on one line, of bounded length and without what could be a credential."""
-    return _SECRET.sub(lambda m: f"{m[1] or ''}...", " ".join(str(text).split()))[:300]
+    """An error's text on one line, of bounded length and masked."""
+    return masked(" ".join(str(text).split()))[:300]
 
 
 def reason(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import logging
 import threading
 
 import pytest
@@ -181,6 +182,14 @@ def test_a_bucket_that_is_not_there(emulator):
 )
 def test_no_credential_is_shown(text, gone):
     assert gone in text and gone not in storage.clean(text)
+
+
+def test_orbax_logs_no_tracebacks_of_a_bucket(bucket):
+    """It logs each failure of a save three times, with all its frames."""
+    log = logging.getLogger("absl")
+    seen = (RuntimeError, RuntimeError("x"), None)
+    record = log.makeRecord("absl", logging.ERROR, "x.py", 1, "failed: %s", ("Bearer abc",), seen)
+    assert log.filter(record) and record.getMessage() == "failed: Bearer ..." and record.exc_info is None
 
 
 def test_errors_of_this_machine_stay_what_they_are():
