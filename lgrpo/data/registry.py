@@ -35,6 +35,15 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mirror:
+    """The same records elsewhere and in another form, for when the first place cannot be read. Checked against the same counts and fingerprints."""
+
+    urls: dict[str, tuple[str, ...]]  # by split, every one of the data set
+    read: Callable[[int, Row], Fields]
+    columns: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class DataSet:
     """One data set."""
 
@@ -51,6 +60,12 @@ class DataSet:
     """data.grader that fits it."""
     instruction: str = INSTRUCTION
     """Stands before the problem where data.template is instruct or chat."""
+    mirrors: tuple[Mirror, ...] = ()
+
+    def reader(self, row: Row) -> Callable[[int, Row], Fields] | None:
+        """What reads a row with these columns; None where no known form of the file has them."""
+        forms = [(self.columns, self.read), *((mirror.columns, mirror.read) for mirror in self.mirrors)]
+        return next((read for columns, read in forms if all(column in row for column in columns)), None)
 
 
 # -- rows of the public files ---------------------------------------------------------------------------------------------------------------
@@ -82,6 +97,10 @@ def _gsm8k_aug(_: int, row: Row) -> Fields:
         raise ValueError("no `||` between problem and chain" if len(parts) < 2 else f"`||` is there {len(parts) - 1} times")
     cot, answer = _parted(parts[1])
     return {"problem": parts[0].strip(), "cot": cot, "answer": answer}
+
+
+def _gsm8k_aug_steps(_: int, row: Row) -> Fields:
+    return {"problem": row["question"].strip(), "cot": " ".join(row["steps"]), "answer": _answer(row["answer"]).replace(",", "")}
 
 
 def _gsm_hard(_: int, row: Row) -> Fields:
@@ -128,6 +147,10 @@ _GSM = "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_
 _AUG = "https://media.githubusercontent.com/media/da03/Internalize_CoT_Step_by_Step/e06a32ee5e4cd117171daeb4755d2a97ece62761/data/gsm8k/"
 _AUG_SMALL = _AUG.replace("media.githubusercontent.com/media", "raw.githubusercontent.com")
 _HUB = "https://huggingface.co/datasets/"
+_AUG_PARTS = {"train": "train", "valid": "validation", "test": "test"}
+_AUG_MIRROR = {
+    split: (f"{_HUB}whynlp/gsm8k-aug/resolve/refs%2Fconvert%2Fparquet/default/{part}/0000.parquet",) for split, part in _AUG_PARTS.items()
+}
 _QWEN = "https://raw.githubusercontent.com/QwenLM/Qwen2.5-Math/main/evaluation/data/"
 
 DATA_SETS: dict[str, DataSet] = {
@@ -145,6 +168,7 @@ DATA_SETS: dict[str, DataSet] = {
             "test": Split((_AUG_SMALL + "test.txt",), 1319, "efce43df413f1e40f08b449b914efd4145caf732dbc8badc8756cb04fa68a8a6"),
         },
         *(_gsm8k_aug, ("line",), "MIT", "https://github.com/da03/Internalize_CoT_Step_by_Step", "number", "numeric"),
+        mirrors=(Mirror(_AUG_MIRROR, _gsm8k_aug_steps, ("question", "steps", "answer")),),
     ),
     "gsm_hard": DataSet(
         {

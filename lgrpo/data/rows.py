@@ -74,10 +74,11 @@ def convert(name: str, rows: Iterable[Placed]) -> list[Fields]:
         if not isinstance(row, Mapping):
             raise UserError(f"{where} is a {type(row).__name__}, not an object; mend or delete it")
         own = "problem" in row and "answer" in row
-        if not own and not all(column in row for column in known.columns):
+        read = _read_own if own else known.reader(row)
+        if read is None:
             raise UserError(f"{where} has {sorted(map(str, row))[:20]}; needed are `problem` and `answer`, or {', '.join(known.columns)}")
         try:
-            fields = _own(row) if own else known.read(index, row)
+            fields = read(index, row)
             fields = {key: text_of(value, key) for key, value in fields.items()}
         except (TypeError, AttributeError, IndexError, KeyError, ValueError) as error:
             said = str(error) if isinstance(error, ValueError) else repr(error)
@@ -89,7 +90,7 @@ def convert(name: str, rows: Iterable[Placed]) -> list[Fields]:
     return out
 
 
-def _own(row: Mapping[str, Any]) -> Fields:
+def _read_own(_: int, row: Mapping[str, Any]) -> Fields:
     """A row in our form. What is null is empty."""
     problem, cot = (text_of("" if row.get(key) is None else row[key], key) for key in ("problem", "cot"))
     return {"problem": problem, "cot": cot, "answer": "" if row["answer"] is None else answer_of(row["answer"])}

@@ -140,6 +140,39 @@ def test_public_files_are_downloaded_converted_and_kept(tmp_path, small, monkeyp
     assert load_records(data, "test")[1]["uid"] == 1 and len(calls) == 1
 
 
+@pytest.mark.parametrize("broken", ["head", "download"])
+def test_a_mirror_in_another_form_stands_in(tmp_path, small, monkeypatch, broken):
+    """When the first place cannot be reached, or does not give the file; the records are those of the public form."""
+    import pyarrow
+    import pyarrow.parquet
+    import requests
+    import tensorflow_datasets as tfds
+
+    small("gsm8k_aug", train=Split(("https://x/train.txt",), 1))
+    row = {"question": " Q? ", "steps": ["<<1+2=3>>", "<<3*400=1200>>"], "answer": "1,200"}
+
+    def refuse(url):
+        if url.startswith("https://x/"):
+            raise requests.ConnectionError("no route")
+
+    def download(self, urls):
+        refuse(urls["train"][0])
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "download")
+        return {"train": [tmp_path / "download"]}
+
+    monkeypatch.setattr(tfds.download.DownloadManager, "download", download)
+    monkeypatch.setattr(requests, "head", lambda url, **_: refuse(url) if broken == "head" else None)
+    (record,) = load_records(config(tmp_path, "gsm8k_aug", path=""), "train")
+    assert record == {"problem": "Q?", "cot": "<<1+2=3>> <<3*400=1200>>", "answer": "1200", "uid": 0}
+
+
+def test_mirrors_have_every_split_and_a_form_of_their_own():
+    for name, known in DATA_SETS.items():
+        for mirror in known.mirrors:
+            assert set(mirror.urls) == set(known.splits) and not set(mirror.columns) <= set(PUBLIC[name][0])
+            assert all(url.startswith("https://") for urls in mirror.urls.values() for url in urls)
+
+
 def test_without_a_network_the_message_says_what_to_do(tmp_path, monkeypatch):
     import requests
 

@@ -43,17 +43,28 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         name = self.builder_config.name
-        if self._files:
-            found = {split: ([file], [file.suffix]) for split, file in self._files.items()}
-        else:
-            urls = {split: list(known.urls) for split, known in DATA_SETS[name].splits.items()}
-            # tfds would retry for minutes where there is no network
-            requests.head(next(iter(urls.values()))[0], timeout=20, allow_redirects=True)
-            paths = dl_manager.download(urls)
-            found = {s: ([pathlib.Path(p) for p in paths[s]], [pathlib.PurePosixPath(u).suffix for u in urls[s]]) for s in urls}
+        local = {split: ([file], [file.suffix]) for split, file in self._files.items()}
+        found = local or self._downloaded(dl_manager)
         # All splits are read and checked before the first is written.
         records = {split: read_split(name, split, *source) for split, source in found.items()}
         return {split: self._generate_examples(rows) for split, rows in records.items()}
+
+    def _downloaded(self, dl_manager: tfds.download.DownloadManager) -> dict[str, tuple[list[pathlib.Path], list[str]]]:
+        """(files, kinds of file) by split, from the first place that can be read. Errors: those of the first place, where none can."""
+        known = DATA_SETS[self.builder_config.name]
+        first: Exception | None = None
+        for place in ({split: part.urls for split, part in known.splits.items()}, *(mirror.urls for mirror in known.mirrors)):
+            urls = {split: list(place[split]) for split in known.splits}
+            try:
+                # tfds would retry for minutes where there is no network
+                requests.head(next(iter(urls.values()))[0], timeout=20, allow_redirects=True)
+                paths = dl_manager.download(urls)
+            except Exception as error:  # the network's, with no common base
+                first = first or error
+                continue
+            return {s: ([pathlib.Path(p) for p in paths[s]], [pathlib.PurePosixPath(u).suffix for u in urls[s]]) for s in urls}
+        assert first is not None
+        raise first
 
     def _generate_examples(self, records: list[Fields]) -> Iterator[tuple[int, Fields]]:
         yield from enumerate(records)
