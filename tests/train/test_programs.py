@@ -64,8 +64,9 @@ def test_nothing_sorts_the_vocabulary(modules):
         for ran in hlo.runs(modules[name]):
             for where, inner in [(ran.computation, ran.instruction), *hlo.inside(modules[name], ran.instruction)]:
                 if inner.op == "sort" or 'custom_call_target="TopK"' in inner.attributes:
-                    sizes = [s.dims[-1] for n in inner.operands for s in where.instructions[n].shapes if s.dims]
-                    assert max(sizes) < V // 2, inner
+                    keys = [s for n in inner.operands for s in where.instructions[n].shapes if s.dtype.startswith(("f", "bf"))]
+                    # Sorted indices of a scatter are no logits.
+                    assert max((max(s.dims) for s in keys), default=0) < V // 2, inner
 
 
 def test_a_decode_step_writes_its_column_of_the_cache_and_no_more(modules):
