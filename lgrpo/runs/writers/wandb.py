@@ -24,10 +24,7 @@ class Wandb:
         )
 
     def write(self, entry: Entry) -> None:
-        values: dict[str, Any] = entry.finite
-        if entry.samples:
-            values["samples"] = self._table(**entry.table)
-        self._run.log(values, step=entry.step)
+        self._run.log(entry.logged(self._table), step=entry.step)
 
     def close(self) -> None:
         self._run.finish()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +44,11 @@ class Entry:
     def table(self) -> dict[str, list[Any]]:
         """The samples as columns and data, the arguments of a tracker's table."""
         return {"columns": list(self.samples[0]), "data": [list(row.values()) for row in self.samples]}
+
+    def logged(self, table: Callable[..., Any]) -> dict[str, Any]:
+        """What a tracker logs: the numbers that it can draw, and the samples as its kind of table."""
+        samples = {"samples": table(**self.table)} if self.samples else {}
+        return self.finite | samples
 
 
 class Writer(Protocol):
