@@ -1,4 +1,4 @@
-"""The README's figure, docs/demo.svg, from the table of docs/demo.md: python docs/figure.py"""
+"""The figure docs/demo.svg, from the table of docs/demo.md: python docs/figure.py"""
 
 import pathlib
 import re
