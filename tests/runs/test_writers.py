@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import sys
+import time
 import threading
 from types import SimpleNamespace
 
@@ -151,20 +152,29 @@ def wandb_records(path):
             part = b""
 
 
-def test_weights_and_biases_offline(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    write(tmp_path, COPY, range(1, 4))
-    write(tmp_path, COPY, range(2, 6), resume=1)
+def offline_runs(folder):
+    """({(project, run)}, [(step, reward, whether there is a gradient's norm, a table)])."""
     ids, steps = set(), []
-    for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         for record in wandb_records(path):
             if record.WhichOneof("record_type") == "run":
                 ids.add((record.run.project, record.run.run_id))
             if record.WhichOneof("record_type") == "history":
                 items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
                 steps.append((record.history.step.num, float(items["reward/mean"]), "grad/norm" in items, "samples.nrows" in items))
+    return ids, steps
+
+
+def test_weights_and_biases_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    write(tmp_path, COPY, range(1, 4))
+    write(tmp_path, COPY, range(2, 6), resume=1)
+    end = time.monotonic() + 30  # its service closes the file after it has told us that it is done
+    while len(offline_runs(tmp_path)[1]) < 5 and time.monotonic() < end:
+        time.sleep(0.2)
+    ids, steps = offline_runs(tmp_path)
     assert ids == {("lgrpo", json.loads((tmp_path / copies.IDS).read_text())["wandb"])}
     assert steps == [(step, step / 4, False, step == 2) for step in range(1, 6)]
 
