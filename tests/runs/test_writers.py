@@ -3,8 +3,8 @@
 import json
 import sqlite3
 import sys
-import time
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -146,6 +146,8 @@ def wandb_records(path):
             at += room
             continue
         size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        if at + 7 + size > len(data):  # still being written
+            return
         part, at = part + data[at + 7 : at + 7 + size], at + 7 + size
         if kind in (1, 4):
             yield wandb_internal_pb2.Record.FromString(part)
