@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 from lgrpo.config import CheckpointConfig, ExperimentConfig
+from lgrpo.runs.checkpoint import Checkpoints
 from lgrpo.types import TrainState
 
 CFG = ExperimentConfig()
@@ -46,3 +47,11 @@ def save(ckpt, step, metric=None, cfg=CFG, buffer=None, state=None, **extra):
         extra=extra,
         metric=metric,
     )
+
+
+def restored(workdir):
+    ckpt = Checkpoints(workdir, KEEP)
+    try:
+        return ckpt.restore(make_state(), None, CFG)
+    finally:
+        ckpt.close()

@@ -13,8 +13,9 @@ import sys
 from typing import Any
 
 from experiments.demo.__main__ import exit_code, finish_stage, table, write_json
+from experiments.smollm2 import results as results_of
 from experiments.smollm2 import stages
-from experiments.smollm2.stages import BUDGETS, STAGES, Budget, data_settings, stage_config
+from experiments.smollm2.stages import BUDGETS, STAGES, Budget, data_settings, origins, stage_config
 from experiments.smollm2.weights import fetch
 from lgrpo.config import ExperimentConfig
 from lgrpo.data import gym
@@ -26,7 +27,7 @@ from lgrpo.runs.metrics import read_metrics
 from lgrpo.train import rl, sft
 
 LOOPS = {"sft": sft.run, "train": rl.run}
-COSTS = ("perf/flop_total", "perf/seconds_total")
+COSTS = tuple(results_of.COSTS.values())
 
 
 def evaluated(cfg: ExperimentConfig, folder: pathlib.Path, transfer_from: str) -> dict[str, Any] | None:
@@ -59,10 +60,7 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
 
 def costs(name: str, results: dict[str, Any]) -> dict[str, float]:
     """FLOP and seconds of a stage together with those of the stages that it started from."""
-    own = results[name]["own"]
-    start = STAGES[name][1]
-    before = costs(start, results) if start else dict.fromkeys(COSTS, 0.0)
-    return {cost: own.get(cost, 0.0) + before[cost] for cost in COSTS}
+    return {cost: sum(results[at]["own"].get(cost, 0.0) for at in origins(name)) for cost in COSTS}
 
 
 def run_seed(folder: pathlib.Path, budget: Budget, seed: int, names: list[str], transfer_from: str = "") -> dict[str, Any] | None:
@@ -85,9 +83,7 @@ def run_seed(folder: pathlib.Path, budget: Budget, seed: int, names: list[str], 
 
 def with_starts(names: list[str]) -> list[str]:
     """The stages asked for and those that they start from, in the order of STAGES."""
-    wanted = set(names)
-    while more := {STAGES[name][1] for name in wanted} - wanted - {""}:
-        wanted |= more
+    wanted = {at for name in names for at in origins(name)}
     return [name for name in STAGES if name in wanted]
 
 

@@ -11,12 +11,13 @@ import pathlib
 import shutil
 from typing import Any
 
-from experiments.smollm2.stages import STAGES
+from experiments.smollm2.stages import STAGES, origins
 from lgrpo.errors import UserError
+from lgrpo.runs.metrics import read_metrics
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 _KEPT = ("reward/", "eval/", "rollout/", "policy/", "sft/", "perf/")  # areas of metrics
-_COSTS = {"flop": "perf/flop_total", "seconds": "perf/seconds_total"}
+COSTS = {"flop": "perf/flop_total", "seconds": "perf/seconds_total"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +30,6 @@ class Stage:
     evaluations: dict[str, dict[str, Any]]
 
 
-def _lines(file: pathlib.Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
 def _without_places(result: dict[str, Any], stage: str) -> dict[str, Any]:
     """An eval.json that says what was evaluated, and not where that lay on the machine."""
     about = dict(result.get("about", {}))
@@ -42,7 +39,7 @@ def _without_places(result: dict[str, Any], stage: str) -> dict[str, Any]:
 
 def _collect_stage(source: pathlib.Path, out: pathlib.Path) -> None:
     out.mkdir(parents=True)
-    rows = [{n: v for n, v in row.items() if n == "step" or n.startswith(_KEPT)} for row in _lines(source / "metrics.jsonl")]
+    rows = [{n: v for n, v in row.items() if n == "step" or n.startswith(_KEPT)} for row in read_metrics(source)]
     (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for file in sorted(source.glob("**/eval.json")):
         to = out / file.relative_to(source)
@@ -75,8 +72,8 @@ def read(budget: pathlib.Path) -> dict[str, list[Stage]]:
         for folder in sorted(budget.glob(f"seed*/{name}")):
             if not (folder / "eval" / "eval.json").exists():
                 continue
-            last = (_lines(folder / "metrics.jsonl") or [{}])[-1]
-            cost = {what: last[metric] for what, metric in _COSTS.items() if metric in last}
+            last = (read_metrics(folder) or [{}])[-1]
+            cost = {what: last[metric] for what, metric in COSTS.items() if metric in last}
             files = folder.glob("**/eval.json")
             found = {str(file.parent.relative_to(folder).as_posix()): json.loads(file.read_text()) for file in files}
             out.setdefault(name, []).append(Stage(int(folder.parent.name.removeprefix("seed")), cost, found))
@@ -85,10 +82,5 @@ def read(budget: pathlib.Path) -> dict[str, list[Stage]]:
 
 def with_start(stages: dict[str, list[Stage]], name: str, seed: int, what: str) -> float | None:
     """flop or seconds of a stage and of those that it started from; None where one of them is not known."""
-    total, at = 0.0, name
-    while at:
-        found = next((s for s in stages.get(at, []) if s.seed == seed), None)
-        if found is None or what not in found.cost:
-            return None
-        total, at = total + found.cost[what], STAGES[at][1]
-    return total
+    costs = [next((s.cost.get(what) for s in stages.get(at, []) if s.seed == seed), None) for at in origins(name)]
+    return None if None in costs else sum(costs)

@@ -79,6 +79,15 @@ STAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+def origins(name: str) -> list[str]:
+    """A stage and those that it started from, newest first."""
+    out = []
+    while name:
+        out.append(name)
+        name = STAGES[name][1]
+    return out
+
+
 def data_settings(folder: pathlib.Path, budget: Budget, seed: int = 0) -> Gym:
     """What is written for training and tests: the same templates with other numbers, and twenty templates that training never sees."""
     return Gym(

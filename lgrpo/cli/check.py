@@ -42,16 +42,11 @@ def run(options: argparse.Namespace, cfg: Any, remake: Remake) -> int:
 
         print("\n\n".join(table(cfg, count, rl=kind != "sft") for count in options.mesh_table))
         return 0
-    if options.memory:
-        from lgrpo.train.memory import memory_table, target_devices
+    if options.memory or options.cost:
+        from lgrpo.train import cost, memory
 
-        print(memory_table(cfg, target_devices(options.target, options.devices), rl=kind != "sft"))
-        return 0
-    if options.cost:
-        from lgrpo.train.cost import cost_table
-        from lgrpo.train.memory import target_devices
-
-        print(cost_table(cfg, target_devices(options.target, options.devices), rl=kind != "sft"))
+        table_of = memory.memory_table if options.memory else cost.cost_table
+        print(table_of(cfg, memory.target_devices(options.target, options.devices), rl=kind != "sft"))
         return 0
     if kind == "sft" and check.takes_stage(options.experiment):
         cfg = apply_diff(remake(options.stage), {"sft.stage": options.stage})

@@ -15,7 +15,7 @@ from lgrpo.config import LoggingConfig
 from lgrpo.runs import multihost, storage
 from lgrpo.runs.compiling import CompileClock
 from lgrpo.runs.writers.copies import IDS, Copy, open_copies
-from lgrpo.runs.writers.jsonl import FILE, SAMPLES, Jsonl, last_step, read_metrics
+from lgrpo.runs.writers.jsonl import FILE, SAMPLES, Jsonl, read_metrics
 from lgrpo.runs.writers.mirror import Mirror
 from lgrpo.runs.writers.writer import Entry, Run
 
@@ -156,10 +156,9 @@ class MetricsWriter:
             self._mirror = Mirror(self._folder, files=(FILE, SAMPLES, IDS), folders=("tensorboard",))
             self._folder = self._mirror.folder
         run = Run(self._folder, resume_step, label, cfg.project, config or {})
-        sent = last_step(self._folder)
         self._record = Jsonl()
         self._record.open(run)
-        self._copies = open_copies(cfg, run, sent, anew="run/rollback" in self._first)
+        self._copies = open_copies(cfg, run, self._record.seen, anew="run/rollback" in self._first)
         if self._mirror is not None:
             self._mirror.start()
 

@@ -75,7 +75,7 @@ def _own(module: hlo.Module, where: hlo.Computation, found: hlo.Instruction) -> 
         cost.plain = exchange.sent
     for _, inner in hlo.inside(module, found):
         if exchange := work.collective(module, inner):
-            cost.spread[inner.attribute("channel_id", r"(\d+)") or inner.name] = exchange.sent
+            cost.spread[exchange.channel] = exchange.sent
     return cost
 
 

@@ -169,6 +169,8 @@ class Collective:
     """One of them, each time it runs. bytes: of its result on one device; sent: over the device's links, as a ring does it."""
 
     kind: str
+    channel: str
+    """A TPU spreads one collective over several fusions, some of them in a loop that it runs beside: they share this."""
     bytes: int
     sent: float
     devices: int  # that take part
@@ -199,4 +201,5 @@ def collective(module: Module, found: Instruction) -> Collective | None:
     size = sum(s.size for s in shapes)
     share = (devices - 1) / devices
     sent = {"all-reduce": 2 * share, "reduce-scatter": devices - 1, "collective-permute": 1.0}.get(found.kind, share) * size
-    return Collective(found.kind, size, sent, devices, found.source, shapes)
+    channel = found.attribute("channel_id", r"(\d+)") or found.name
+    return Collective(found.kind, channel, size, sent, devices, found.source, shapes)

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 
 import pytest
-from states import CFG, KEEP, make_state, same, save
+from states import CFG, KEEP, make_state, restored, same, save
 
 from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config
 from lgrpo.runs.integrity import FILE
@@ -44,14 +44,6 @@ def files_of(folder):
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("commit_success.txt", "_CHECKPOINT_METADATA"))
 
 
-def restore(workdir):
-    ckpt = Checkpoints(workdir, KEEP)
-    try:
-        return ckpt.restore(make_state(), None, CFG)
-    finally:
-        ckpt.close()
-
-
 @pytest.mark.parametrize("harm", [flip, truncate, remove])
 def test_any_file(saved, capsys, harm):
     newest, aside = saved / "checkpoints" / "6", saved / "unreadable"
@@ -63,7 +55,7 @@ def test_any_file(saved, capsys, harm):
         good = path.read_bytes()
         harm(path)
         capsys.readouterr()
-        got = restore(saved)
+        got = restored(saved)
         warnings = [line for line in capsys.readouterr().err.splitlines() if line]
         assert got.step == 3, path
         same(got.state, make_state(3))
@@ -75,7 +67,7 @@ def test_any_file(saved, capsys, harm):
         path.write_bytes(good)
         checked += 1
     assert checked > 20
-    assert restore(saved).step == 6
+    assert restored(saved).step == 6
 
 
 def test_files_without_data(saved):
@@ -85,7 +77,7 @@ def test_files_without_data(saved):
         if path.is_file():
             good = path.read_bytes()
             flip(path)
-            got = restore(saved)
+            got = restored(saved)
             assert got.step == 6
             same(got.state, make_state(6))
             path.write_bytes(good)
@@ -107,4 +99,4 @@ def test_readers_of_weights_and_config_fall_back_too(saved, tmp_path, capsys, it
 def test_a_checkpoint_without_checksums_is_taken(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "old")
     (tmp_path / "old" / "checkpoints" / "6" / FILE).unlink()
-    assert restore(tmp_path / "old").step == 6
+    assert restored(tmp_path / "old").step == 6

@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from multihost.worlds import write_experiment
 
 from lgrpo.config import (
     AlgoConfig,
@@ -166,21 +167,11 @@ def test_interruption_between_generations_repeats_the_step(tmp_path, data_dir, l
     assert lines(tmp_path / "parts") == lines(whole_run)
 
 
-EXPERIMENT = """
-import sys
-sys.path.insert(0, {tests!r})
-from invariants.test_resume import config
-def get_config():
-    return config({data!r})
-"""
-
-
 def test_killed_process_resumes(tmp_path, data_dir, whole_run):
     """SIGKILL at an arbitrary moment, through the command line."""
     cfg = config(data_dir)
     tests = os.path.dirname(os.path.dirname(__file__))
-    experiment = tmp_path / "experiment.py"
-    experiment.write_text(EXPERIMENT.format(tests=tests, data=str(data_dir)))
+    experiment = write_experiment(tmp_path, data_dir, "invariants.test_resume")
     command = [sys.executable, os.path.join(tests, "multihost", "main.py"), "train", str(experiment), "--workdir"]  # with the lucky grader
     env = os.environ | {"PYTHONPATH": os.path.dirname(tests)}
     process = subprocess.Popen([*command, str(tmp_path / "parts")], env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENT = """
 import sys
 sys.path.insert(0, {tests!r})
-from multihost.worlds import config
+from {module} import {function}
 def get_config():
-    return config({data!r})
+    return {function}({data!r})
 """
 
 
@@ -52,9 +52,10 @@ def config(data_dir):
     )
 
 
-def write_experiment(folder, data_dir):
+def write_experiment(folder, data_dir, module="multihost.worlds", function="config"):
+    """experiment.py, whose config is what a function of a test module makes of data_dir."""
     path = Path(folder) / "experiment.py"
-    path.write_text(EXPERIMENT.format(tests=str(ROOT / "tests"), data=str(data_dir)))
+    path.write_text(EXPERIMENT.format(tests=str(ROOT / "tests"), data=str(data_dir), module=module, function=function))
     return path
 
 

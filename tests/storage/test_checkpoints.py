@@ -7,7 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from states import CFG, KEEP, make_state, same, save
+from states import KEEP, make_state, restored, same, save
 
 from lgrpo.config import CheckpointConfig
 from lgrpo.errors import UserError
@@ -24,14 +24,6 @@ def saved(bucket):
         save(ckpt, step, step / 10)
     ckpt.close()
     return bucket
-
-
-def restored(folder):
-    ckpt = Checkpoints(folder, KEEP)
-    try:
-        return ckpt.restore(make_state(), None, CFG)
-    finally:
-        ckpt.close()
 
 
 def steps(folder):

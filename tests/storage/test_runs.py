@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from emulator import BUCKET
 from invariants.test_resume import STEPS, assert_same, config, final_state, lines, lucky
+from multihost.worlds import write_experiment
 
 from lgrpo.__main__ import run as command
 from lgrpo.config.overrides import to_json
@@ -20,13 +21,6 @@ from lgrpo.runs.metrics import read_metrics
 from lgrpo.train import rl
 
 TESTS = Path(__file__).parents[1]
-EXPERIMENT = """
-import sys
-sys.path.insert(0, {tests!r})
-from storage.test_runs import configured
-def get_config():
-    return configured({data!r})
-"""
 
 
 def configured(data_dir):
@@ -39,8 +33,8 @@ def configured(data_dir):
 def runs(emulator, tmp_path_factory):
     """(a workdir on the disk, one in the bucket, its experiment) of the same run; the second was killed in the middle."""
     here, data = tmp_path_factory.mktemp("runs"), f"gs://{BUCKET}/data"
-    experiment, there, objects = here / "x.py", f"gs://{BUCKET}/runs/killed", emulator.folder / BUCKET / "runs" / "killed"
-    experiment.write_text(EXPERIMENT.format(tests=str(TESTS), data=data))
+    there, objects = f"gs://{BUCKET}/runs/killed", emulator.folder / BUCKET / "runs" / "killed"
+    experiment = write_experiment(here, data, "storage.test_runs", "configured")
     main = [sys.executable, str(TESTS / "multihost" / "main.py")]  # with the lucky grader
     env = os.environ | {"PYTHONPATH": str(TESTS.parent), "HOME": str(here / "theirs")}
     with (here / "log").open("w") as log:

@@ -38,15 +38,13 @@ def modules(request):
 
 
 def collectives(module):
-    """(collective, how often it runs, loops around it). One that a TPU spreads over several fusions, some of them in a loop that it runs beside,
-    has one channel and runs as often as the least of them."""
+    """(collective, how often it runs, loops around it). What shares a channel is one, and runs as often as the least of its parts."""
     seen = {}
     for ran in hlo.runs(module):
         for _, inner in [(ran.computation, ran.instruction), *hlo.inside(module, ran.instruction)]:
-            if found := work.collective(module, inner):
-                channel = inner.attribute("channel_id", r"(\d+)") or inner.name
-                if channel not in seen or ran.times < seen[channel][1]:
-                    seen[channel] = found, ran.times, ran.loops
+            found = work.collective(module, inner)
+            if found and (found.channel not in seen or ran.times < seen[found.channel][1]):
+                seen[found.channel] = found, ran.times, ran.loops
     return seen.values()
 
 

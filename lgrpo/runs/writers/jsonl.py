@@ -39,17 +39,13 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def last_step(folder: Path) -> int:
-    """The step of the last line of a workdir's metrics; 0 where there is none."""
-    return max((row["step"] for row in read_metrics(folder)), default=0) if (folder / FILE).exists() else 0
-
-
-def _rewind(path: Path, step: int) -> None:
-    """Drop lines after `step` and a half-written last line. Atomic: a crash leaves the old file or the new one."""
+def _rewind(path: Path, step: int) -> int:
+    """Drop lines after `step` and a half-written last line. Atomic: a crash leaves the old file or the new one. Returns the last step that there was."""
     if not path.exists():
-        return
-    rows = [row for row in read_metrics(path) if row["step"] <= step]
-    storage.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        return 0
+    rows = read_metrics(path)
+    storage.write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
+    return max((row["step"] for row in rows), default=0)
 
 
 def _line(entry: Entry) -> dict[str, Any]:
@@ -65,13 +61,14 @@ class Jsonl:
     def __init__(self) -> None:
         self._folder = Path()
         self._files: dict[str, TextIO] = {}
+        self.seen = 0
+        """The last step that an earlier process had written."""
 
     def open(self, run: Run) -> None:
         """Drops the lines after run.step, since they will come again."""
         self._folder = run.folder
         run.folder.mkdir(parents=True, exist_ok=True)
-        for name in (FILE, SAMPLES):
-            _rewind(run.folder / name, run.step)
+        self.seen, _ = (_rewind(run.folder / name, run.step) for name in (FILE, SAMPLES))
         self._file(FILE)
 
     def _file(self, name: str) -> TextIO:
