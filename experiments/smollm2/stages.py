@@ -26,11 +26,11 @@ from lgrpo.data.gym import Gym
 TEMPLATES = (38, 1, 20, 60, 71, 5, 84, 82, 45, 58, 18, 42)
 COMPRESSION, K = 3, 4
 MAX_ANSWER = 10  # tokens of `#### 12` and its end, with room
-KEPT = (0, 1, 2, 3, 4, 6, 8)
-"""Latents that the curve keeps; COMPRESSION times as many tokens of an explicit chain."""
+KEPT = (0, 3, 6, 9, 12, 18, 24)
+"""Chain tokens that the curve keeps; of latents as many as stand for them."""
 TRANSFER = ("gsm8k", "svamp", "multiarith")
-# The longest chain has 24 tokens, an answer with its end at most 8; a chain of latents is COMPRESSION times shorter.
-EXPLICIT_LENGTH, LATENT_LENGTH = 40, 24
+LONGEST, ROOM = 24, 16
+"""Tokens of the longest chain; steps for what follows it: the end of thinking, an answer of at most 8 tokens, and some that were not needed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ STAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "paper": ("train", "latent_sft", PAPER | {"optim.lr": 1e-6}),
     "paper_lr": ("train", "latent_sft", PAPER),
     "naive_latent": ("train", "latent_sft", NAIVE_LATENT),
-    "explicit_grpo": ("train", "explicit_sft", EXPLICIT | {"rollout.max_new_tokens": EXPLICIT_LENGTH}),
+    "explicit_grpo": ("train", "explicit_sft", EXPLICIT | {"rollout.max_new_tokens": LONGEST + ROOM}),
 }
 
 
@@ -86,6 +86,11 @@ def origins(name: str) -> list[str]:
         out.append(name)
         name = STAGES[name][1]
     return out
+
+
+def latents(tokens: int, compression: int = COMPRESSION) -> int:
+    """Latents that stand for so many chain tokens."""
+    return -(-tokens // compression)
 
 
 def data_settings(folder: pathlib.Path, budget: Budget, seed: int = 0) -> Gym:
@@ -115,15 +120,13 @@ def _base(folder: pathlib.Path, budget: Budget, name: str, seed: int) -> Experim
         data=data,
         checkpoint=CheckpointConfig(every=50, keep=1, keep_best=False),
         evaluation=EvaluationConfig(problems=budget.problems, samples=budget.samples, batch=min(budget.problems, 50)),
-        rollout=RolloutConfig(max_new_tokens=LATENT_LENGTH, group_size=budget.group, latent=LatentConfig(k=K)),
+        rollout=RolloutConfig(max_new_tokens=latents(LONGEST) + ROOM, group_size=budget.group, latent=LatentConfig(k=K)),
     )
 
 
 def _supervised(cfg: ExperimentConfig, name: str, budget: Budget, start: str) -> ExperimentConfig:
     latent = name == "latent_sft"
-    explicit = RolloutConfig(
-        mode="explicit", max_new_tokens=EXPLICIT_LENGTH, latent=LatentConfig(k=1), answer=AnswerConfig(temperature=1.0)
-    )
+    explicit = RolloutConfig(mode="explicit", max_new_tokens=LONGEST + ROOM, latent=LatentConfig(k=1), answer=AnswerConfig(temperature=1.0))
     steps = budget.latent_steps if latent else budget.sft_steps
     sft = SftConfig(batch_size=budget.batch, max_chain=60, max_answer=MAX_ANSWER)
     if latent:
@@ -154,8 +157,7 @@ def stage_config(name: str, folder: pathlib.Path, budget: Budget, seed: int) -> 
 
 def with_arms(cfg: ExperimentConfig) -> ExperimentConfig:
     """A stage's config with what its thinking carries. It is no part of the stage: arms are added to its finished evaluation."""
-    per = 1 if cfg.rollout.mode == "latent" else COMPRESSION
-    curve = tuple(n * per for n in KEPT if n * per < cfg.rollout.max_new_tokens - 1)
+    curve = tuple(latents(n) if cfg.rollout.mode == "latent" else n for n in KEPT)
     return apply_diff(cfg, {"evaluation.arms": True, "evaluation.curve": curve, "evaluation.answer_budget": MAX_ANSWER})
 
 
