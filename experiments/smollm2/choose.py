@@ -6,6 +6,7 @@ Run: python -m experiments.smollm2.choose --workdir runs/smollm2/cpu [--compress
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 
@@ -25,10 +26,9 @@ def candidate(folder: pathlib.Path, compression: int, steps: int) -> ExperimentC
         "name": f"compression{compression}_updates{steps}",
         "sft.compression": compression,
         "rollout.max_new_tokens": latents(LONGEST, compression) + ROOM,
-        "train.num_steps": steps,
         "data.eval_split": "valid",
     }
-    return apply_diff(stage_config("latent_sft", folder, BUDGETS[folder.name], 0), changes)
+    return apply_diff(stage_config("latent_sft", folder, dataclasses.replace(BUDGETS[folder.name], latent_steps=steps), 0), changes)
 
 
 def run(options: argparse.Namespace) -> int:
