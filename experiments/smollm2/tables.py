@@ -22,6 +22,7 @@ from experiments.smollm2.results import PASSES, RESULTS, Stage, collect, read, r
 from experiments.smollm2.stages import BUDGETS, STAGES, TRANSFER
 from lgrpo.evaluation.compare import paired
 from lgrpo.report.plots import Figure, Style, draw_lines, render
+from lgrpo.runs import markdown as markdown_of
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "smollm2.md"
 IMAGES = PAGE.parent / "images"
@@ -65,8 +66,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     """Markdown; "" without rows."""
     if not rows:
         return ""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return f"{title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return f"{title}\n\n{markdown_of.table(columns, rows)}\n"
 
 
 def _mean_cost(stages: Stages, name: str, what: str, form: str) -> str:
