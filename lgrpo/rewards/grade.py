@@ -12,6 +12,7 @@ from typing import Literal
 from lgrpo.config import DataConfig, Grader
 from lgrpo.rewards.answers import answer_text
 from lgrpo.rewards.choice import chosen_letter, gold_letter, labelled_letter
+from lgrpo.rewards.notation import depths
 from lgrpo.rewards.official import official_answer, official_equal, strip_string
 from lgrpo.rewards.reading import APPROX, VARIABLE, Reading, read_answer
 from lgrpo.rewards.units import DEGREE, PERCENT, clash
@@ -169,7 +170,7 @@ def _for_parser(found: Reading, wanted: Reading) -> tuple[str, str] | None:
     gold, answer = (latex.replace("\\%", "") for latex in (gold, "\n".join([*sides, answer])))
     if not _MATH.search(gold) or _words(gold) != _words(answer) or _differ_in_case(answer, gold):
         return None
-    return (gold, answer) if max(_depth(answer), _depth(gold)) <= MAX_DEPTH else None
+    return (gold, answer) if max(depths(answer) + depths(gold)) <= MAX_DEPTH else None
 
 
 def _words(latex: str) -> list[str]:
@@ -184,15 +185,6 @@ def _differ_in_case(a: str, b: str) -> bool:
         return a != b
     names, others = (set(_NAME.findall(x)) for x in (a, b))
     return names != others and {x.casefold() for x in names} == {x.casefold() for x in others}
-
-
-def _depth(latex: str) -> int:
-    """Deepest nesting of opening brackets."""
-    depth = deepest = 0
-    for char in latex:
-        depth += (char in "{([") - (char in "})]")
-        deepest = max(deepest, depth)
-    return deepest
 
 
 def _choice(text: str, gold: str) -> Verdict:

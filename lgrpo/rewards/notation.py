@@ -6,6 +6,7 @@ Words that stood in \\text{...} are kept between OPEN and CLOSE, which no input 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import unicodedata
 
@@ -54,6 +55,11 @@ _DOLLAR = re.compile(r"(?<!\\)\$")
 _BLANKS = re.compile(r"\s+")
 _ROOT_OF = re.compile(r"\\sqrt\s*(\[3\])?\s*(?:\(([^()]*)\)|([0-9]+(?:\.[0-9]+)?))")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))\s*")
+
+
+def depths(text: str, opening: str = "([{", closing: str = ")]}") -> list[int]:
+    """How many brackets are open behind each character."""
+    return list(itertools.accumulate((char in opening) - (char in closing) for char in text))
 
 
 def words_as_blanks(text: str) -> str:

@@ -22,13 +22,14 @@ _ATTACHED = "mm cm dm km kg mg lb lbs oz ft yd mi sec min hr hrs ml mL mph kmh k
 ATTACHED = frozenset(_ATTACHED.split())
 """What may touch its number: other letters that do are algebra (5x, 2pi)."""
 _LETTERS = frozenset("mgshlLWVAJNCF")
-_VALUES = """or and to plus minus times over by mod modulo squared cubed choose pi sqrt not than point is isn are aren was be but no none never cannot
-    double doubled twice triple tripled thrice halved factorial negative inverse reciprocal root power opposite
-    wrong incorrect false if unless instead except either neither nor maybe
-    half halves third thirds quarter quarters hundred hundreds thousand thousands million millions billion billions trillion trillions
+_DENIALS = "half double twice triple minus negative not no never cannot wrong incorrect least most than neither nor if or false except"
+DENYING = frozenset(_DENIALS.split())
+_VALUES = """and to plus times over by mod modulo squared cubed choose pi sqrt point is isn are aren was be but none
+    doubled tripled thrice halved factorial inverse reciprocal root power opposite unless instead either maybe
+    halves third thirds quarter quarters hundred hundreds thousand thousands million millions billion billions trillion trillions
     dozen dozens score pair pairs mil bn zero one two three four five six seven eight nine ten eleven twelve
     twenty thirty forty fifty sixty seventy eighty ninety"""
-CHANGING = frozenset(_VALUES.split())
+CHANGING = DENYING | frozenset(_VALUES.split())
 """Words beside a value that change it, deny it, or say that there is more than one."""
 _FRACTIONAL = re.compile(r"(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand|million|billion)ths?")
 _POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
