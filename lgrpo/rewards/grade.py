@@ -108,41 +108,30 @@ def _equal(found: Reading, wanted: Reading) -> bool | None:
 
     Integers take nothing but themselves; where neither side is one, within a relative TOLERANCE. 50% is 50 and 0.5. Text must be the same.
     """
-    if found.text == wanted.text and not (found.unit or found.name):  # most right answers
-        return True
-    if clash(found.unit, wanted.unit) or _other_name(found.name, wanted.name):
+    if (found.unit or found.name) and (clash(found.unit, wanted.unit) or _other_name(found.name, wanted.name)):
         return False
+    if found.text == wanted.text:  # most right answers
+        return True
     a, b = found.number, wanted.number
     if wanted.sides or _steps(found, wanted):
-        if found.text == wanted.text:
-            return True
         apart = a is not None and b is not None and not _close(a, b) and not wanted.name and not wanted.sides
         return False if apart or (wanted.sides and not found.equation) else None
-    if (found.text.rpartition("=")[2] if found.sides else found.text) == wanted.text:  # also `1, 100` for 1,100
+    if found.sides and found.text.rpartition("=")[2] == wanted.text:
         return True
     if a is None or b is None:
         return None
-    percents = [(reading.unit == PERCENT) for reading in (found, wanted)]
-    if percents[0] != percents[1] and _close(a / (100 if percents[0] else 1), b / (100 if percents[1] else 1)):
-        return True
-    return _close(a, b)
+    percents = [reading.unit == PERCENT for reading in (found, wanted)]
+    return _close(a, b) or (percents[0] != percents[1] and _close(a / 100 ** percents[0], b / 100 ** percents[1]))
 
 
 def _other_name(a: str, b: str) -> bool:
     """`y = 3` for `x = 3`. A variable and a word do not contradict each other: A = 205, Area = 205."""
-    if not a or not b or a == b:
-        return False
-    return (VARIABLE.fullmatch(a) is None) == (VARIABLE.fullmatch(b) is None)
+    return bool(a and b) and a != b and (VARIABLE.fullmatch(a) is None) == (VARIABLE.fullmatch(b) is None)
 
 
 def _steps(found: Reading, wanted: Reading) -> list[str]:
     """Sides that are no names. Where the gold answer is no equation, m+n in `m+n = 205` is what was asked for; k^2 in `k^2 = 205` is not."""
-    return [side for side in found.sides if wanted.name or not _is_quantity(side)]
-
-
-def _is_quantity(side: str) -> bool:
-    """At least two variables, and no rounding."""
-    return len(set(re.findall("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", side)))) > 1 and not side.startswith(APPROX)
+    return [side for side in found.sides if wanted.name or side.startswith(APPROX) or len({name for name in _NAME.findall(side) if name.isalpha()}) < 2]
 
 
 def _close(a: Fraction, b: Fraction) -> bool:
