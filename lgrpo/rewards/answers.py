@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from lgrpo.rewards.notation import words
 from lgrpo.rewards.units import KNOWN
 
 MAX_TEXT = 16_384
@@ -20,9 +21,8 @@ _SAID = re.compile(r"\b(?:answers?|result|solution)(?:\s+(?:is|are|was|equals|wo
 _SENTENCE_ENDS = re.compile(r"[.!?](?=\s+[A-Z]|\s*$)|\n")
 _SENTENCE_END = re.compile(r"[.;!?:]$|^(?![\d,]*\d,?$).*,$")
 # Words of a sentence that belong to the expression beside them, and words behind it that change it.
-_JOINERS = frozenset("or and to of out by times plus minus over".split())
-_CHANGES = "hundred thousand million billion trillion dozen dozens half percent squared cubed hundreds thousands millions billions"
-_CHANGING = frozenset(_CHANGES.split())
+_JOINERS = words("or and to of out by times plus minus over")
+_CHANGING = words("hundred thousand million billion trillion dozen dozens half percent squared cubed hundreds thousands millions billions")
 _ASSIGNMENTS = re.compile(r"(?:[A-Za-z] ?= ?[^\s,]+(?:, ?|$)){2,}")
 _ANCHOR = re.compile(r"[\d¹²³⁰-₉]|\\[A-Za-z]|\$[^$]|[√π∞]")
 _PART = re.compile(r"[^A-Za-z]*[-+*/=^<>(){}\[\]%|×·÷−$][^A-Za-z]*|[*`\"'.,;:!?$()]*[b-zB-HJ-Z][*`\"'.,;:!?$()]*")

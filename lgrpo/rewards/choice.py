@@ -13,7 +13,8 @@ _DECORATION = re.compile(r"[*`$\"]|</?[A-Za-z]{1,10}>|\\[()\[\]]")
 _GOLD = re.compile(rf"\(?\s*([{LETTERS}])\s*\)?")
 # The whole of an answer: B, (B), B., **B**, (B) Mitochondria, B: Mitochondria. Not `B Mitochondria`, nor `A cat`.
 _ALONE = re.compile(
-    rf"(?:the\s+)?(?:(?:final\s+|correct\s+)?(?:answer|option|choice)(?:\s+is)?\s*:?)?\s*\(?\s*(?P<letter>[{LETTERS}])\s*\)?[.:]?", re.IGNORECASE
+    rf"(?:the\s+)?(?:(?:final\s+|correct\s+)?(?:answer|option|choice)(?:\s+is)?\s*:?)?\s*\(?\s*(?P<letter>[{LETTERS}])\s*\)?[.:]?",
+    re.IGNORECASE,
 )
 _LABELLED = re.compile(rf"(?:\((?P<in>[{LETTERS}])\)|(?P<out>[{LETTERS}])[).:])(?=\s*\S)")
 _LETTER = rf"(?:\(\s*(?P<in>[{LETTERS}{LETTERS.lower()}])\s*\)|(?P<out>[{LETTERS}])|(?P<last>[{LETTERS.lower()}])(?=[.!]?\s*(?:\n|$)))(?![\w'’+#-])"

@@ -74,33 +74,23 @@ def grade_all(texts: Sequence[str | None], golds: Sequence[str], cfg: DataConfig
 
 def _decide(text: str | None, gold: str, grader: Grader) -> tuple[Verdict, tuple[str, str] | None]:
     """The verdict without a LaTeX parser; and, where only that can tell, the pair (gold, answer) for it."""
-    if not text or not text.strip():
-        return Verdict(False, "no_answer"), None
+    text = text or ""
     if grader == "official":
         return _official(text, gold), None
-    if grader == "choice" or (grader == "auto" and len(gold) < 32 and gold_letter(gold)):
-        return _choice(text, gold), None
-    answer = answer_text(text)
-    if answer is None:
-        return Verdict(False, "no_answer"), None
+    letter = gold_letter(gold) if len(gold) < 32 and not gold[-1:].isdigit() else None
+    if grader == "choice" or (grader == "auto" and letter):
+        return _choice(text, gold_letter(gold)), None
+    answer = answer_text(text) or ""
     found, wanted = read_answer(answer), _read_gold(gold)
-    if not found.text and found.number is None:
+    if not found.text:
         return Verdict(False, "no_answer"), None
     key = str(found.number) if found.number is not None else found.text
     equal, open_pair = _equal(found, wanted), None
-    if equal is None and _labelled(answer, gold):
-        equal = True
-    if equal is None and grader != "numeric":
-        open_pair = _for_parser(found, wanted)
-    if equal:
-        return Verdict(True, "correct", key), None
-    return Verdict(False, "unparsable" if found.number is None and wanted.number is not None else "wrong", key), open_pair
-
-
-def _labelled(answer: str, gold: str) -> bool:
-    """`(C) 12` for the gold answer (C)."""
-    letter = gold_letter(gold) if len(gold) < 32 else None
-    return letter is not None and labelled_letter(answer) == letter
+    if equal is None:
+        equal = letter is not None and labelled_letter(answer) == letter  # `(C) 12` for the gold answer (C)
+        open_pair = _for_parser(found, wanted) if grader != "numeric" and not equal else None
+    category: Category = "unparsable" if found.number is None and wanted.number is not None else "wrong"
+    return Verdict(equal, "correct" if equal else category, key), open_pair
 
 
 def _equal(found: Reading, wanted: Reading) -> bool | None:
@@ -131,7 +121,8 @@ def _other_name(a: str, b: str) -> bool:
 
 def _steps(found: Reading, wanted: Reading) -> list[str]:
     """Sides that are no names. Where the gold answer is no equation, m+n in `m+n = 205` is what was asked for; k^2 in `k^2 = 205` is not."""
-    return [side for side in found.sides if wanted.name or side.startswith(APPROX) or len({name for name in _NAME.findall(side) if name.isalpha()}) < 2]
+    letters = [{name for name in _NAME.findall(side) if name.isalpha()} for side in found.sides]
+    return [side for side, of in zip(found.sides, letters, strict=True) if wanted.name or side.startswith(APPROX) or len(of) < 2]
 
 
 def _close(a: Fraction, b: Fraction) -> bool:
@@ -176,8 +167,8 @@ def _differ_in_case(a: str, b: str) -> bool:
     return names != others and {x.casefold() for x in names} == {x.casefold() for x in others}
 
 
-def _choice(text: str, gold: str) -> Verdict:
-    letter, wanted = chosen_letter(text), gold_letter(gold)
+def _choice(text: str, wanted: str | None) -> Verdict:
+    letter = chosen_letter(text)
     if letter is None:
         return Verdict(False, "no_answer" if answer_text(text) is None else "unparsable")
     return Verdict(letter == wanted, "correct" if letter == wanted else "wrong", letter)

@@ -17,6 +17,11 @@ _UNMARK = str.maketrans(OPEN + CLOSE, "  ")
 _SAME = {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)} | dict.fromkeys("−–—﹣‐‑", "-") | dict.fromkeys("⁄∕÷", "/")
 
 
+def words(table: str) -> frozenset[str]:
+    """The words of a table."""
+    return frozenset(table.split())
+
+
 def _pairs(table: str) -> list[tuple[str, str]]:
     """A table of words, two and two."""
     words = table.split()

@@ -38,7 +38,7 @@ class Reading(NamedTuple):
 
 _PLAIN = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
 _SIMPLE = re.compile(r"(\\?\$)?(-?(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]{1,18})(?:\.[0-9]{1,18})?)", re.ASCII)
-_RATIO = re.compile(r"(-?)\\[dt]?frac\{([0-9]{1,18})\}\{([0-9]{1,18})\}", re.ASCII)
+_RATIO = re.compile(r"(-?)\\[dt]?frac\{([0-9]{1,18})\}\{(0*[1-9][0-9]{0,17})\}", re.ASCII)
 _DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9]| [0-9])|[0-9]+)"
 _UNSIGNED = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
 _SIGN = r"(?P<sign>[-+]?)\s*"
@@ -68,11 +68,13 @@ _MODULO = re.compile(r"\s*(?:\\pmod\s*(?:\{([^{}]*)\}|(\w))|\(?\s*\\?b?mod\b\s*\
 _BASED = re.compile(r"[({]?\s*([0-9][0-9A-Za-z]*)\s*[)}]?\s*_\s*\{?\s*([0-9]+|[a-z]+)\s*\}?")
 _BASE_WORDS = "two three four five six seven eight nine ten eleven twelve"
 _BASES = {word: n for n, word in enumerate(_BASE_WORDS.split(), 2)} | {"sixteen": 16}
+_CHOICE = re.compile(r"\s*(\([A-E]\))\s*(?=\d|\\(?:frac|sqrt|\$))")
 
 # Around the answer
 _ENDS = re.compile(r"^(?:[\s#\"`*,;:=]|\\Rightarrow(?![a-z])|\\to(?![a-z])|\\approx(?![a-z]))+|(?:[\s.,;:#\"`*]|\\(?=$))+$")
 _LABEL = re.compile(
-    r"(?:[A-Za-z']+\s+){0,8}?(?:[A-Za-z']+\s*:|(?:is|are|was|be|equals|has|have|had|needs?|gets?|got|costs?|makes?|made|pays?|paid|earns?|spends?|takes?)\b:?|(?:answer|ans|total|result)\s+(?=[-\d\\.])|"
+    r"(?:[A-Za-z']+\s+){0,8}?(?:[A-Za-z']+\s*:|(?:is|are|was|be|equals|has|have|had|needs?|gets?|got|costs?|makes?|made|pays?|paid|earns?|spends?|takes?)\b:?|"
+    r"(?:answer|ans|total|result)\s+(?=[-\d\\.])|"
     r"(?:about|around|roughly|approx(?:\.|imately)?|exactly|only|just)\s)\s*(?=\S)",
     re.IGNORECASE,
 )
@@ -113,22 +115,30 @@ def read_answer(answer: str) -> Reading:
     if simple := _SIMPLE.fullmatch(answer):
         number = Fraction(simple[2].replace(",", ""))
         return Reading(number, simple[2], _DOLLAR if simple[1] else (), latex=_number_latex(simple[2], number))
-    if (ratio := _RATIO.fullmatch(answer)) and (below := int(ratio[3])):
-        number, text = Fraction(int(ratio[1] + ratio[2]), below), f"{ratio[1]}\\frac{{{ratio[2]}}}{{{ratio[3]}}}"
+    if ratio := _RATIO.fullmatch(answer):
+        number, text = Fraction(int(ratio[1] + ratio[2]), int(ratio[3])), f"{ratio[1]}\\frac{{{ratio[2]}}}{{{ratio[3]}}}"
         return Reading(number, text, latex=_number_latex(text, number))
     text = _undecorated(spelled(answer))
-    name, sides, value = _taken_apart(text)
+    choice = _CHOICE.match(words_as_blanks(text))
+    name, sides, value = _taken_apart(_balanced(text[choice.end() :]) if choice else text)
     value, money = _without_money(_unwrapped(value))
     value, unit, number = _measured(value)
     sides = tuple(side for side in sides if number is None or not _same_number(side, number))
     latex = _latex(value) if number is None else _number_latex(value, number)
-    based = _BASED.fullmatch(words_as_blanks(value))
+    if based := _BASED.fullmatch(words_as_blanks(value)):
+        value = f"{based[1]}_{_BASES.get(based[2], based[2])}"
     if based or "\\ldots" in value:
         latex = ""
-        value = f"{based[1]}_{_BASES.get(based[2], based[2])}" if based else value
-    outer = tuple(_latex(side) for side in sides)
-    normal = "=".join([*map(_normal, sides), _normal(value)])
-    return Reading(number, normal, money + unit, _normal(name), outer, latex, _latex(text) if "=" in text else "")
+    normal = "=".join(map(_normal, (*sides, value)))
+    return Reading(
+        number,
+        normal,
+        money + unit,
+        choice[1] if choice else _normal(name),
+        tuple(map(_latex, sides)),
+        latex,
+        _latex(text) if "=" in text else "",
+    )
 
 
 def _undecorated(text: str) -> str:
@@ -279,19 +289,13 @@ def _value(parts: dict[str, str | None]) -> Fraction | None:
         whole, _, places = start.partition(".")
         cycle = parts["cycle"] or parts["digit"] or parts["inner"]
         return Fraction(int(whole + places + cycle) - int(whole + places or "0"), 10 ** len(places) * (10 ** len(cycle) - 1))
-    a, b = (_plain(parts.get(key) or parts.get(key + "1") or parts.get(other)) for key, other in ("ac", "bd"))
-    if b is not None:
-        if not b:
-            return None
-        a /= b
+    above, below = (parts.get(key) or parts.get(key + "1") or parts.get(other) or "1" for key, other in ("ac", "bd"))
+    a, b = (Fraction(re.sub(r"[\s,]", "", text).rstrip(".")) for text in (above, below))
+    if b == 0:
+        return None
     if (whole := parts.get("whole")) is not None:
-        return int(whole) + a if 0 < a < 1 else None
-    exponent = parts.get("e") or parts.get("e1") or parts.get("e2")
-    return a * Fraction(10) ** int(exponent) if exponent else a
-
-
-def _plain(text: str | None) -> Fraction | None:
-    return None if text is None else Fraction(re.sub(r"[\s,]", "", text).rstrip("."))
+        return int(whole) + a / b if 0 < a / b < 1 else None
+    return a / b * Fraction(10) ** int(parts.get("e") or parts.get("e1") or parts.get("e2") or 0)
 
 
 def _normal(text: str) -> str:

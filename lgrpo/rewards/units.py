@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from lgrpo.rewards.notation import words
+
 Unit = tuple[str, ...]
 """Known units by one name each (with exponents and `/`), or the plain nouns of a description such as `red apples`; empty: none."""
 PERCENT, DEGREE = ("%",), ("degree",)
@@ -18,29 +20,29 @@ _TABLE = r"""% \% % percent pct percentage; degree ^\circ degree deg; dollar \$ 
 # One unit an entry: its name, then how it is written.
 _SPELLINGS = {name: spellings for name, *spellings in (entry.split() for entry in re.split("[;\n]", _TABLE))}
 KNOWN = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings}
-ATTACHED = frozenset("mm cm dm km kg mg lb lbs oz ft yd mi sec min hr hrs ml mL mph kmh kph kWh dollars cents deg degrees percent".split())
+ATTACHED = words("mm cm dm km kg mg lb lbs oz ft yd mi sec min hr hrs ml mL mph kmh kph kWh dollars cents deg degrees percent")
 """What may touch its number: other letters that do are algebra (5x, 2pi)."""
 _LETTERS = frozenset("mgshlLWVAJNCF")
-_DENIALS = "half double twice triple minus negative not no never cannot wrong incorrect least most than neither nor if or false except"
-DENYING = frozenset(_DENIALS.split())
-_VALUES = """and to plus times over by mod modulo squared cubed choose pi sqrt point is isn are aren was be but none
+DENYING = words(
+    "half double twice triple minus negative not no never cannot wrong incorrect least most than neither nor if or false except"
+)
+CHANGING = DENYING | words("""and to plus times over by mod modulo squared cubed choose pi sqrt point is isn are aren was be but none
     doubled tripled thrice halved factorial inverse reciprocal root power opposite unless instead either maybe
     halves third thirds quarter quarters hundred hundreds thousand thousands million millions billion billions trillion trillions
     dozen dozens score pair pairs mil bn zero one two three four five six seven eight nine ten eleven twelve
-    twenty thirty forty fifty sixty seventy eighty ninety"""
-CHANGING = DENYING | frozenset(_VALUES.split())
+    twenty thirty forty fifty sixty seventy eighty ninety""")
 """Words beside a value that change it, deny it, or say that there is more than one."""
 _FRACTIONAL = re.compile(r"(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand|million|billion)ths?")
 _POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
-_IGNORED = frozenset("unit of the in total each long wide tall high old more left away".split())
+_IGNORED = words("unit of the in total each long wide tall high old more left away")
 _MAX_WORDS = 5
 _WORD = re.compile(r"[^\W\d_]+|[%$€£¥₹₩₽¢]|\\[$%]|\^\\circ|/|\^\s*\{?\s*[23]\s*\}?")
 
 
-def read_unit(words: str, only_known: bool) -> Unit | None:
-    """The unit that these words and signs name, or None where they are none. only_known: plain nouns are none."""
-    tokens = _WORD.findall(words)
-    plain = [word.lower() for word in re.findall("[A-Za-z]+", words)]
+def read_unit(text: str, only_known: bool) -> Unit | None:
+    """The unit that words and signs name, or None where they are none. only_known: plain nouns are none."""
+    tokens = _WORD.findall(text)
+    plain = [word.lower() for word in re.findall("[A-Za-z]+", text)]
     if sum(map(str.isalpha, tokens)) > _MAX_WORDS or any(word in CHANGING or _FRACTIONAL.fullmatch(word) for word in plain):
         return None
     unit: list[str] = []
