@@ -72,7 +72,7 @@ def _equal(gold: str, answer: str) -> bool:
 def _equations(a: Any, b: Any) -> bool | None:
     """Whether an answer with a sign in it equals the gold answer, or None where math-verify may tell.
 
-    It takes the last side of `1<5` for the value 5, misses multiples of an equation, as 2x = 6 of x = 3, and takes any two equations without a
+    It takes the last side of `k^2=5` for the value 5, misses multiples of an equation, as 2x = 6 of x = 3, and takes any two equations without a
     solution for equal.
     """
     if isinstance(a, sympy.Expr) and isinstance(b, _Relation | And):

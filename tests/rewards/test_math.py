@@ -51,7 +51,7 @@ def test_equivalent_latex():
 @pytest.mark.parametrize(
     ("correction", "without", "gold", "answer", "right"),
     [
-        ("_equations", lambda a, b: None, "5", "x<5", "wrong"),
+        ("_equations", lambda a, b: None, "5", "k^2=5", "wrong"),
         ("_equations", lambda a, b: None, "x=3", "2x=6", "correct"),
         ("_equations", lambda a, b: None, "1=1", "2=3", "wrong"),
         ("_as_set", lambda a, b: b, "(-\\infty,1)\\cup(2,\\infty)", "x<1, x>2", "correct"),
