@@ -23,12 +23,12 @@ from lgrpo.errors import UserError
 from lgrpo.latent.refill import lower_chunk
 from lgrpo.latent.rollout import empty_record
 from lgrpo.models.decoder import compute_params
-from lgrpo.models.spec import param_shardings
+from lgrpo.models.spec import largest_array, param_shardings
 from lgrpo.runs.metrics import summary_table
-from lgrpo.runs.retention import CONCURRENT_GB
+from lgrpo.runs.retention import in_flight
 from lgrpo.sharding import ROLLOUT_RULES, batch_sharding, batch_ways, make_mesh, replicated
 from lgrpo.train.layout import layout
-from lgrpo.train.setup import abstract_state
+from lgrpo.train.setup import abstract_state, trained_specs
 from lgrpo.train.steps.rl import group, rollout_step, train_step
 from lgrpo.train.steps.sft import sft_step
 from lgrpo.train.steps.update import merged_weights
@@ -54,10 +54,11 @@ class Phase:
 def save_bytes(cfg: ExperimentConfig, devices: int, *, rl: bool) -> int:
     """Bytes of host memory per device while a checkpoint is written: a copy of the state, and as much again on its way to the files, up to a limit.
 
-    Where the device is the host (CPU) they come on top of the update that runs beside the save.
+    Where the device is the host (CPU) the arrays themselves are read, while no update runs: the copy is then the state.
     """
     state = sum(row.bytes for row in layout(cfg, devices, rl=rl) if row.part != "rollout")
-    return state + min(state, 2 * CONCURRENT_GB << 30)  # two items are written at once: parameters, and the rest
+    limit = in_flight(largest_array(trained_specs(cfg, rl=rl), cfg.model))
+    return state + min(state, 2 * limit)  # two items are written at once: parameters, and the rest
 
 
 def target_devices(target: str, count: int) -> list[jax.Device]:
@@ -231,9 +232,8 @@ def memory_table(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) 
     text.append(summary_table(lines, ["phase", "resident", "arguments", "outputs", "temporary", "peak"]))
     peak, saving = max(p.peak for p in phases), save_bytes(cfg, len(devices), rl=rl)
     text.append(f"peak: {_mib(peak)} MiB")
-    text.append(
-        f"host memory of a save: {_mib(saving)} MiB for each device" + (f", so {_mib(peak + saving)} here" if kind == "cpu" else "")
-    )
+    beside = ", the state itself included: no update runs beside it here" if kind == "cpu" else ""
+    text.append(f"host memory of a save: {_mib(saving)} MiB for each device{beside}")
     if kind == "cpu" and cfg.model.dtype == "bfloat16":
         text.append("on CPU XLA computes bfloat16 in float32, so that temporaries are larger than on an accelerator: see --target")
     return "\n".join(text)
