@@ -99,8 +99,7 @@ def jobs(repeats: int, *, quick: bool = False) -> list[Job]:
     found += [Job(f"D/{config}", "demo_step", {"config": config}) for config in ("latent", "explicit")]
     found += _growth()
     uneven = {"vocab": 64, "new": 256}
-    found += [Job("F/loop", "rollout_uneven", uneven | {"decode": "loop"})]
-    found += [Job(f"F/refill-{lanes}", "rollout_uneven", uneven | {"decode": "refill", "lanes": lanes, "chunk": 16}) for lanes in (2, 4, 8)]
+    found += [Job("F/loop", "rollout_uneven", uneven)]
     starts = 2 if quick else max(repeats, 5)
     found += [Job(f"E/start-{cache}", "startup", {}, cache=cache, processes=starts) for cache in ("cold", "warm")]
     changes = QUICK if quick else {}

@@ -20,7 +20,6 @@ from lgrpo.config import ExperimentConfig
 from lgrpo.config.validate import require_valid
 from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.errors import UserError
-from lgrpo.latent.refill import lower_chunk
 from lgrpo.latent.rollout import empty_record
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import largest_array, param_shardings
@@ -142,9 +141,8 @@ def _rl_programs(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> list[PhasePro
     prompts = _placed(_prompts(cfg, rows), over_batch)
     key = _placed(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh))
     resident = _bytes(state) - shared
-    decode = lower_chunk if cfg.rollout.decode == "refill" else rollout_step.lower
     return [
-        PhaseProgram("rollout", lambda: decode(weights, prompts, key, cfg=cfg), resident),
+        PhaseProgram("rollout", lambda: rollout_step.lower(weights, prompts, key, cfg=cfg), resident),
         PhaseProgram("update", lambda: train_step.lower(state, abstract_batch(cfg, mesh), cfg=cfg), 0),
     ]
 
@@ -195,8 +193,7 @@ def _parts(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> dict[str, int]:
     m, c, t, tensor = cfg.model, cfg.rollout, cfg.train, mesh.shape["tensor"]
     ways = batch_ways(mesh)
     if rl:
-        lanes = min(c.lanes, c.group_size) if c.decode == "refill" else c.group_size
-        columns = cfg.data.max_prompt + lanes * c.max_new_tokens
+        columns = cfg.data.max_prompt + c.group_size * c.max_new_tokens
         size = jnp.dtype(m.dtype if c.kv_dtype == "compute" else c.kv_dtype).itemsize
         parts["K/V cache"] = t.prompts_per_step // ways * columns * 2 * m.n_layers * (m.n_kv_heads // tensor) * m.head_dim * size
         rows, length = (t.microbatch or t.prompts_per_step // t.updates_per_step) * c.group_size, c.max_new_tokens

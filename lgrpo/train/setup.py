@@ -135,8 +135,6 @@ def prepare(cfg: ExperimentConfig, *, kind: str) -> tuple[ExperimentConfig, Text
     require_valid(cfg, device_count=jax.device_count(), kind=kind)
     if kind == "train":
         own_functions(cfg)
-    if multihost.several() and cfg.rollout.decode == "refill":
-        raise UserError("rollout.decode=refill: its host side sees one process only; use loop where there are several")
     _agree(cfg, tokenizer)
     return cfg, tokenizer
 
