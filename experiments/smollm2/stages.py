@@ -96,7 +96,7 @@ def latents(tokens: int, compression: int = COMPRESSION) -> int:
 def data_settings(folder: pathlib.Path, budget: Budget, seed: int = 0) -> Gym:
     """What is written for training and tests: the same templates with other numbers, and twenty templates that training never sees."""
     return Gym(
-        str(folder / "data"),
+        out=str(folder / "data"),
         chains="equations",
         steps=(1, 3),
         templates=TEMPLATES,

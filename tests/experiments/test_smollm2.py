@@ -44,7 +44,7 @@ def test_every_stage_is_valid(folder, budget, name):
     assert cfg.name == name and cfg.data.think_end == TOKENS[1]
 
 
-@pytest.mark.parametrize("compression", [1, 2, 3, 5])
+@pytest.mark.parametrize("compression", [1, 2, 3, 4])
 def test_a_candidate_for_latent_sft_has_room_for_the_longest_chain_and_is_measured_on_valid(folder, compression):
     cfg = choose.candidate(folder, compression, 70)
     ready = resolve(cfg, load_tokenizer(cfg.data))
