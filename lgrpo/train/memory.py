@@ -147,8 +147,8 @@ def _rl_programs(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> list[PhasePro
     ]
 
 
-def _sft_program(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> PhaseProgram:
-    """Shapes as data.pipeline.sft_stream makes them. Of packed rows the most there can be: the table of lengths is not at hand here."""
+def abstract_records(cfg: ExperimentConfig) -> dict[str, Any]:
+    """A supervised batch as data.pipeline.sft_stream makes it. Of packed rows the most there can be: the table of lengths is not at hand here."""
     rows, chain, k = cfg.sft.batch_size, cfg.sft.max_chain, cfg.rollout.latent.k
     latents = -(-chain // cfg.sft.compression)
     shapes = {"prompt_tokens": (cfg.data.max_prompt,), "chain_tokens": (chain,), "answer_tokens": (cfg.sft.max_answer,)}
@@ -164,7 +164,7 @@ def _sft_program(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> PhaseProgram:
         slices = rows // cfg.train.microbatch if cfg.train.microbatch else 1
         for name, width in (("pack_inputs", cfg.data.max_prompt + steps - 1), ("pack_steps", steps)):
             batch[name] = jax.ShapeDtypeStruct((rows // slices, slices, width), jnp.int32)
-    return PhaseProgram("update", lambda: sft_step.lower(state, _placed(batch, batch_sharding(mesh)), cfg=cfg), 0)
+    return batch
 
 
 def programs(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> list[PhaseProgram]:
@@ -174,7 +174,10 @@ def programs(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> list[PhaseProgra
     except ValueError as error:
         raise UserError(f"{mesh.size} devices: {error}") from error
     with jax.set_mesh(mesh):
-        return _rl_programs(cfg, mesh, state) if rl else [_sft_program(cfg, mesh, state)]
+        if rl:
+            return _rl_programs(cfg, mesh, state)
+        batch = _placed(abstract_records(cfg), batch_sharding(mesh))
+        return [PhaseProgram("update", lambda: sft_step.lower(state, batch, cfg=cfg), 0)]
 
 
 def predict(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) -> list[Phase]:
