@@ -11,7 +11,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,8 +32,9 @@ from lgrpo.config import (
     RolloutConfig,
     TrainConfig,
 )
-from lgrpo.runs import multihost, output, partners
+from lgrpo.runs import multihost, output, partners, storage
 from lgrpo.runs.checkpoint import Checkpoints
+from lgrpo.runs.storage import Place
 from lgrpo.train import collect, health, rl
 from lgrpo.train.setup import open_session
 
@@ -115,24 +115,22 @@ def _digests(tree: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(path): hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest() for path, leaf in leaves}
 
 
-def write_final(cfg: ExperimentConfig, workdir: Path) -> None:
+def write_final(cfg: ExperimentConfig, workdir: Place) -> None:
     """What must be equal bit for bit, read from the checkpoint of the last step."""
-    session = open_session(cfg, workdir, rl=True, buffer=collect.empty_buffer)
+    session = open_session(cfg, workdir, rl=True, buffer=collect.placed_buffer)
     session.close()
     if session.restored is None or session.start != cfg.train.num_steps:
         raise RuntimeError(f"the newest checkpoint is that of step {session.start}, not of the last step")
     final = {"state": _digests(session.state), "buffer": _digests(session.restored.buffer), "data": session.restored.data}
     if not multihost.is_main():
         return
-    temporary = workdir / (FINAL + ".tmp")
-    temporary.write_text(json.dumps(final, indent=1, sort_keys=True))
-    temporary.replace(workdir / FINAL)
+    storage.write_text(workdir / FINAL, json.dumps(final, indent=1, sort_keys=True))
 
 
 def main() -> int:
     """Exit code of the run."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("workdir", type=Path)
+    parser.add_argument("workdir")
     parser.add_argument("--data-dir", required=True)
     for name, default in (("--steps", 12), ("--seed", 0), ("--fsdp", 1), ("--tensor", 1)):
         parser.add_argument(name, type=int, default=default)
@@ -143,7 +141,7 @@ def main() -> int:
     instrument()
     code = rl.run(cfg, options.workdir)
     if code == 0:
-        write_final(cfg, options.workdir)
+        write_final(cfg, storage.place(options.workdir))
     return code
 
 
