@@ -13,10 +13,14 @@ from typing import Any
 
 from experiments.smollm2.stages import STAGES, origins
 from lgrpo.errors import UserError
+from lgrpo.evaluation.compare import RESULT, load
+from lgrpo.evaluation.summary import columns
 from lgrpo.runs.metrics import read_metrics
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 _KEPT = ("reward/", "eval/", "rollout/", "policy/", "sft/", "perf/")  # areas of metrics
+CHOICE = "choice"
+OUTCOMES, PASSES = "outcomes.json", ("noise_free", "sampled")
 COSTS = {"flop": "perf/flop_total", "seconds": "perf/seconds_total"}
 
 
@@ -28,6 +32,8 @@ class Stage:
     cost: dict[str, float]
     """flop and seconds of the stage alone; what it did not log is left out."""
     evaluations: dict[str, dict[str, Any]]
+    outcomes: dict[str, dict[str, float]]
+    """By pass, the share of right samples of each problem of `test`, by its number."""
 
 
 def _without_places(result: dict[str, Any], stage: str) -> dict[str, Any]:
@@ -35,6 +41,15 @@ def _without_places(result: dict[str, Any], stage: str) -> dict[str, Any]:
     about = dict(result.get("about", {}))
     about |= {name: value for name, value in (("checkpoint", stage), ("data", str(about.get("data")).split(" ")[0])) if name in about}
     return result | {"about": about}
+
+
+def _outcomes(source: pathlib.Path) -> dict[str, dict[str, float]]:
+    """What pairs an evaluation with another of the same problems: by pass, the share of right samples by problem."""
+    rows = load(source)[""]
+    tables = {how: columns(rows[how]) for how in PASSES if how in rows}
+    return {
+        how: {str(uid): float(right) for uid, right in zip(t["uid"][:, 0], t["correct"].mean(1), strict=True)} for how, t in tables.items()
+    }
 
 
 def _collect_stage(source: pathlib.Path, out: pathlib.Path) -> None:
@@ -45,12 +60,15 @@ def _collect_stage(source: pathlib.Path, out: pathlib.Path) -> None:
         to = out / file.relative_to(source)
         to.parent.mkdir(parents=True, exist_ok=True)
         to.write_text(json.dumps(_without_places(json.loads(file.read_text()), source.name), indent=1) + "\n", encoding="utf-8")
+    if (rows := source / "eval" / RESULT).exists():
+        (out / OUTCOMES).write_text(json.dumps(_outcomes(rows)) + "\n", encoding="utf-8")
 
 
 def collect(source: pathlib.Path, out: pathlib.Path = RESULTS) -> list[str]:
-    """Copies the finished stages of a study's folder (<workdir>/<budget>) to out/<budget>, in place of what was there. Returns their names,
-    seed<n>/<stage>. Errors: UserError when none is finished."""
+    """Copies the finished stages of a study's folder (<workdir>/<budget>), and the candidates for one, to out/<budget>, in place of what was
+    there. Returns their names, seed<n>/<stage>. Errors: UserError when none is finished."""
     done = sorted(file.parent for file in source.glob("seed*/*/stage.json") if file.parent.name in STAGES)
+    done += sorted(file.parent for file in source.glob(f"{CHOICE}/*/stage.json"))
     if not done:
         raise UserError(f"{source}: no finished stage there; give the folder of a budget, such as runs/smollm2/cpu")
     target = out / source.name
@@ -65,19 +83,27 @@ def collect(source: pathlib.Path, out: pathlib.Path = RESULTS) -> list[str]:
     return [str(stage.relative_to(source)) for stage in done]
 
 
+def _read_stage(folder: pathlib.Path, seed: int) -> Stage:
+    last = (read_metrics(folder) or [{}])[-1]
+    cost = {what: last[metric] for what, metric in COSTS.items() if metric in last}
+    found = {str(file.parent.relative_to(folder).as_posix()): json.loads(file.read_text()) for file in folder.glob("**/eval.json")}
+    outcomes = json.loads((folder / OUTCOMES).read_text()) if (folder / OUTCOMES).exists() else {}
+    return Stage(seed, cost, found, outcomes)
+
+
 def read(budget: pathlib.Path) -> dict[str, list[Stage]]:
     """Stages by name, in the order of STAGES, each with its seeds. What is missing is left out."""
     out: dict[str, list[Stage]] = {}
     for name in STAGES:
         for folder in sorted(budget.glob(f"seed*/{name}")):
-            if not (folder / "eval" / "eval.json").exists():
-                continue
-            last = (read_metrics(folder) or [{}])[-1]
-            cost = {what: last[metric] for what, metric in COSTS.items() if metric in last}
-            files = folder.glob("**/eval.json")
-            found = {str(file.parent.relative_to(folder).as_posix()): json.loads(file.read_text()) for file in files}
-            out.setdefault(name, []).append(Stage(int(folder.parent.name.removeprefix("seed")), cost, found))
+            if (folder / "eval" / "eval.json").exists():
+                out.setdefault(name, []).append(_read_stage(folder, int(folder.parent.name.removeprefix("seed"))))
     return out
+
+
+def read_candidates(budget: pathlib.Path) -> dict[str, list[Stage]]:
+    """The candidates for Latent-SFT, by name: those of experiments/smollm2/choose.py."""
+    return {file.parents[1].name: [_read_stage(file.parents[1], 0)] for file in sorted(budget.glob(f"{CHOICE}/*/eval/eval.json"))}
 
 
 def with_start(stages: dict[str, list[Stage]], name: str, seed: int, what: str) -> float | None:

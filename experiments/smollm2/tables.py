@@ -15,10 +15,14 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from experiments.demo.__main__ import exit_code
-from experiments.smollm2.results import RESULTS, Stage, collect, read, with_start
+from experiments.smollm2.results import PASSES, RESULTS, Stage, collect, read, read_candidates, with_start
 from experiments.smollm2.stages import BUDGETS, STAGES, TRANSFER
+from lgrpo.evaluation.compare import paired
 from lgrpo.report.plots import Figure, Style, draw_lines, render
+from lgrpo.runs import markdown as markdown_of
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "smollm2.md"
 IMAGES = PAGE.parent / "images"
@@ -51,16 +55,18 @@ def _part(part: str, name: str, what: str) -> Pick:
     return lambda result: result.get(part, {}).get(name, {}).get(what)
 
 
-def _shown(cell: dict[str, float] | None, digits: int = 3) -> str:
-    return "–" if cell is None else f"{cell['value']:.{digits}f} [{cell['low']:.{digits}f}, {cell['high']:.{digits}f}]"
+def _shown(cell: dict[str, float] | None, digits: int = 3, *, signed: bool = False) -> str:
+    if cell is None:
+        return "–"
+    value, low, high = (f"{cell[part]:{'+' if signed else ''}.{digits}f}" for part in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown; "" without rows."""
     if not rows:
         return ""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return f"{title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return f"{title}\n\n{markdown_of.table(columns, rows)}\n"
 
 
 def _mean_cost(stages: Stages, name: str, what: str, form: str) -> str:
@@ -86,6 +92,29 @@ def _main_table(stages: Stages) -> str:
     most = f"pass@{ks.pop()}" if len(ks) == 1 else "pass@k"
     columns = ("stage", "seeds", "pass@1 noise-free", "pass@1 sampled", most, "chain steps", "FLOP with start", "seconds with start")
     return _table("Accuracy on `test`, and what it had cost:", columns, rows)
+
+
+def difference(stages: Stages, a: str, b: str, how: str) -> dict[str, float] | None:
+    """Accuracy of b less that of a over the problems and the seeds that both have, which are averaged first. None where there are none."""
+    first, second = ({s.seed: s.outcomes[how] for s in stages.get(name, []) if how in s.outcomes} for name in (a, b))
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds or any(first[seed].keys() != second[seed].keys() for seed in seeds):
+        return None
+    right = [np.mean([[side[seed][uid] for uid in sorted(first[seeds[0]])] for seed in seeds], 0) for side in (first, second)]
+    return paired(*right)["difference"]
+
+
+def _paired_table(stages: Stages) -> str:
+    rows = []
+    for name, (kind, start, _) in STAGES.items():
+        if kind != "train" or name not in stages:
+            continue
+        cells = [difference(stages, start, name, how) for how in PASSES]
+        against = difference(stages, "explicit_grpo", name, PASSES[0]) if name != "explicit_grpo" else None
+        if any(cells):
+            rows.append([name, start, *(_shown(cell, signed=True) for cell in (*cells, against))])
+    columns = ("RL stage", "start", "noise-free, less its start", "sampled, less its start", "noise-free, less `explicit_grpo`")
+    return _table("What RL changed, paired over the problems of `test`:", columns, rows)
 
 
 def _arms_table(stages: Stages) -> str:
@@ -117,6 +146,20 @@ def _others_table(stages: Stages) -> str:
     return _table("Other problems, noise-free: templates held out of training, and problems that people wrote:", ("stage", *wheres), rows)
 
 
+def _choice_table(candidates: Stages) -> str:
+    rows = [
+        [
+            name,
+            *(_shown(over_seeds(seeds, "eval", _pass(part, "pass@1"))) for part in PASSES),
+            _shown(over_seeds(seeds, "eval", _pass("noise_free", "chain_tokens")), 2),
+            format(seeds[0].cost["flop"], ".3g"),
+        ]
+        for name, seeds in candidates.items()
+    ]
+    columns = ("Latent-SFT", "pass@1 noise-free", "pass@1 sampled", "chain steps", "FLOP")
+    return _table("Candidates for Latent-SFT, on `valid`:", columns, rows)
+
+
 def markdown(results: pathlib.Path = RESULTS) -> str:
     """The tables of every budget that has results; NOT_RUN where none has."""
     parts = []
@@ -126,7 +169,8 @@ def markdown(results: pathlib.Path = RESULTS) -> str:
             missing = [name for name in BUDGETS[budget].stages or STAGES if name not in stages]
             head = f"### Budget `{budget}`\n"
             note = f"Not run, or not finished: {', '.join(missing)}.\n" if missing else ""
-            tables = [table(stages) for table in (_main_table, _arms_table, _curve_table, _others_table)]
+            tables = [table(stages) for table in (_main_table, _paired_table, _arms_table, _curve_table, _others_table)]
+            tables.append(_choice_table(read_candidates(results / budget)))
             parts.append("\n".join(part for part in (head, *tables, note) if part))
     image = [f"![Accuracy over FLOP: {figure_said(drawn)}](images/smollm2.svg)\n"] if (drawn := _main_figure(results)) else []
     note = "Intervals: 95 % over problems for one seed; mean, lowest and highest seed for several.\n"

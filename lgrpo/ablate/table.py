@@ -18,6 +18,7 @@ from lgrpo.config.overrides import diff
 from lgrpo.evaluation.pass_at_k import bootstrap_weights, interval, pass_curve
 from lgrpo.evaluation.shards import read_rows
 from lgrpo.evaluation.summary import LENGTHS, columns
+from lgrpo.runs import markdown
 from lgrpo.runs.metrics import read_metrics
 from lgrpo.runs.storage import Place, write_text
 
@@ -152,17 +153,21 @@ def as_markdown(grid: Grid, rows: Sequence[Mapping[str, Any]], seeds: Sequence[i
         f"Differences are cell minus `{grid.base}`, paired by seed. Intervals are 95 %: t over seeds, and a paired bootstrap over problems with the",
         f"seeds as they are. Metrics of training are means over the last {LAST:.0%} of the steps. All metrics are in ablation.csv and .json.",
         "",
-        "| metric | cell | runs | value | difference, over seeds | difference, over problems |",
-        "| --- | --- | --- | --- | --- | --- |",
     ]
+    numbers = []
     for name in shown_names(rows):
         for row in rows:
             change = row.get("differences", {}).get(name)
             problems = _text(change.get("over_problems") if change else None)
             base = "base" if row["cell"] == grid.base else _text(change)
-            lines.append(f"| {name} | {row['cell']} | {row['runs']} | {_text(row['metrics'].get(name))} | {base} | {problems} |")
-    lines += ["", f"| cell | settings (of `{grid.base}` to the experiment, of the others to `{grid.base}`) |", "| --- | --- |"]
-    lines += [f"| {row['cell']} | {('`' + row['settings'] + '`') if row['settings'] else '-'} |" for row in rows]
+            numbers.append([name, row["cell"], row["runs"], _text(row["metrics"].get(name)), base, problems])
+    settings = [[row["cell"], f"`{row['settings']}`" if row["settings"] else "-"] for row in rows]
+    about = f"settings (of `{grid.base}` to the experiment, of the others to `{grid.base}`)"
+    lines += [
+        markdown.table(("metric", "cell", "runs", "value", "difference, over seeds", "difference, over problems"), numbers),
+        "",
+        markdown.table(("cell", about), settings),
+    ]
     return "\n".join(lines) + "\n"
 
 

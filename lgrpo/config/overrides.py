@@ -22,17 +22,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lgrpo.bounds import Bound
-from lgrpo.config import ExperimentConfig, ModelConfig
+from lgrpo.config import ExperimentConfig, GymConfig
 from lgrpo.config.laws import KIND, find_law, law_class, law_to_json, with_law
 from lgrpo.config.objects import importable, run_file
 from lgrpo.errors import UserError
 from lgrpo.latent.law import Law
 
-# A run may be continued with other values here; any other change would make it another experiment.
-RESUME_MAY_CHANGE = (
-    *("name", "train.num_steps", "train.log_every", "train.diagnostics", "train.compilation_cache", "train.start_timeout"),
-    *("train.profile_steps", "logging", "checkpoint", "evaluation", "mesh", "sft.packing"),
-)
 _LATENT, _LAW = "rollout.latent", "rollout.latent.law"
 ADDED = {
     "model.attention": "plain",
@@ -63,6 +58,7 @@ ADDED = {
     "logging.samples_every": 0,
     "logging.samples": 1,
 } | {f"algo.lora.{name}": value for name, value in (("rank", 0), ("alpha", 128.0), ("dropout", 0.0))}
+ADDED |= {f"data.gym.{field.name}": field.default for field in dataclasses.fields(GymConfig)}
 """Fields that checkpoints of earlier versions lack, and the value that says what those versions did. A new field gets a line here."""
 
 
@@ -265,29 +261,6 @@ def from_json(data: Mapping[str, Any], *, trusted: bool = False) -> ExperimentCo
     return _build(ExperimentConfig, data, "")
 
 
-def check_resume(old: ExperimentConfig, new: ExperimentConfig, also: Sequence[str] = ()) -> None:
-    """Refuse to continue a run as another experiment. Errors: UserError with the diff of the fields outside RESUME_MAY_CHANGE and `also`."""
-    allowed = [
-        a for a in (*RESUME_MAY_CHANGE, *also) if a != "train.num_steps" or old.optim.schedule == "constant"
-    ]  # a cosine ends with the run
-    changed = {p: v for p, v in diff(old, new).items() if not any(p == a or p.startswith(a + ".") for a in allowed)}
-    if changed:
-        lines = "".join(f"\n  {path}: {a!r} in the checkpoint, {b!r} now" for path, (a, b) in changed.items())
-        raise UserError(f"resume: {len(changed)} setting(s) differ from the checkpoint; restore them or use a new --workdir:{lines}")
-
-
-def check_same_model(saved: ModelConfig, wanted: ModelConfig, where: str) -> None:
-    """Refuse weights of another model, also where all shapes agree (rope_theta, rms_eps). Errors: UserError naming every difference."""
-    free = ("dtype", "param_dtype", "remat", "attention", "init_scale")  # how it is computed, not what
-    names = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in free]
-    changed = [
-        f"model.{n}: {getattr(saved, n)!r} there, {getattr(wanted, n)!r} here" for n in names if getattr(saved, n) != getattr(wanted, n)
-    ]
-    if changed:
-        mend = f"use its settings (in an experiment's file: model=imported({where!r}) of lgrpo.config.imported)"
-        raise UserError(f"{where} holds another model ({'; '.join(changed)}); {mend}")
-
-
 def load_experiment(path: str | os.PathLike[str], stage: str | None = None) -> ExperimentConfig:
     """The config that an experiment file's get_config() returns, every leaf checked. Errors: UserError.
 
@@ -388,13 +361,15 @@ def parse_overrides(cfg: ExperimentConfig, argv: Sequence[str], prog: str = "lgr
     )
     law = type(cfg.rollout.latent.law).__name__
     notes += f" --rollout.latent.law NAME takes another law than {law}: a file of lgrpo/latent/laws, module:Class or file.py:Class."
-    config = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
+    about = {
+        "prog": prog,
+        "description": f"Settings of {cfg.name!r}.{notes}",
+        "config": (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+    }
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            new = tyro.cli(
-                ExperimentConfig, args=list(argv), default=cfg, config=config, prog=prog, description=f"Settings of {cfg.name!r}.{notes}"
-            )
+            new = tyro.cli(ExperimentConfig, args=list(argv), default=cfg, **about)
     except SystemExit as stop:
         if not stop.code:
             raise

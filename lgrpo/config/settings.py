@@ -11,6 +11,7 @@ from typing import Literal
 
 from lgrpo.bounds import BelowOne, Count, Mass, Natural, NonNegative, Positive
 from lgrpo.config.algo import AlgoConfig, DynamicSamplingConfig, InvalidMode, LoraConfig  # noqa: F401  re-exported: all settings are imported
+from lgrpo.config.gym import GymConfig
 from lgrpo.config.model import ModelConfig, RopeScaling  # noqa: F401  from here
 from lgrpo.config.objects import name_of
 from lgrpo.latent.law import Law
@@ -129,14 +130,16 @@ class SftConfig:
 class DataConfig:
     """Where problems come from and how they become tokens."""
 
-    source: Literal["word_problems", "jsonl"] | Benchmark = "word_problems"
-    """word_problems: the embedded task; jsonl: files at `path`; else a data set of lgrpo/data/registry.py, by name."""
+    source: Literal["word_problems", "jsonl", "reasoning_gym"] | Benchmark = "word_problems"
+    """word_problems: the embedded task; jsonl: files at `path`; reasoning_gym: made as `gym` says; else a data set of lgrpo/data/registry.py, by
+    name."""
     difficulty: str = "medium"
     """Builder config of the embedded task."""
+    gym: GymConfig = GymConfig()
     path: str = ""
     """jsonl: folder with <split>.jsonl files. Registered data sets: folder with <name>_<split>.jsonl (or .parquet, .csv); empty: downloaded."""
     data_dir: str = "~/.cache/lgrpo/tfds"
-    """Where tensorflow-datasets keeps prepared data."""
+    """Where tensorflow-datasets keeps prepared data, and reasoning_gym its problems."""
     tokenizer: str = "embedded"
     """embedded: the word-level tokenizer of the embedded task; else a tokenizer.json or a folder that holds one."""
     template: Literal["plain", "instruct", "chat"] = "plain"

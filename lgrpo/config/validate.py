@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from lgrpo.config import ExperimentConfig, MeshConfig, RolloutConfig
+from lgrpo.config.gym import complaints
 from lgrpo.config.overrides import leaves_with_bounds
 from lgrpo.errors import UserError
 
@@ -103,6 +104,8 @@ def _tokens(cfg: ExperimentConfig) -> Iterator[str]:
         )
     if d.source == "jsonl" and not d.path:
         yield "data.path='': data.source=jsonl needs the folder with <split>.jsonl files; set --data.path"
+    if d.source == "reasoning_gym":
+        yield from complaints(d.gym)
 
 
 def _latent(cfg: ExperimentConfig, kind: Kind) -> Iterator[str]:

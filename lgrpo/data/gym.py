@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -18,60 +19,54 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
+from lgrpo.config import GymConfig
+from lgrpo.config.gym import WITH_CHAINS, complaints, parameters
 from lgrpo.data.equations import extract
+from lgrpo.data.prepare import local_root
 from lgrpo.data.registry import normal_text
 from lgrpo.errors import UserError
 
 _CHUNK = 4096  # problems of one generator
 _SPAN = 10**7  # generator seeds of one split: problem i of a generator with seed s is drawn from s + i
 _SPLITS = ("test", "held_out", "valid", "train")  # in this order, so that a repeated problem is dropped from training
-_WITH_CHAINS = "gsm_symbolic"
 _TAIL = " Give the result as your final answer. Do not include units."
 
 
-@dataclasses.dataclass(frozen=True)
-class Gym:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gym(GymConfig):
     """What to write."""
 
     out: str
     """Folder to write; one that holds the same data is left as it is."""
-    dataset: str = _WITH_CHAINS
-    """Name in reasoning-gym; any with answers in text."""
-    params: str = "{}"
-    """Further settings of that data set, as a JSON object."""
-    seed: int = 0
-    """Of all splits; other seeds give other problems."""
-    train: int = 10000
-    """Records; the same for the others."""
-    valid: int = 500
-    test: int = 1000
-    chains: Literal["none", "prose", "equations"] = "none"
-    """Chain of thought, of gsm_symbolic only: the worked solution, or its equations, checked (lgrpo/data/equations.py)."""
-    steps: tuple[int, int] = (1, 99)
-    """Fewest and most equations of a chain (chains=equations)."""
-    templates: tuple[int, ...] = ()
-    """Templates of gsm_symbolic to train on; empty: all but those held out."""
-    held_out: int = 0
-    """Templates of gsm_symbolic that only the split held_out has, as many records as test."""
 
 
-def _check(cfg: Gym) -> dict[str, Any]:
-    """The data set's own settings. Errors: UserError."""
+def settings_of(cfg: GymConfig) -> dict[str, Any]:
+    """As dataset.json has them."""
+    return json.loads(json.dumps({f.name: getattr(cfg, f.name) for f in dataclasses.fields(GymConfig)}))
+
+
+def prepared(cfg: GymConfig, data_dir: str) -> pathlib.Path:
+    """The folder of these problems below data.data_dir, made where it is not there. Errors: UserError."""
+    settings = settings_of(cfg)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    out = local_root(data_dir) / "reasoning_gym" / f"{cfg.dataset}-{digest}"
     try:
-        params = json.loads(cfg.params)
-    except ValueError as error:
-        raise UserError(f"--params: not JSON ({error}); give an object such as '{{\"min_terms\": 2}}'") from error
-    if not isinstance(params, dict) or {"seed", "size"} & set(params):
-        raise UserError("--params: give a JSON object without `seed` and `size`, which are options of their own")
-    if min(cfg.train, cfg.valid, cfg.test) < 1 or cfg.seed < 0 or cfg.held_out < 0:
-        raise UserError("--train, --valid and --test must be 1 or more, --seed and --held-out 0 or more")
-    if not 1 <= cfg.steps[0] <= cfg.steps[1]:
-        raise UserError(f"--steps {cfg.steps[0]} {cfg.steps[1]}: give the fewest, 1 or more, and then the most equations")
-    if cfg.dataset != _WITH_CHAINS and (cfg.chains != "none" or cfg.templates or cfg.held_out):
-        raise UserError(f"--dataset {cfg.dataset}: only {_WITH_CHAINS} has chains and templates; leave these options out")
-    return params
+        write(Gym(out=str(out), **{name: getattr(cfg, name) for name in settings}))
+    except OSError as error:
+        raise UserError(f"data.data_dir: cannot write {out}: {error}; free space or choose a writable folder") from error
+    return out
+
+
+def _check(cfg: GymConfig) -> dict[str, Any]:
+    """The data set's own settings. Errors: UserError."""
+    if found := [*complaints(cfg, prefix="")]:
+        raise UserError(f"reasoning-gym: {'; '.join(found)}")
+    wrong = [name for name, low in (("train", 1), ("valid", 1), ("test", 1), ("seed", 0), ("held_out", 0)) if getattr(cfg, name) < low]
+    if wrong:
+        raise UserError(f"reasoning-gym: {wrong[0]}={getattr(cfg, wrong[0])}: too small; train, valid and test are 1 or more")
+    return parameters(cfg) or {}
 
 
 def _chunk(cfg: Gym, params: dict[str, Any], seed: int) -> Any:
@@ -82,7 +77,7 @@ def _chunk(cfg: Gym, params: dict[str, Any], seed: int) -> Any:
     try:
         return reasoning_gym.create_dataset(cfg.dataset, seed=seed, size=_CHUNK, **params)
     except (ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"--dataset {cfg.dataset} --params {cfg.params}: refused by reasoning-gym ({error})") from error
+        raise UserError(f"reasoning-gym: refuses dataset={cfg.dataset!r} with params={cfg.params!r} ({error}); mend one of them") from error
 
 
 def _templates(cfg: Gym) -> tuple[frozenset[int], frozenset[int]]:
@@ -90,10 +85,10 @@ def _templates(cfg: Gym) -> tuple[frozenset[int], frozenset[int]]:
     from reasoning_gym.arithmetic.gsm_symbolic.gsm_symbolic import tasks_ok
 
     if unknown := set(cfg.templates) - set(tasks_ok):
-        raise UserError(f"--templates: no template {min(unknown)}; there are {', '.join(map(str, tasks_ok))}")
+        raise UserError(f"reasoning-gym: templates: no template {min(unknown)}; there are {', '.join(map(str, tasks_ok))}")
     others = [t for t in tasks_ok if t not in cfg.templates]
     if cfg.held_out + (not cfg.templates) > len(others):
-        raise UserError(f"--held-out {cfg.held_out}: only {len(others)} templates are not in training; hold out fewer")
+        raise UserError(f"reasoning-gym: held_out={cfg.held_out}: only {len(others)} templates are not in training; hold out fewer")
     held = frozenset(random.Random(0).sample(others, cfg.held_out))
     return frozenset(cfg.templates or set(others) - held), held
 
@@ -102,7 +97,9 @@ def _record(cfg: Gym, item: dict[str, Any]) -> tuple[dict[str, str], str]:
     """(problem, cot, answer, and beside equations the solution that they are from; why the record is dropped, or "")."""
     answer = item["answer"]
     if not isinstance(answer, str) or not answer.strip():
-        raise UserError(f"--dataset {cfg.dataset}: an answer is {answer!r}, not text, and cannot be graded; choose another data set")
+        raise UserError(
+            f"reasoning-gym: dataset={cfg.dataset!r}: an answer is {answer!r}, not text, and cannot be graded; choose another data set"
+        )
     problem, cot, reason = item["question"].removesuffix(_TAIL), "", ""
     if cfg.chains != "none":
         cot = solution = item["metadata"]["answer_cot"].rpartition("####")[0].strip()
@@ -121,7 +118,7 @@ def _items(cfg: Gym, params: dict[str, Any], split: str, most: int) -> Iterator[
     base = (cfg.seed * len(_SPLITS) + _SPLITS.index(split)) * _SPAN
     for start in range(0, min(most, _SPAN), _CHUNK):
         chunk = _chunk(cfg, params, base + start)
-        templates = getattr(chunk, "task_indices", None) if cfg.dataset == _WITH_CHAINS else None
+        templates = getattr(chunk, "task_indices", None) if cfg.dataset == WITH_CHAINS else None
         for i in range(_CHUNK):
             if templates is None:
                 yield chunk[i], None
@@ -149,24 +146,24 @@ def _split(
         if len(out) == count:
             return out, dict(dropped)
     raise UserError(
-        f"--{split.replace('_', '-')}: only {len(out)} of {count} records found (dropped: {dict(dropped)}); ask for fewer, or widen --steps or --templates"
+        f"reasoning-gym: {split}: only {len(out)} of {count} records found (dropped: {dict(dropped)}); ask for fewer, or widen steps or templates"
     )
 
 
 def write(cfg: Gym) -> dict[str, Any]:
     """Writes the folder unless it is there, whole or not at all; returns what dataset.json holds. Errors: UserError."""
     params, out = _check(cfg), pathlib.Path(cfg.out).expanduser()
-    settings = json.loads(json.dumps({k: v for k, v in dataclasses.asdict(cfg).items() if k != "out"}))
+    settings = settings_of(cfg)
     if out.exists():
         try:
             about = json.loads((out / "dataset.json").read_text())
         except (OSError, ValueError) as error:
-            raise UserError(f"{out}: exists, and its dataset.json cannot be read ({error}); choose another --out") from error
+            raise UserError(f"{out}: exists, and its dataset.json cannot be read ({error}); choose another folder") from error
         if about.get("settings") != settings:
-            raise UserError(f"{out}: holds data of other settings {about.get('settings')}; choose another --out, or remove it")
+            raise UserError(f"{out}: holds data of other settings {about.get('settings')}; choose another folder, or remove it")
         return about
     _chunk(cfg, params, 0)
-    train, held = _templates(cfg) if cfg.dataset == _WITH_CHAINS else (frozenset(), frozenset())
+    train, held = _templates(cfg) if cfg.dataset == WITH_CHAINS else (frozenset(), frozenset())
     about = {"settings": settings, "reasoning_gym": importlib.metadata.version("reasoning-gym"), "splits": {}}
     about |= {"templates": sorted(train), "held_out_templates": sorted(held)}
     seen: set[str] = set()
@@ -182,7 +179,12 @@ def write(cfg: Gym) -> dict[str, Any]:
             about["splits"][split] = {"records": len(records), "dropped": dropped}
         (made / "dataset.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         made.chmod(0o755)
-        made.rename(out)
+        try:
+            made.rename(out)
+        except OSError:  # another process was faster
+            if not out.exists():
+                raise
+            return write(cfg)
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return about

@@ -6,7 +6,7 @@ import re
 from typing import Any, NotRequired, TypedDict
 
 from lgrpo.config import DataConfig
-from lgrpo.data import word_problems
+from lgrpo.data import gym, word_problems
 from lgrpo.data.benchmarks import load_fields
 from lgrpo.data.fields import answer_of, is_text, parse_json, text_of
 from lgrpo.data.files import inside
@@ -56,6 +56,8 @@ def _whole_split(data_cfg: DataConfig, split: str) -> list[Record]:
         return [Record(problem=row["problem"], cot=row["cot"], answer=row["answer"], uid=i) for i, row in enumerate(rows)]
     if source == "jsonl":
         return _load_jsonl(data_cfg.path, split)
+    if source == "reasoning_gym":
+        return _load_jsonl(str(gym.prepared(data_cfg.gym, data_cfg.data_dir)), split)
     return _load_word_problems(data_cfg.difficulty, data_cfg.data_dir, split)
 
 

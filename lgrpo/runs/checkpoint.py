@@ -22,7 +22,8 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from lgrpo.config import CheckpointConfig, ExperimentConfig, ModelConfig
-from lgrpo.config.overrides import check_resume, check_same_model, from_json, to_json
+from lgrpo.config.overrides import from_json, to_json
+from lgrpo.config.same import check_resume, check_same_model
 from lgrpo.errors import UserError
 from lgrpo.models.lora import merge
 from lgrpo.runs import integrity, multihost, storage

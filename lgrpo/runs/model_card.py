@@ -12,7 +12,7 @@ from lgrpo.data.registry import DATA_SETS, locate
 from lgrpo.errors import UserError
 from lgrpo.evaluation.about import data_name
 from lgrpo.evaluation.summary import shown
-from lgrpo.runs import storage
+from lgrpo.runs import markdown, storage
 from lgrpo.runs.checkpoint import saved_config, saved_extra
 from lgrpo.runs.storage import PathLike, Place
 
@@ -57,10 +57,6 @@ def evaluations(workdir: Place, digest: str) -> list[dict[str, Any]]:
     return [one for one in found if one.get("about", {}).get("weights") == digest]
 
 
-def _row(cells: Sequence[Any]) -> str:
-    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
-
-
 def _results(workdir: Place, digest: str) -> Iterator[str]:
     found = evaluations(workdir, digest)
     if not found:
@@ -68,14 +64,14 @@ def _results(workdir: Place, digest: str) -> Iterator[str]:
         return
     yield "95 % intervals over problems. Noise-free: latents without noise, greedy answers; sampled: as named."
     yield ""
-    yield _row(["data", "problems", "pass", *_NUMBERS])
-    yield _row(["---"] * (3 + len(_NUMBERS)))
+    rows = []
     for one in found:
         about = one["about"]
         noise = "" if about["noise_scale"] is None else f"latent noise {about['noise_scale']:g}, "
         for name, words in (("noise_free", "noise-free"), ("sampled", f"sampled: {noise}{about['answers']}, {about['samples']} a problem")):
             numbers = [shown(one[name].get(metric), 3) for metric in _NUMBERS]
-            yield _row([f"{about['data']}, {about['split']}", one["problems"], words, *numbers])
+            rows.append([f"{about['data']}, {about['split']}", one["problems"], words, *numbers])
+    yield markdown.table(["data", "problems", "pass", *_NUMBERS], rows)
 
 
 def _recipe(configs: Sequence[ExperimentConfig], step: int) -> Iterator[str]:

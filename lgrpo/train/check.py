@@ -10,7 +10,7 @@ from typing import Any
 
 from lgrpo.config import AlgoConfig, ExperimentConfig, SftConfig, TrainConfig
 from lgrpo.config.objects import importable, run_file
-from lgrpo.config.overrides import check_resume
+from lgrpo.config.same import check_resume
 from lgrpo.config.validate import Kind, mesh_sizes, validate
 from lgrpo.data.pipeline import describe_stream, prompt_batches, prompt_stream, sft_stream
 from lgrpo.data.prompts import TextTokenizer, describe_think_tokens, load_tokenizer, resolve

@@ -11,7 +11,7 @@ import pytest
 
 from lgrpo import __main__ as cli
 from lgrpo.config import ModelConfig, RopeScaling
-from lgrpo.config.overrides import check_same_model
+from lgrpo.config.same import check_same_model
 from lgrpo.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]

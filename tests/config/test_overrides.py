@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from lgrpo.config import ExperimentConfig, ModelConfig, RopeScaling
-from lgrpo.config.overrides import ADDED, apply_diff, check_resume, diff, field_paths, from_json, load_experiment, parse_overrides, to_json
+from lgrpo.config.overrides import ADDED, apply_diff, diff, field_paths, from_json, load_experiment, parse_overrides, to_json
+from lgrpo.config.same import check_resume
 from lgrpo.errors import UserError
 from lgrpo.latent.laws.exact import Exact
 from lgrpo.latent.laws.gaussian import Gaussian

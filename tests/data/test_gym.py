@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pathlib
+import re
 from fractions import Fraction
 
 import pytest
 
-from lgrpo.config import DataConfig
+from lgrpo.config import DataConfig, ExperimentConfig, GymConfig
+from lgrpo.config.overrides import apply_diff
+from lgrpo.config.validate import validate
+from lgrpo.data import gym
 from lgrpo.data.equations import extract, value
 from lgrpo.data.gym import Gym, write
 from lgrpo.data.sources import load_records
@@ -55,7 +60,7 @@ def test_only_arithmetic_has_a_value():
 def folder(tmp_path_factory):
     pytest.importorskip("reasoning_gym")
     out = tmp_path_factory.mktemp("gym") / "gsm"
-    write(Gym(str(out), chains="equations", steps=(1, 3), train=300, valid=40, test=60, held_out=20))
+    write(Gym(out=str(out), chains="equations", steps=(1, 3), train=300, valid=40, test=60, held_out=20))
     return out
 
 
@@ -86,7 +91,7 @@ def test_splits_share_no_problem_and_the_held_out_templates_stay_out(folder):
 
 
 def test_the_same_again_is_left_and_other_settings_are_refused(folder, tmp_path):
-    cfg = Gym(str(folder), chains="equations", steps=(1, 3), train=300, valid=40, test=60, held_out=20)
+    cfg = Gym(out=str(folder), chains="equations", steps=(1, 3), train=300, valid=40, test=60, held_out=20)
     before = (folder / "train.jsonl").stat().st_mtime_ns
     write(cfg)
     assert (folder / "train.jsonl").stat().st_mtime_ns == before
@@ -96,9 +101,49 @@ def test_the_same_again_is_left_and_other_settings_are_refused(folder, tmp_path)
     assert (tmp_path / "again" / "train.jsonl").read_bytes() == (folder / "train.jsonl").read_bytes()
 
 
+def test_the_source_makes_its_problems_once_and_is_the_folder(folder, tmp_path, monkeypatch):
+    settings = GymConfig(chains="equations", steps=(1, 3), train=300, valid=40, test=60, held_out=20)
+    data = DataConfig(source="reasoning_gym", gym=settings, data_dir=str(tmp_path))
+    assert load_records(data, "held_out") == load_records(DataConfig(source="jsonl", path=str(folder)), "held_out")
+    monkeypatch.setattr(gym, "_split", None)  # what is there is not made again, nor for another split
+    assert load_records(data, "train[:2]") == load_records(DataConfig(source="jsonl", path=str(folder)), "train[:2]")
+    with pytest.raises(UserError, match="splits there: held_out, test, train, valid"):
+        load_records(data, "dev")
+
+
+def test_of_two_processes_that_make_the_same_the_second_takes_what_the_first_made(tmp_path, monkeypatch):
+    pytest.importorskip("reasoning_gym")
+    cfg, made = Gym(out=str(tmp_path / "sums"), dataset="chain_sum", train=20, valid=5, test=5), pathlib.Path.rename
+
+    def slower(self, target):
+        monkeypatch.setattr(pathlib.Path, "rename", made)
+        write(cfg)
+        made(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", slower)
+    assert write(cfg)["splits"]["train"]["records"] == 20
+    assert [path.name for path in tmp_path.iterdir()] == ["sums"]
+    with pytest.raises(UserError, match=r"other settings .*choose another folder"):
+        write(dataclasses.replace(cfg, seed=3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"data.gym.params": "[1]"}, r"data\.gym\.params='\[1\]': give a JSON object"),
+        ({"data.gym.steps": (3, 2)}, r"data\.gym\.steps=\(3, 2\): give the fewest"),
+        ({"data.gym.dataset": "chain_sum", "data.gym.held_out": 1}, r"data\.gym\.dataset='chain_sum': only gsm_symbolic"),
+        ({"data.gym.train": 0}, r"data\.gym\.train=0"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_made(changes, says):
+    cfg = apply_diff(ExperimentConfig(), {"data.source": "reasoning_gym"} | changes)
+    assert [line for line in validate(cfg, device_count=8, kind="train") if re.search(says, line)]
+
+
 def test_any_data_set_with_answers_in_text(tmp_path):
     pytest.importorskip("reasoning_gym")
-    write(Gym(str(tmp_path / "sums"), dataset="chain_sum", params='{"min_terms": 2, "max_terms": 3}', train=20, valid=5, test=5))
+    write(Gym(out=str(tmp_path / "sums"), dataset="chain_sum", params='{"min_terms": 2, "max_terms": 3}', train=20, valid=5, test=5))
     records = load_records(DataConfig(source="jsonl", path=str(tmp_path / "sums")), "train")
     assert len(records) == 20 and all(r["answer"] and not r["cot"] for r in records)
 
@@ -107,8 +152,8 @@ def test_any_data_set_with_answers_in_text(tmp_path):
     ("fields", "says"),
     [
         ({"dataset": "chain_summ"}, "chain_summ"),
-        ({"params": "{"}, "not JSON"),
-        ({"params": '{"seed": 3}'}, "options of their own"),
+        ({"params": "{"}, "give a JSON object"),
+        ({"params": '{"seed": 3}'}, "settings of their own"),
         ({"params": '{"nonsense": 3}'}, "nonsense"),
         ({"dataset": "chain_sum", "chains": "prose"}, "only gsm_symbolic"),
         ({"templates": (12345,)}, "no template 12345"),
@@ -120,5 +165,5 @@ def test_any_data_set_with_answers_in_text(tmp_path):
 def test_what_is_refused_leaves_nothing(tmp_path, fields, says):
     pytest.importorskip("reasoning_gym")
     with pytest.raises(UserError, match=says):
-        write(Gym(str(tmp_path / "out"), **fields))
+        write(Gym(out=str(tmp_path / "out"), **fields))
     assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from experiments.smollm2 import __main__ as study
+from experiments.smollm2 import choose
 from experiments.smollm2.stages import BUDGETS, STAGES, stage_config
 from experiments.smollm2.weights import TOKENS, fetch
 from lgrpo.config.validate import validate
@@ -22,7 +23,8 @@ def folder(tmp_path_factory):
     spec = importlib.util.spec_from_file_location("models_conftest", pathlib.Path(__file__).parents[1] / "models" / "conftest.py")
     helpers = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(helpers)
-    root = tmp_path_factory.mktemp("smollm2")
+    root = tmp_path_factory.mktemp("smollm2") / "cpu"
+    root.mkdir()
     source = root / "hf"
     source.mkdir()
     for file in GOLDEN.iterdir():
@@ -40,6 +42,22 @@ def test_every_stage_is_valid(folder, budget, name):
     ready = resolve(cfg, load_tokenizer(cfg.data))
     assert validate(ready, device_count=1, kind=STAGES[name][0]) == []
     assert cfg.name == name and cfg.data.think_end == TOKENS[1]
+
+
+@pytest.mark.parametrize("compression", [1, 2, 3, 4])
+def test_a_candidate_for_latent_sft_has_room_for_the_longest_chain_and_is_measured_on_valid(folder, compression):
+    cfg = choose.candidate(folder, compression, 70)
+    ready = resolve(cfg, load_tokenizer(cfg.data))
+    assert validate(ready, device_count=1, kind="sft") == []
+    assert cfg.train.num_steps == 70 and cfg.sft.compression == compression and cfg.data.eval_split == "valid"
+    assert (cfg.rollout.max_new_tokens - 16) * compression >= 24
+
+
+def test_candidates_need_the_model_that_they_start_from(folder, capsys, monkeypatch):
+    for place in (folder, folder.parent):
+        monkeypatch.setattr("sys.argv", ["choose", "--workdir", str(place)])
+        assert choose.main() == 2
+        assert f"--workdir {place}: no finished explicit_sft" in capsys.readouterr().err
 
 
 def test_a_stage_comes_with_its_starts_and_costs_what_they_cost():

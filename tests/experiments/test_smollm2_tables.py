@@ -1,6 +1,7 @@
 """The study's tables are drawn from what it wrote, whatever part of it there is, and the page says nothing else."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,16 @@ from lgrpo.errors import UserError
 
 def cell(value):
     return {"value": value, "low": value - 0.05, "high": value + 0.05}
+
+
+def outcome(how, uid, correct):
+    """A row of eval.jsonl with one sample a problem."""
+    lengths = dict.fromkeys(("chain_tokens", "latent_steps", "answer_tokens", "completion_tokens"), 1)
+    return (
+        {"pass": how, "uid": uid, "sample": 0, "correct": bool(correct), "gold": "1"}
+        | lengths
+        | dict.fromkeys(("answer", "category", "finish", "forced"), "")
+    )
 
 
 def write_stage(folder, accuracy, flop, *, done=True, arms=True, elsewhere=False):
@@ -25,6 +36,8 @@ def write_stage(folder, accuracy, flop, *, done=True, arms=True, elsewhere=False
     if arms:
         result["arms"] = {name: {"accuracy": cell(accuracy - 0.1 * i)} for i, name in enumerate(("free", "forced", "floor"))}
         result["curve"] = {"10": {"accuracy": cell(0.31)}, "2": {"accuracy": cell(0.21)}}
+    rows = [outcome(how, uid, uid < 20 * accuracy) for how in ("noise_free", "sampled") for uid in range(20)]
+    (folder / "eval" / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name in ["eval", *["held_out", "transfer/svamp"] * elsewhere]:
         (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / "eval.json").write_text(json.dumps(result))
@@ -83,6 +96,28 @@ def test_tables_hold_the_numbers_of_the_files_and_dashes_where_there_are_none(st
     assert text.index("| explicit_grpo | 2 |") < text.index("| explicit_grpo | 10 |")
     assert ["explicit_sft", "0.550 [0.500, 0.600]", "–", "0.550 [0.500, 0.600]", "–"] in rows
     assert "Not run, or not finished: latent_sft, exact_k2" in text and tables.NOT_RUN not in text
+
+
+def test_what_rl_changed_is_paired_over_problems_of_the_seeds_that_both_have(study, tmp_path):
+    """exact has seed 1 alone and no start there; explicit_grpo has seed 0, where its start solves 10 of the 14 problems that it solves."""
+    collect(study, tmp_path)
+    stages = read(tmp_path / "cpu")
+    found = tables.difference(stages, "explicit_sft", "explicit_grpo", "noise_free")
+    assert found["value"] == pytest.approx(0.2) and 0 < found["low"] < 0.2 < found["high"] < 0.45
+    assert tables.difference(stages, "exact", "explicit_grpo", "noise_free") is None
+    both = {name: [*stages[name], replace(stages[name][0], seed=9)] for name in ("explicit_sft", "explicit_grpo")}
+    assert tables.difference(both, "explicit_sft", "explicit_grpo", "sampled") == found
+    rows = [line for line in tables.markdown(tmp_path).splitlines() if line.startswith("| explicit_grpo | explicit_sft |")]
+    cell = f"+0.200 [+{found['low']:.3f}, +{found['high']:.3f}]"
+    assert rows == [f"| explicit_grpo | explicit_sft | {cell} | {cell} | – |"]
+
+
+def test_candidates_for_a_stage_are_kept_and_shown_apart(study, tmp_path):
+    write_stage(study / "choice" / "compression2_updates4", 0.3, 2e12)
+    assert "choice/compression2_updates4" in collect(study, tmp_path)
+    text = tables.markdown(tmp_path)
+    assert "| compression2_updates4 | 0.300 [0.250, 0.350] | 0.220 [0.170, 0.270] | 6.50 [6.45, 6.55] | 2e+12 |" in text
+    assert "compression2_updates4" not in read(tmp_path / "cpu")
 
 
 def test_the_page_gets_tables_and_figure_and_keeps_its_text(study, tmp_path):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from lgrpo.runs import markdown
 from lgrpo.runs.writers.writer import Entry, Run
 
 
-def _cell(value: Any) -> str:
-    """A value as a cell of a Markdown table, in which nothing of it is markup."""
-    text = str(value).replace("\n", "\\n").replace("|", "\\|").replace("`", "'")
+def _plain(value: Any) -> str:
+    """A value as code, in which nothing of it is markup."""
+    text = str(value).replace("`", "'")
     return f"`{text}`" if text else ""
 
 
-def markdown(columns: list[Any], data: list[Any]) -> str:
-    """A table in Markdown."""
-    lines = [columns, ["---"] * len(columns), *([_cell(value) for value in row] for row in data)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def shown(columns: list[Any], data: list[Any]) -> str:
+    """A table of values as they are."""
+    return markdown.table(columns, [[_plain(value) for value in row] for row in data])
 
 
 class TensorBoard:
@@ -30,7 +30,7 @@ class TensorBoard:
         for name, x in entry.finite.items():
             self._board.add_scalar(name, x, entry.step)
         if entry.samples:
-            self._board.add_text("samples", markdown(**entry.table), entry.step)
+            self._board.add_text("samples", shown(**entry.table), entry.step)
         self._board.flush()
 
     def close(self) -> None:
