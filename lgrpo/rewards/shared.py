@@ -33,7 +33,10 @@ def score_own(score: Score, rollout: Rollout, answers: list[str]) -> Scored:
 
 
 def measured(rollout: Rollout) -> dict[str, np.ndarray]:
-    """What metrics need of each row, int or bool [N] on every host: a few bytes a row. The rollout stays where it is."""
+    """What metrics need of each row, int or bool [N] on every host: a few bytes a row go between processes. The rollout stays where it is."""
+    if not multihost.several():  # sums on the devices would wait for what they are at
+        names = ("mask", "loss_mask", "is_latent", "finish", "chain_len", "thought")
+        rollout = rollout.replace(**{name: multihost.host(getattr(rollout, name)) for name in names})
     rows = {
         "steps": rollout.mask.sum(-1),
         "latent_steps": rollout.is_latent.sum(-1),
