@@ -17,7 +17,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="soak: how long to go on")
     parser.add_argument("--processes", type=int, default=2, help="soak: runs side by side")
     parser.add_argument("--workdir", type=Path, help="new folder for the runs; default: a temporary one, which stays when something failed")
-    parser.add_argument("--bucket", default="", metavar="gs://BUCKET/NEW", help="resume: keep the runs that are killed there")
     parser.add_argument("--steps", type=int, default=12, help="length of a run")
     parser.add_argument("--seed", type=int, default=0, help="chooses the moments")
     parser.add_argument("--fsdp", type=int, default=1, help="devices over which weights are sharded")
@@ -51,5 +50,5 @@ def run(options: argparse.Namespace) -> int:
     job = ("--steps", str(options.steps), "--fsdp", str(options.fsdp), "--tensor", str(options.tensor))
     common: dict[str, Any] = {"workdir": options.workdir, "seed": options.seed, "options": job}
     if options.test == "resume":
-        return kills.resume(kills=options.kills, bucket=options.bucket, **common)
+        return kills.resume(kills=options.kills, **common)
     return kills.soak(minutes=options.minutes, processes=options.processes, **common)

@@ -53,8 +53,8 @@ def find(path: Place) -> dict[str, Place]:
     files = {"": path} if path.is_file() else {"": path / RESULT} if (path / RESULT).is_file() else {}
     if not files and path.is_dir():
         files = {file.parent.name: file for file in sorted(path.glob(f"*/{RESULT}"))}
-        if set(files) == {"eval"}:  # a workdir
-            files = {"": files["eval"]}
+        if "eval" in files:  # a workdir: its own evaluation, and perhaps others beside it
+            files = {"": files.pop("eval"), **files}
     if not files:
         raise UserError(f"{path}: no {RESULT} there or one level below; give the result of `python -m lgrpo eval`")
     return files

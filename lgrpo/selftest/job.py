@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,9 +33,8 @@ from lgrpo.config import (
     RolloutConfig,
     TrainConfig,
 )
-from lgrpo.runs import multihost, output, partners, storage
+from lgrpo.runs import multihost, output, partners
 from lgrpo.runs.checkpoint import Checkpoints
-from lgrpo.runs.storage import Place
 from lgrpo.train import collect, health, rl
 from lgrpo.train.setup import open_session
 
@@ -115,7 +115,7 @@ def _digests(tree: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(path): hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest() for path, leaf in leaves}
 
 
-def write_final(cfg: ExperimentConfig, workdir: Place) -> None:
+def write_final(cfg: ExperimentConfig, workdir: Path) -> None:
     """What must be equal bit for bit, read from the checkpoint of the last step."""
     session = open_session(cfg, workdir, rl=True, buffer=collect.placed_buffer)
     session.close()
@@ -124,13 +124,15 @@ def write_final(cfg: ExperimentConfig, workdir: Place) -> None:
     final = {"state": _digests(session.state), "buffer": _digests(session.restored.buffer), "data": session.restored.data}
     if not multihost.is_main():
         return
-    storage.write_text(workdir / FINAL, json.dumps(final, indent=1, sort_keys=True))
+    temporary = workdir / (FINAL + ".tmp")
+    temporary.write_text(json.dumps(final, indent=1, sort_keys=True))
+    temporary.replace(workdir / FINAL)
 
 
 def main() -> int:
     """Exit code of the run."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("workdir")
+    parser.add_argument("workdir", type=Path)
     parser.add_argument("--data-dir", required=True)
     for name, default in (("--steps", 12), ("--seed", 0), ("--fsdp", 1), ("--tensor", 1)):
         parser.add_argument(name, type=int, default=default)
@@ -141,7 +143,7 @@ def main() -> int:
     instrument()
     code = rl.run(cfg, options.workdir)
     if code == 0:
-        write_final(cfg, storage.place(options.workdir))
+        write_final(cfg, options.workdir)
     return code
 
 

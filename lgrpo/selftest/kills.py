@@ -26,9 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo.errors import UserError
-from lgrpo.runs import storage
 from lgrpo.runs.metrics import FILE, read_metrics
-from lgrpo.runs.storage import Place
 
 PHASES = ("rollout", "refill", "update", "save", "evaluation", "restore")
 _MOST = {"rollout": 5, "refill": 2, "update": 5, "save": 3, "evaluation": 2, "restore": 1}
@@ -54,7 +52,7 @@ class Job:
     processes: int = 1
     """More than one: on CPU, each with devices of its own."""
 
-    def start(self, workdir: Place) -> list[subprocess.Popen[str]]:
+    def start(self, workdir: Path) -> list[subprocess.Popen[str]]:
         """Its processes; the first one's stderr is a pipe, those of the others are files beside the workdir."""
         env = {"JAX_COMPILATION_CACHE_DIR": str(self.cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"} | dict(os.environ)
         command = [sys.executable, "-m", "lgrpo.selftest.job", str(workdir), *self.options]
@@ -175,7 +173,7 @@ def _damage(workdir: Path, rng: random.Random) -> str:
     return str(path.relative_to(workdir))
 
 
-def _lines(workdir: Place) -> list[dict[str, Any]]:
+def _lines(workdir: Path) -> list[dict[str, Any]]:
     """Metrics without what a clock measured."""
     if not (workdir / FILE).exists():
         return []
@@ -194,9 +192,9 @@ def compare_lines(whole: Sequence[dict[str, Any]], parts: Sequence[dict[str, Any
     return ""
 
 
-def compare_final(whole: Path, parts: Place) -> str:
+def compare_final(whole: Path, parts: Path) -> str:
     """The first difference of the final states, "" for none."""
-    ours, theirs = (json.loads(storage.text_of(folder / FINAL)) for folder in (whole, parts))
+    ours, theirs = (json.loads((folder / FINAL).read_text()) for folder in (whole, parts))
     for part, values in ours.items():
         if theirs[part] != values:
             differing = [n for n in values if theirs[part].get(n) != values[n]] if part != "data" else []
@@ -237,7 +235,7 @@ def kill_loop(
     job: Job,
     whole: Path,
     expect: Sequence[dict[str, Any]],
-    folder: Place,
+    folder: Path,
     tally: Tally,
     *,
     rng: random.Random,
@@ -286,7 +284,7 @@ def kill_loop(
             return
         runs += 1
         if not tally.failures:
-            storage.remove_folder(workdir)
+            shutil.rmtree(workdir)
         workdir = folder / str(runs)
 
 
@@ -309,18 +307,14 @@ def _finish(tally: Tally, folder: Path, temporary: bool) -> int:
     return int(bool(tally.failures))
 
 
-def resume(*, kills: int, workdir: Path | None, seed: int, options: Sequence[str] = (), bucket: str = "") -> int:
-    """The resume test. options: further ones of selftest.job. bucket: where the runs that are killed lie, gs://BUCKET/NEW; "": beside the one that is
-    not. Returns 0 when all agreed, else 1. Errors: UserError for a place that is not free."""
+def resume(*, kills: int, workdir: Path | None, seed: int, options: Sequence[str] = ()) -> int:
+    """The resume test. options: further ones of selftest.job. Returns 0 when all agreed, else 1."""
     folder, job, temporary = _prepare(workdir, options)
-    killed = storage.place(bucket) if bucket else folder / "killed"
-    if bucket and storage.files_below(killed):
-        raise UserError(f"--bucket {bucket}: not empty; give a new folder")
     expect = unbroken(job, folder / "whole")
     print(f"unbroken run: {len(expect)} steps", flush=True)
     tally = Tally()
     out = lambda text: print(text, flush=True)  # noqa: E731
-    kill_loop(job, folder / "whole", expect, killed, tally, rng=random.Random(seed), kills=kills, out=out)
+    kill_loop(job, folder / "whole", expect, folder / "killed", tally, rng=random.Random(seed), kills=kills, out=out)
     print("kills: " + ", ".join(f"{tally.kills[p]} in {p}" for p in PHASES))
     return _finish(tally, folder, temporary)
 

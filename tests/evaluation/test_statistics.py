@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lgrpo.evaluation.compare import paired, sign_test
+from lgrpo.evaluation.compare import find, paired, sign_test
 from lgrpo.evaluation.pass_at_k import (
     bootstrap_mean,
     bootstrap_weights,
@@ -133,3 +133,11 @@ def test_intervals_of_few_problems_cover_the_truth():
     low = (p + z * z / (2 * n) - z * np.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)) / (1 + z * z / n)
     np.testing.assert_allclose(wilson_interval(coins)["low"], low, rtol=1e-3)
     assert wilson_interval(means)["low"] > 0.75
+
+
+def test_a_workdir_stands_for_its_own_evaluation_whatever_lies_beside_it(tmp_path):
+    for folder in ("a/eval", "a/held_out", "b/eval", "suite/svamp", "suite/gsm8k"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "eval.jsonl").touch()
+    found = {name: {data: file.parent.name for data, file in find(tmp_path / name).items()} for name in ("a", "b", "suite")}
+    assert found == {"a": {"": "eval", "held_out": "held_out"}, "b": {"": "eval"}, "suite": {"gsm8k": "gsm8k", "svamp": "svamp"}}
