@@ -177,13 +177,8 @@ def collect(
     while len(logs) < rounds and (have < want or not logs):
         prompts, answers = next(data)
         rollout = timer.measure("rollout", sample, prompts, len(logs))
-<<<<<<< HEAD
-        if interrupted() or rollout is None:  # asked in any case: several processes must ask equally often
-            return None, kept, dict
-=======
         if interrupted():
-            return None, buffer, dict
->>>>>>> main
+            return None, kept, dict
         scored = timer.measure("grade", grade, rollout, answers)
         rewards, valid = scored.rewards.reshape(-1, size), scored.valid.reshape(-1, size)
         useful = informative(rewards, valid)

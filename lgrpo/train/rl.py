@@ -12,12 +12,7 @@ import numpy as np
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.pipeline import describe_stream, prompt_stream
 from lgrpo.keys import Stream, key_for
-<<<<<<< HEAD
 from lgrpo.latent.buckets import longest, trim_completions, trim_prompts
-from lgrpo.latent.refill import refill_rollout
-=======
-from lgrpo.latent.buckets import trim_completions, trim_prompts
->>>>>>> main
 from lgrpo.latent.rollout import decode_trips
 from lgrpo.rewards.score import score
 from lgrpo.rewards.shared import score_own
@@ -25,13 +20,8 @@ from lgrpo.runs import multihost, storage
 from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.runs.metrics import progress
 from lgrpo.runs.storage import PathLike
-<<<<<<< HEAD
-from lgrpo.sharding import batch_ways, put_batch
-from lgrpo.train.collect import Groups, Timer, collect, placed_buffer
-=======
 from lgrpo.sharding import put_batch
-from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
->>>>>>> main
+from lgrpo.train.collect import Groups, Timer, collect, placed_buffer
 from lgrpo.train.compute import Flop
 from lgrpo.train.guards import Guards
 from lgrpo.train.health import check_rewards, evaluation_metrics, should_save, summary
@@ -146,11 +136,7 @@ def _experience(
         scored = score_own(one, rollout, answers) if multihost.several() else one(rollout, answers)
         check_rewards(np.asarray(scored.rewards), answers, step + 1)
         session.samples.take(step + 1, asked, rollout, answers, scored)
-<<<<<<< HEAD
-        compute.add(None if cost is None else cost.of(decode_trips(longest(rollout), cfg.rollout)))
-=======
-        compute.add(cost.of(decode_trips(multihost.host(rollout.mask), cfg.rollout)))
->>>>>>> main
+        compute.add(cost.of(decode_trips(longest(rollout), cfg.rollout)))
         return scored
 
     return collect(sample, grade, data, buffer, cfg=cfg, step=step, timer=timer, interrupted=stop.agreed)
