@@ -153,7 +153,7 @@ def settle(
     noise_scale: jax.Array,
     cfg: ExperimentConfig,
 ) -> Decision:
-    """The state machine of a row, given what it chose. broken: bool [N]; finish: int32 [N] so far. state: anything with the flags of DecodeState."""
+    """The state machine of a row, given what it chose. broken: bool [N]; finish: int32 [N] so far."""
     step = Step(chosen.ids, chosen.scores, chosen.weights)
     token = chosen.ids[:, 0]
     live = ~state.done & ~broken

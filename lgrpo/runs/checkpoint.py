@@ -60,16 +60,21 @@ def write_config(workdir: PathLike, cfg: ExperimentConfig) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one workdir. Saving is asynchronous: arrays are copied before save() returns, files are written behind it."""
+    """The checkpoints of one workdir. Saving is asynchronous: arrays are copied before save() returns, files are written behind it.
 
-    def __init__(self, workdir: PathLike, cfg: CheckpointConfig) -> None:
-        """Errors: UserError when cfg.resume is False but the workdir holds checkpoints, which a new run would mix with its own."""
+    On CPU the copy is made by the next update: it may not overwrite what is being read, and takes new memory. `wait` before it spares that.
+    """
+
+    def __init__(self, workdir: PathLike, cfg: CheckpointConfig, largest: int = 0) -> None:
+        """largest: bytes of the largest array that is saved or restored here.
+
+        Errors: UserError when cfg.resume is False but the workdir holds checkpoints, which a new run would mix with its own."""
         self._workdir = storage.absolute(workdir)
         self._folder = self._workdir / "checkpoints"
         self._saving, self._failed = -1, False
         self._policy = NewestAndBest(cfg.keep, cfg.keep_best)
         with storage.explained(self._folder):
-            self._manager = open_manager(self._folder, create=True, policy=self._policy, finishing=self._sign)
+            self._manager = open_manager(self._folder, create=True, policy=self._policy, finishing=self._sign, largest=largest)
         self._known = set(self._manager.all_steps())
         if not cfg.resume and self.latest() is not None:
             step = self.latest()

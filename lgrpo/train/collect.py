@@ -142,7 +142,7 @@ def _log(rollout: Rollout, scored: Scored, useful: float) -> dict[str, float]:
 
 
 def collect(
-    sample: Callable[[PromptBatch, int], Rollout | None],
+    sample: Callable[[PromptBatch, int], Rollout],
     grade: Callable[[Rollout, list[str]], Scored],
     data: Iterator[tuple[PromptBatch, list[str]]],
     buffer: Groups | None,
@@ -152,11 +152,11 @@ def collect(
     timer: Timer,
     interrupted: Callable[[], bool],
 ) -> tuple[Groups | None, Groups | None, Callable[[], dict[str, float]]]:
-    """Experience of one RL step. sample(prompts, round) -> Rollout [N, ...] or None (interrupted); grade(rollout, gold answers) -> Scored.
+    """Experience of one RL step. sample(prompts, round) -> Rollout [N, ...]; grade(rollout, gold answers) -> Scored.
 
     Without dynamic sampling one generation is used as it is. With it, groups without spread are dropped and further prompts drawn until there are
     enough or cfg.algo.dynamic.max_rounds is reached; a starved step goes on with what there is. Returns (groups, buffer, metrics); groups is None
-    when `interrupted` said so after a generation or `sample` was stopped: the caller then saves the data state of the step's start. metrics() is the
+    when `interrupted` said so after a generation: the caller then saves the data state of the step's start. metrics() is the
     host's work on the rollouts' numbers; call it while the devices update.
     """
     dynamic, want, size = cfg.algo.dynamic, cfg.train.prompts_per_step, cfg.rollout.group_size
@@ -167,7 +167,7 @@ def collect(
     while len(logs) < rounds and (have < want or not logs):
         prompts, answers = next(data)
         rollout = timer.measure("rollout", sample, prompts, len(logs))
-        if interrupted() or rollout is None:  # asked in any case: several processes must ask equally often
+        if interrupted():
             return None, buffer, dict
         scored = timer.measure("grade", grade, rollout, answers)
         # Groups that wait for another step are whole on every host.
