@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from lgrpo.latent.laws.gumbel import ScoreGradient
+from lgrpo.bounds import ScoreGradient
 
 Over = Literal["mean", "weighted", "sum"]
 _TINY = 1e-30

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lgrpo.bounds import Mass, NonNegative
+from lgrpo.bounds import Mass, NonNegative, ScoreGradient
 from lgrpo.latent.law import Law, Step, TokenLogps
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from lgrpo.latent.mixture import LatentChoice
     from lgrpo.types import Array
-
-ScoreGradient = Literal["plain", "bounded", "aligned"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
