@@ -360,9 +360,9 @@ def parse_overrides(cfg: ExperimentConfig, argv: Sequence[str], prog: str = "lgr
 
     Errors: UserError for unknown options (with the nearest valid one), missing or bad values. --help prints and raises SystemExit(0).
     """
-    import tyro  # here, because only the command line needs it
-
     cfg, argv = _preset_blocks(cfg, argv)
+    import tyro  # here, because only the command line needs it, and a mistyped name does not
+
     off = [p for p in _optional_blocks() if dict(_leaves(cfg)).get(p, 0) is None]
     notes = "".join(
         f" {p} is None; any of " + ", ".join(f"--{p}.{n}".replace("_", "-") for n in _hints(_optional_blocks()[p])) + " turns it on."
