@@ -16,6 +16,8 @@ TITLES = {
     "D": "D. RL step of the demo, by phase",
     "E": "E. Growth, and time to the first step",
     "F": "F. Uneven completions: 32 prompts of 64 tokens, group 8, up to 256 new tokens",
+    "G": "G. Update: operations, and what forming the logits once would save",
+    "H": "H. Memory: peak of whole runs of 135M parameters, MiB",
 }
 
 QUICK: dict[str, Args] = {
@@ -26,6 +28,8 @@ QUICK: dict[str, Args] = {
     "D": {},
     "E": {"layers": 1, "width": 64, "ff": 128},
     "F": {"prompts": 2, "group": 4, "prompt_len": 8, "new": 24, "layers": 1, "vocab": 12},
+    "G": {},
+    "H": {"layers": 1},
 }
 """Arguments that make the suite a test of itself (--quick)."""
 
@@ -99,8 +103,8 @@ def jobs(repeats: int, *, quick: bool = False) -> list[Job]:
     found += [Job(f"D/{config}", "demo_step", {"config": config}) for config in ("latent", "explicit")]
     found += _growth()
     uneven = {"vocab": 64, "new": 256}
-    found += [Job("F/loop", "rollout_uneven", uneven | {"decode": "loop"})]
-    found += [Job(f"F/refill-{lanes}", "rollout_uneven", uneven | {"decode": "refill", "lanes": lanes, "chunk": 16}) for lanes in (2, 4, 8)]
+    found += [Job("F/loop", "rollout_uneven", uneven)]
+    found += [Job("G/flop", "update_flop", {}), *(Job(f"H/{kind}", "run_memory", {"kind": kind}) for kind in ("sft", "rl"))]
     starts = 2 if quick else max(repeats, 5)
     found += [Job(f"E/start-{cache}", "startup", {}, cache=cache, processes=starts) for cache in ("cold", "warm")]
     changes = QUICK if quick else {}

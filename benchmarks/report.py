@@ -117,6 +117,14 @@ def _parts(jobs: dict[str, Record]) -> str:
     return "\n\n".join([table, *shapes])
 
 
+def _listed(jobs: dict[str, Record]) -> str:
+    """A table whose rows the workers made."""
+    failed = [f"{key} failed: {record['error'][:120]}" for key, record in jobs.items() if "error" in record]
+    made = [record for record in jobs.values() if "error" not in record]
+    tables = [markdown(made[0]["columns"], [row for record in made for row in record["rows"]])] if made else []
+    return "\n\n".join(tables + failed)
+
+
 def _rate(record: Record, part: str, seconds: float) -> str:
     if part == "matmul":
         return f"{number(record['flop'] / seconds / 1e9)} GFLOP/s"
@@ -175,6 +183,8 @@ def section_markdown(workload: str, section: Section) -> str:
         "C": _latent,
         "E": _growth,
         "F": _uneven,
+        "G": _listed,
+        "H": _listed,
     }
     table = tables.get(workload, _parts)(jobs)
     bars = "\n".join(f"- {describe(verdict)}" for verdict in section["bars"])

@@ -1,4 +1,4 @@
-"""Rollout of completions that end at random: what finished rows cost. args: a Shape, decode (loop, refill), lanes, chunk, repeats.
+"""Rollout of completions that end at random: what finished rows cost. args: a Shape, repeats.
 
 Explicit mode with the ends of thinking and of the answer among the sampled tokens: with random weights each has a chance of about 1 / vocab a step.
 """
@@ -14,25 +14,22 @@ from benchmarks.timing import Kept, measure
 from benchmarks.workers.common import experiment, params_of, prompt_batch
 from lgrpo.config import MeshConfig
 from lgrpo.keys import Stream, key_for
-from lgrpo.latent.refill import refill_rollout
 from lgrpo.sharding import make_mesh, put_batch
 from lgrpo.train.setup import publish
 from lgrpo.train.steps.rl import rollout_step
 
 
 def run(args: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of whole rollouts of the same completions: every decode gets the keys 0, 1, 2, ... in turn. tokens: of the last one, ends included."""
+    """Seconds of whole rollouts with the keys 0, 1, 2, ... in turn. tokens: of the last one, ends included."""
     shape = shape_of(args)
-    settings = {f"rollout.{name}": args[name] for name in ("decode", "lanes", "chunk") if name in args}
-    cfg = experiment(shape, "explicit", diff=settings | {"data.think_end_id": 1, "data.eos_id": 2})
+    cfg = experiment(shape, "explicit", diff={"data.think_end_id": 1, "data.eos_id": 2})
     mesh = make_mesh(MeshConfig())
     keys = iter(range(10_000))
-    sampler = refill_rollout if args["decode"] == "refill" else rollout_step
     with jax.set_mesh(mesh):
         weights, prompts = publish(params_of(shape), cfg, mesh), put_batch(prompt_batch(shape), mesh)
 
         def sample() -> Any:
-            return jax.block_until_ready(sampler(weights, prompts, key_for(0, next(keys), Stream.ROLLOUT), cfg=cfg))
+            return jax.block_until_ready(rollout_step(weights, prompts, key_for(0, next(keys), Stream.ROLLOUT), cfg=cfg))
 
         work = Kept(sample)
         found = measure(work, args["repeats"])

@@ -60,6 +60,9 @@ ADDED = {
 } | {f"algo.lora.{name}": value for name, value in (("rank", 0), ("alpha", 128.0), ("dropout", 0.0))}
 ADDED |= {f"data.gym.{field.name}": field.default for field in dataclasses.fields(GymConfig)}
 """Fields that checkpoints of earlier versions lack, and the value that says what those versions did. A new field gets a line here."""
+_NO_REFILL = "slot refill is not there: the plain loop gives the same samples in less time; leave the setting out"
+REMOVED = dict.fromkeys(("rollout.decode", "rollout.lanes", "rollout.chunk"), _NO_REFILL)
+"""Fields of earlier versions, and what to do without them. In stored configs, of runs that go on the same, they are passed over."""
 
 
 @functools.cache
@@ -146,7 +149,8 @@ def _build(cls: type, data: Mapping[str, Any], path: str) -> Any:
     if path == _LATENT:
         data = with_law(data)
     hints = _hints(cls)
-    data = {n: ADDED.get(_join(path, n), {}) for n in hints if n not in data and _was_added(_join(path, n))} | dict(data)
+    data = {n: value for n, value in data.items() if _join(path, n) not in REMOVED}
+    data = {n: ADDED.get(_join(path, n), {}) for n in hints if n not in data and _was_added(_join(path, n))} | data
     for name in data:
         if name not in hints:
             raise _unknown(_join(path, str(name)), [_join(path, n) for n in hints])
@@ -168,6 +172,8 @@ def _nearest(name: str, known: Sequence[str]) -> str | None:
 
 
 def _unknown(path: str, known: Sequence[str], what: str = "config field") -> UserError:
+    if path in REMOVED:
+        return UserError(f"{path}: {REMOVED[path]}")
     near = _nearest(path, known)
     return UserError(f"{path}: no such {what}; " + (f"did you mean {near}?" if near else "see `python -m lgrpo train EXPERIMENT --help`"))
 
@@ -284,7 +290,8 @@ def load_experiment(path: str | os.PathLike[str], stage: str | None = None) -> E
     except Exception as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
         where = f"{path}:{lines[-1]}" if lines else str(path)
-        raise UserError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        gone = next((f" ({path}: {why})" for path, why in REMOVED.items() if str(error).endswith(f"argument '{path.split('.')[-1]}'")), "")
+        raise UserError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}{gone}") from error
 
 
 # -- command line -------------------------------------------------------------------------------------------------------------------------
@@ -323,6 +330,8 @@ def _preset_blocks(cfg: ExperimentConfig, argv: Sequence[str]) -> tuple[Experime
             cfg = apply_diff(cfg, {path: None})
             continue
         known = field_paths(law=type(cfg.rollout.latent.law))
+        if path in REMOVED:
+            raise _unknown(path, known)
         if path and path not in known and path != "help":
             near = _nearest(path, sorted(known))
             mend = f"did you mean --{near.replace('_', '-')}?" if near else "see --help for all options"
@@ -351,9 +360,9 @@ def parse_overrides(cfg: ExperimentConfig, argv: Sequence[str], prog: str = "lgr
 
     Errors: UserError for unknown options (with the nearest valid one), missing or bad values. --help prints and raises SystemExit(0).
     """
-    import tyro  # here, because only the command line needs it
-
     cfg, argv = _preset_blocks(cfg, argv)
+    import tyro  # here, because only the command line needs it, and a mistyped name does not
+
     off = [p for p in _optional_blocks() if dict(_leaves(cfg)).get(p, 0) is None]
     notes = "".join(
         f" {p} is None; any of " + ", ".join(f"--{p}.{n}".replace("_", "-") for n in _hints(_optional_blocks()[p])) + " turns it on."

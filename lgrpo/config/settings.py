@@ -64,14 +64,8 @@ class RolloutConfig:
     """Completions G per prompt."""
     max_new_tokens: Count = 32
     """Longest completion T, latent steps and answer tokens together."""
-    decode: Literal["loop", "refill"] = "loop"
-    """loop: all rows of the batch until the last has finished; refill: `lanes` rows of each group, a finished one makes room for the next."""
-    lanes: Count = 2
-    """Rows of a group that decode=refill computes at once."""
-    chunk: Count = 32
-    """Decode steps of decode=refill between two looks of the host, which then drops finished groups."""
     cache_parts: Count = 4
-    """Equal parts, of at least 32 columns, that the cache of decode=loop is made in. A step reads those begun so far; each is a loop of its own."""
+    """Equal parts, of at least 32 columns, that the cache is made in. A step reads those begun so far; each is a loop of its own."""
     kv_dtype: Literal["compute", "bfloat16"] = "compute"
     """Type of the key/value cache: that of the computation, or bfloat16 (half the memory; log-probs then differ from the learner's)."""
     latent: LatentConfig = LatentConfig()

@@ -17,7 +17,6 @@ from lgrpo.evaluation.shards import Row
 from lgrpo.keys import Stream, key_for
 from lgrpo.latent.buckets import trim_prompts
 from lgrpo.latent.intervene import Intervention
-from lgrpo.latent.refill import refill_rollout
 from lgrpo.latent.rollout import rollout
 from lgrpo.rewards.grade import grade_all
 from lgrpo.rewards.score import completion_texts
@@ -52,21 +51,15 @@ def sample(
     first: int = 0,
     intervention: Intervention | None = None,
 ) -> Rollout:
-    """Samples first .. first + chunk - 1 of every prompt, on the host: N = B * chunk rows. The noise scale is no part of the compilation.
-
-    Interventions are made by the plain loop whatever cfg.rollout.decode says: they look at the row's first latents.
-    """
-    ways = batch_ways(mesh)
+    """Samples first .. first + chunk - 1 of every prompt, on the host: N = B * chunk rows. The noise scale is no part of the compilation."""
     rows = prompts.tokens.shape[0] * how.chunk
-    divides = prompts.tokens.shape[0] % ways == 0
+    divides = prompts.tokens.shape[0] % batch_ways(mesh) == 0
     prompts = trim_prompts(prompts, cfg.data.prompt_bucket)
     placed = put_batch(prompts, mesh) if divides else prompts
     key = key_for(cfg.seed, 0, Stream.EVALUATION)
     noise = np.full((rows,), how.noise_scale, np.float32)
-    common = {"cfg": static_config(cfg, how), "noise_scale": noise, "first_sample": np.int32(first)}
-    if cfg.rollout.decode == "refill" and intervention is None:
-        return jax.device_get(refill_rollout(params, placed, key, **common, ways=ways if divides else 1))
-    return multihost.host(_rollout(params, placed, key, **common, intervention=intervention))
+    settings = {"cfg": static_config(cfg, how), "noise_scale": noise, "first_sample": np.int32(first)}
+    return multihost.host(_rollout(params, placed, key, **settings, intervention=intervention))
 
 
 def within(result: Rollout, budget: int) -> Rollout:

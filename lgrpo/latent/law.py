@@ -2,19 +2,20 @@
 
 A law is a frozen dataclass whose fields are its settings, so it lives in the config (rollout.latent.law), is hashable, takes command-line options and
 goes to JSON by its import path. Ours are in lgrpo/latent/laws/, one file each; one of your own may stand in any file (docs/extending.md).
+Ours import JAX where they compute: a config holds a law, and a command line that is mistyped should answer before JAX is there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import jax
-import jax.numpy as jnp
+if TYPE_CHECKING:
+    import jax
 
-from lgrpo.latent.mixture import LatentChoice, embed_mixture
-from lgrpo.types import Array
+    from lgrpo.latent.mixture import LatentChoice
+    from lgrpo.types import Array
 
 
 class Step(NamedTuple):
@@ -76,10 +77,14 @@ class Law:
 
     def mix(self, c: Any, table: jax.Array, step: Step, noise_scale: jax.Array) -> jax.Array:
         """The next input [*b,D], in the type of table [V,D]. Where step.scores are all 0 (answer steps, interventions) it is the plain mixture."""
+        from lgrpo.latent.mixture import embed_mixture
+
         return embed_mixture(table, step.ids, step.weights)
 
     def temperatures(self, c: Any, noise_scale: jax.Array, answer: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Temperatures at which tokens are scored: at latent steps, and at the step that ends thinking. answer: that of answer steps."""
+        import jax.numpy as jnp
+
         return jnp.ones_like(answer), answer
 
     def problems(self, cfg: Any, training: bool) -> Iterator[str]:

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-ScoreGradient = Literal["plain", "bounded", "aligned"]
+from lgrpo.bounds import ScoreGradient
+
 Over = Literal["mean", "weighted", "sum"]
 _TINY = 1e-30
 

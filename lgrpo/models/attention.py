@@ -59,7 +59,7 @@ def attend_step(
     """One decode step: the shared prompt, the completion's own past, and the step itself.
 
     q [B,G,H,Dh]; k, v [B,G,Kv,Dh] of the step; prompt_k, prompt_v [B,P,Kv,Dh]; prompt_mask bool [B,P]; past: blocks of keys and values
-    [B,G,w,Kv,Dh] with a mask bool [w] or [B,G,1,1,w], None where all may be seen -> [B,G,H,Dh].
+    [B,G,w,Kv,Dh] with a mask bool [w], None where all may be seen -> [B,G,H,Dh].
     """
     grouped = _heads(q, k.shape[-2])
     scale = q.shape[-1] ** -0.5

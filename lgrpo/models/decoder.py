@@ -174,23 +174,10 @@ def prefill(params: Params, cfg: ModelConfig, tokens: jax.Array, mask: jax.Array
 
 
 @jax.named_scope("decode")
-def decode_step(
-    params: Params, cfg: ModelConfig, embeds: jax.Array, step: jax.Array, cache: GroupCache, column: jax.Array | None = None
-) -> tuple[jax.Array, GroupCache]:
-    """One position for every completion. embeds [B,G,D] enter at completion position `step` -> hidden [B,G,D], cache with that column.
-
-    column: None, or, for a cache of one part, a counter int32 [] of the calls. The cache is then a ring: row (b, g), at its own position
-    step[b, g] (int32 [B,G]), has its past in the step[b, g] columns before `column`. A row may start anew at any call, and all rows still write one
-    column.
-    """
-    columns = jnp.arange(cache.k.shape[3])
-    if column is None:
-        column = step - cache.start
-        visible, positions = columns < column, (cache.prompt_len + step)[:, None]
-    else:
-        age = (column - 1 - columns) % columns.size  # 0: written by the call before
-        visible, positions = (age < step[..., None])[:, :, None, None], cache.prompt_len[:, None] + step
-        column = column % columns.size
+def decode_step(params: Params, cfg: ModelConfig, embeds: jax.Array, step: jax.Array, cache: GroupCache) -> tuple[jax.Array, GroupCache]:
+    """One position for every completion. embeds [B,G,D] enter at completion position `step` -> hidden [B,G,D], cache with that column."""
+    column = step - cache.start
+    visible, positions = jnp.arange(cache.k.shape[3]) < column, (cache.prompt_len + step)[:, None]
 
     def attention(q: jax.Array, k: jax.Array, v: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
         prompt_k, prompt_v, closed, *opened = layer

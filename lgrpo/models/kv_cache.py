@@ -62,8 +62,7 @@ def close_part(cache: GroupCache, length: int) -> GroupCache:
 def write_step(cache: GroupCache, k: jax.Array, v: jax.Array, column: jax.Array) -> GroupCache:
     """Column `column` of the open part in every layer at once. k, v [L,B,G,Kv,Dh]. Outside the layer scan, so that XLA updates in place.
 
-    Values that are not finite are stored as 0: the row that has them ends here, and a later one in its place attends to these columns with weight 0,
-    which does not undo a NaN.
+    Values that are not finite are stored as 0: the row that has them ends here, and what it still computes, which nobody reads, is finite again.
     """
     start = (0, 0, 0, column, 0, 0)
     k, v = (jnp.where(jnp.isfinite(x), x, 0.0) for x in (k, v))

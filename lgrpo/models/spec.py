@@ -120,6 +120,11 @@ def init_params(cfg: ModelConfig, key: jax.Array) -> Params:
     return spec_init(param_specs(cfg), cfg, key)
 
 
+def largest_array(specs: Any, cfg: ModelConfig) -> int:
+    """Bytes of the largest tensor of a spec tree, whole."""
+    return max(x.size * x.dtype.itemsize for x in jax.tree.leaves(spec_abstract(specs, cfg)))
+
+
 def count_params(cfg: ModelConfig) -> int:
     """Number of weights."""
     return sum(x.size for x in jax.tree.leaves(abstract_params(cfg)))

@@ -60,16 +60,21 @@ def write_config(workdir: PathLike, cfg: ExperimentConfig) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one workdir. Saving is asynchronous: arrays are copied before save() returns, files are written behind it."""
+    """The checkpoints of one workdir. Saving is asynchronous: arrays are copied before save() returns, files are written behind it.
 
-    def __init__(self, workdir: PathLike, cfg: CheckpointConfig) -> None:
-        """Errors: UserError when cfg.resume is False but the workdir holds checkpoints, which a new run would mix with its own."""
+    On CPU the copy is made by the next update: it may not overwrite what is being read, and takes new memory. `wait` before it spares that.
+    """
+
+    def __init__(self, workdir: PathLike, cfg: CheckpointConfig, largest: int = 0) -> None:
+        """largest: bytes of the largest array that is saved or restored here.
+
+        Errors: UserError when cfg.resume is False but the workdir holds checkpoints, which a new run would mix with its own."""
         self._workdir = storage.absolute(workdir)
         self._folder = self._workdir / "checkpoints"
         self._saving, self._failed = -1, False
         self._policy = NewestAndBest(cfg.keep, cfg.keep_best)
         with storage.explained(self._folder):
-            self._manager = open_manager(self._folder, create=True, policy=self._policy, finishing=self._sign)
+            self._manager = open_manager(self._folder, create=True, policy=self._policy, finishing=self._sign, largest=largest)
         self._known = set(self._manager.all_steps())
         if not cfg.resume and self.latest() is not None:
             step = self.latest()
@@ -90,7 +95,7 @@ class Checkpoints:
     ) -> None:
         """Save everything under `step` (finished steps). Does nothing when that step was saved here or was there at the start.
 
-        data, extra: JSON-able. buffer: pytree of NumPy arrays, the same on every process, or None. metric: higher is better; None or NaN:
+        data, extra: JSON-able. buffer: pytree of NumPy arrays, the same on every process, and of global arrays, or None. metric: higher is better; None or NaN:
         not evaluated. prune: whether older checkpoints may go.
         Errors: TypeError for what is not JSON-able; UserError for a step that another run wrote meanwhile; an error of the
         previous save's background write.
@@ -101,7 +106,8 @@ class Checkpoints:
             taken = integrity.is_whole(self._folder / str(step))
         if taken:
             raise UserError(f"{self._folder / str(step)}: another run wrote this step meanwhile; give each run a --workdir of its own")
-        flat = {n: np.array(x) for n, x in flatten(buffer).items()}  # copies: the caller may go on using its arrays
+        # copies: the caller may go on using its arrays
+        flat = {n: x if isinstance(x, jax.Array) else np.array(x) for n, x in flatten(buffer).items()}
         full = {n: x for n, x in flat.items() if x.size}  # Orbax refuses arrays without elements
         kept = {"full": sorted(full), "empty": {n: [list(x.shape), str(x.dtype)] for n, x in flat.items() if not x.size}}
         meta = {"config": to_json(cfg), "data": data, "extra": extra, "versions": versions(), "buffer": None if buffer is None else kept}

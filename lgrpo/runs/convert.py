@@ -36,7 +36,7 @@ from lgrpo.models.gguf_io import GgufFile
 from lgrpo.models.hf import check_names, export_tensors, import_params, stored_dtype, tensor_sizes
 from lgrpo.models.hf_config import config_from_hf, config_to_hf, end_ids_of, with_ends
 from lgrpo.models.hf_io import TensorFiles, read_json, write_tensors
-from lgrpo.models.spec import abstract_params, count_params, param_shardings
+from lgrpo.models.spec import abstract_params, count_params, largest_array, param_shardings, param_specs
 from lgrpo.runs import multihost, storage
 from lgrpo.runs.checkpoint import Checkpoints, load_weights, saved_config, write_config
 from lgrpo.runs.integrity import require_finite
@@ -228,7 +228,9 @@ def import_hf(
         check_names(files, model, rows=rows)
         param_dtype = stored_dtype(files, model) if dtype == "keep" else dtype
         placed = make_mesh(mesh)
-        checkpoints = Checkpoints(workdir, CheckpointConfig(resume=False, keep=1, keep_best=False))
+        stored = dataclasses.replace(model, param_dtype=param_dtype)
+        once = CheckpointConfig(resume=False, keep=1, keep_best=False)
+        checkpoints = Checkpoints(workdir, once, largest_array(param_specs(stored), stored))
         try:
             away = storage.remote(workdir)
             texts = pathlib.Path(scratch) / "placed" if away else workdir / "hf"
@@ -299,8 +301,7 @@ def export_hf(
     out = storage.absolute(out)
     if out.exists():
         raise UserError(f"{out}: exists already; choose another folder or remove it")
-    if jax.process_count() > 1:
-        raise UserError("export-hf: runs in one process; start it on one host that reads the checkpoint's storage")
+    multihost.require_one("export-hf")
     cfg = saved_config(workdir)
     if tokenizer:
         cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, tokenizer=tokenizer))

@@ -15,8 +15,13 @@ from lgrpo.runs import storage
 DAMAGE = (ValueError, OSError, KeyError, EOFError)
 
 
-CONCURRENT_GB = 1
-"""Of one item, on its way between memory and files at once. Orbax's own limit of 96 is none: a save held the state three times."""
+IN_FLIGHT = 250_000_000
+"""Bytes of one item on their way between memory and files at once. Orbax's own limit of 96 GB is none: a save would hold the state twice more."""
+
+
+def in_flight(largest: int) -> int:
+    """The limit for an item whose largest array has so many bytes: Orbax refuses an array that does not fit below the limit."""
+    return max(IN_FLIGHT, largest + largest // 100)
 
 
 class NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
@@ -67,9 +72,17 @@ def _bound_retries() -> None:
 
 
 def open_manager(
-    folder: storage.Place, *, create: bool, policy: NewestAndBest | None = None, finishing: Callable[[], None] | None = None
+    folder: storage.Place,
+    *,
+    create: bool,
+    policy: NewestAndBest | None = None,
+    finishing: Callable[[], None] | None = None,
+    largest: int = 0,
 ) -> ocp.CheckpointManager:
-    """Orbax manager of a folder of checkpoints, for writing (policy, finishing) or reading. finishing: called when the files of a step are there."""
+    """Orbax manager of a folder of checkpoints, for writing (policy, finishing, largest) or reading. finishing: called when the files of a step are there.
+
+    largest: bytes of the largest array.
+    """
     options = ocp.CheckpointManagerOptions(
         create=create,
         preservation_policy=policy,
@@ -81,6 +94,7 @@ def open_manager(
     text = ocp.JsonCheckpointHandler
 
     def arrays() -> ocp.StandardCheckpointHandler:
-        return ocp.StandardCheckpointHandler(save_concurrent_gb=CONCURRENT_GB, restore_concurrent_gb=CONCURRENT_GB)
+        limit = in_flight(largest) / 10**9
+        return ocp.StandardCheckpointHandler(save_concurrent_gb=limit, restore_concurrent_gb=limit)
 
     return _Manager(folder, options=options, item_handlers={"params": arrays(), "rest": arrays(), "buffer": arrays(), "meta": text()})

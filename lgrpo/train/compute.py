@@ -70,7 +70,7 @@ class Compute:
     def __init__(self, spent: Mapping[str, float]) -> None:
         """spent: what `totals` said when the run was saved; {} for a new one."""
         self.flop: float | None = spent.get("flop", 0.0)
-        """None once something ran that cannot be counted (slot refill)."""
+        """None once something ran that cannot be counted."""
         self.seconds = spent.get("seconds", 0.0)
         """Of steps: sampling, grading and updates; without compilation, evaluation and saving."""
         self._known: dict[Any, Flop] = {}

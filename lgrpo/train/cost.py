@@ -149,7 +149,7 @@ def _row(name: str, cost: Cost, chip: Chip | None) -> list[str]:
 
 def _phase_name(name: str, cfg: ExperimentConfig) -> str:
     if name == "rollout":
-        return f"refill, {cfg.rollout.chunk} steps" if cfg.rollout.decode == "refill" else f"rollout, {cfg.rollout.max_new_tokens} steps"
+        return f"rollout, {cfg.rollout.max_new_tokens} steps"
     return name
 
 
@@ -161,7 +161,7 @@ def cost_table(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) ->
     columns = ["phase", "TFLOP", "memory GB", "sent GB"] + (["compute s", "memory s", "network s", "limit"] if chip else [])
     text = [f"per device and step, compiled for {len(devices)} x {kind}; loops by their trips, decode loops by the most they can run"]
     text.append(summary_table([_row(_phase_name(name, cfg), cost, chip) for name, (cost, _) in found.items()], columns))
-    if rl and cfg.rollout.decode == "loop":
+    if rl:
         need = needed_rollout(cfg, mesh)
         usual, most = (cost.memory / need for cost in found["rollout"])
         text.append(f"rollout: {need / 1e9:,.1f} GB for weights, cache and one pass over the logits; moved {usual:.2f} times that")

@@ -20,15 +20,14 @@ from lgrpo.config import ExperimentConfig
 from lgrpo.config.validate import require_valid
 from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.errors import UserError
-from lgrpo.latent.refill import lower_chunk
 from lgrpo.latent.rollout import empty_record
 from lgrpo.models.decoder import compute_params
-from lgrpo.models.spec import param_shardings
+from lgrpo.models.spec import largest_array, param_shardings
 from lgrpo.runs.metrics import summary_table
-from lgrpo.runs.retention import CONCURRENT_GB
+from lgrpo.runs.retention import in_flight
 from lgrpo.sharding import ROLLOUT_RULES, batch_sharding, batch_ways, make_mesh, replicated
 from lgrpo.train.layout import layout
-from lgrpo.train.setup import abstract_state
+from lgrpo.train.setup import abstract_state, trained_specs
 from lgrpo.train.steps.rl import group, rollout_step, train_step
 from lgrpo.train.steps.sft import sft_step
 from lgrpo.train.steps.update import merged_weights
@@ -54,10 +53,11 @@ class Phase:
 def save_bytes(cfg: ExperimentConfig, devices: int, *, rl: bool) -> int:
     """Bytes of host memory per device while a checkpoint is written: a copy of the state, and as much again on its way to the files, up to a limit.
 
-    Where the device is the host (CPU) they come on top of the update that runs beside the save.
+    Where the device is the host (CPU) the arrays themselves are read, while no update runs: the copy is then the state.
     """
     state = sum(row.bytes for row in layout(cfg, devices, rl=rl) if row.part != "rollout")
-    return state + min(state, 2 * CONCURRENT_GB << 30)  # two items are written at once: parameters, and the rest
+    limit = in_flight(largest_array(trained_specs(cfg, rl=rl), cfg.model))
+    return state + min(state, 2 * limit)  # two items are written at once: parameters, and the rest
 
 
 def target_devices(target: str, count: int) -> list[jax.Device]:
@@ -141,15 +141,14 @@ def _rl_programs(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> list[PhasePro
     prompts = _placed(_prompts(cfg, rows), over_batch)
     key = _placed(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh))
     resident = _bytes(state) - shared
-    decode = lower_chunk if cfg.rollout.decode == "refill" else rollout_step.lower
     return [
-        PhaseProgram("rollout", lambda: decode(weights, prompts, key, cfg=cfg), resident),
+        PhaseProgram("rollout", lambda: rollout_step.lower(weights, prompts, key, cfg=cfg), resident),
         PhaseProgram("update", lambda: train_step.lower(state, abstract_batch(cfg, mesh), cfg=cfg), 0),
     ]
 
 
-def _sft_program(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> PhaseProgram:
-    """Shapes as data.pipeline.sft_stream makes them. Of packed rows the most there can be: the table of lengths is not at hand here."""
+def abstract_records(cfg: ExperimentConfig) -> dict[str, Any]:
+    """A supervised batch as data.pipeline.sft_stream makes it. Of packed rows the most there can be: the table of lengths is not at hand here."""
     rows, chain, k = cfg.sft.batch_size, cfg.sft.max_chain, cfg.rollout.latent.k
     latents = -(-chain // cfg.sft.compression)
     shapes = {"prompt_tokens": (cfg.data.max_prompt,), "chain_tokens": (chain,), "answer_tokens": (cfg.sft.max_answer,)}
@@ -165,7 +164,7 @@ def _sft_program(cfg: ExperimentConfig, mesh: Mesh, state: Any) -> PhaseProgram:
         slices = rows // cfg.train.microbatch if cfg.train.microbatch else 1
         for name, width in (("pack_inputs", cfg.data.max_prompt + steps - 1), ("pack_steps", steps)):
             batch[name] = jax.ShapeDtypeStruct((rows // slices, slices, width), jnp.int32)
-    return PhaseProgram("update", lambda: sft_step.lower(state, _placed(batch, batch_sharding(mesh)), cfg=cfg), 0)
+    return batch
 
 
 def programs(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> list[PhaseProgram]:
@@ -175,7 +174,10 @@ def programs(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> list[PhaseProgra
     except ValueError as error:
         raise UserError(f"{mesh.size} devices: {error}") from error
     with jax.set_mesh(mesh):
-        return _rl_programs(cfg, mesh, state) if rl else [_sft_program(cfg, mesh, state)]
+        if rl:
+            return _rl_programs(cfg, mesh, state)
+        batch = _placed(abstract_records(cfg), batch_sharding(mesh))
+        return [PhaseProgram("update", lambda: sft_step.lower(state, batch, cfg=cfg), 0)]
 
 
 def predict(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) -> list[Phase]:
@@ -194,8 +196,7 @@ def _parts(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> dict[str, int]:
     m, c, t, tensor = cfg.model, cfg.rollout, cfg.train, mesh.shape["tensor"]
     ways = batch_ways(mesh)
     if rl:
-        lanes = min(c.lanes, c.group_size) if c.decode == "refill" else c.group_size
-        columns = cfg.data.max_prompt + lanes * c.max_new_tokens
+        columns = cfg.data.max_prompt + c.group_size * c.max_new_tokens
         size = jnp.dtype(m.dtype if c.kv_dtype == "compute" else c.kv_dtype).itemsize
         parts["K/V cache"] = t.prompts_per_step // ways * columns * 2 * m.n_layers * (m.n_kv_heads // tensor) * m.head_dim * size
         rows, length = (t.microbatch or t.prompts_per_step // t.updates_per_step) * c.group_size, c.max_new_tokens
@@ -231,9 +232,8 @@ def memory_table(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) 
     text.append(summary_table(lines, ["phase", "resident", "arguments", "outputs", "temporary", "peak"]))
     peak, saving = max(p.peak for p in phases), save_bytes(cfg, len(devices), rl=rl)
     text.append(f"peak: {_mib(peak)} MiB")
-    text.append(
-        f"host memory of a save: {_mib(saving)} MiB for each device" + (f", so {_mib(peak + saving)} here" if kind == "cpu" else "")
-    )
+    beside = ", the state itself included: no update runs beside it here" if kind == "cpu" else ""
+    text.append(f"host memory of a save: {_mib(saving)} MiB for each device{beside}")
     if kind == "cpu" and cfg.model.dtype == "bfloat16":
         text.append("on CPU XLA computes bfloat16 in float32, so that temporaries are larger than on an accelerator: see --target")
     return "\n".join(text)

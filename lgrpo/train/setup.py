@@ -27,7 +27,7 @@ from lgrpo.errors import UserError
 from lgrpo.keys import Stream, key_for
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.lora import adapter_specs
-from lgrpo.models.spec import param_shardings, param_specs, spec_abstract, spec_init, spec_shardings
+from lgrpo.models.spec import largest_array, param_shardings, param_specs, spec_abstract, spec_init, spec_shardings
 from lgrpo.rewards.reward import find_reward
 from lgrpo.runs import multihost, storage
 from lgrpo.runs.checkpoint import Checkpoints, Restored, check_source, has_encoder, load_params, write_config
@@ -97,6 +97,8 @@ class Session:
         self.lock.require()
         self.writer.flush()  # the lines before a checkpoint do not come again
         self.checkpoints.save(done, state=state, data=data, buffer=buffer, cfg=self.cfg, extra=extra, metric=metric, prune=not streak)
+        if jax.default_backend() == "cpu":  # an update beside the save would hold the state twice, and have no processor of its own
+            self.checkpoints.wait()
         self.held = False
 
     def close(self) -> None:
@@ -133,8 +135,6 @@ def prepare(cfg: ExperimentConfig, *, kind: str) -> tuple[ExperimentConfig, Text
     require_valid(cfg, device_count=jax.device_count(), kind=kind)
     if kind == "train":
         own_functions(cfg)
-    if multihost.several() and cfg.rollout.decode == "refill":
-        raise UserError("rollout.decode=refill: its host side sees one process only; use loop where there are several")
     _agree(cfg, tokenizer)
     return cfg, tokenizer
 
@@ -219,7 +219,7 @@ def _encoder_and_decoder(model: ModelConfig, mesh: Mesh) -> Callable[[Params, ja
     def both(policy: Params, key: jax.Array) -> Params:
         return {"encoder": encoder_from(policy, spec_init(compress, model, key)["compress"]), "decoder": policy}
 
-    return jax.jit(both, out_shardings=spec_shardings(specs, mesh))
+    return jax.jit(both, out_shardings=spec_shardings(specs, mesh), donate_argnums=0)
 
 
 @functools.cache
@@ -230,7 +230,7 @@ def _random_adapters(model: ModelConfig, rank: int, stage1: bool, mesh: Mesh) ->
 
 @functools.cache
 def _fresh_state(view: Reads, mesh: Mesh, rl: bool) -> Callable[[Params], TrainState]:
-    return jax.jit(lambda params: init_state(params, view, rl=rl), out_shardings=state_shardings(view, mesh, rl=rl))
+    return jax.jit(lambda params: init_state(params, view, rl=rl), out_shardings=state_shardings(view, mesh, rl=rl), donate_argnums=0)
 
 
 _STATE = Wants(("model", "optim", "sft.stage", "sft.lora", "algo.lora"), unread=("optim.lr", "optim.clip_norm"))
@@ -313,7 +313,7 @@ def _open(
     buffer: Callable[[ExperimentConfig], Any],
 ) -> Session:
     mesh = make_mesh(cfg.mesh)
-    checkpoints = Checkpoints(workdir, cfg.checkpoint)
+    checkpoints = Checkpoints(workdir, cfg.checkpoint, largest_array(trained_specs(cfg, rl=rl), cfg.model))
     restored, first, back = None, {}, cfg.checkpoint.rollback
     went_back = back is not None and checkpoints.roll_back(back, cfg.optim.lr)
     multihost.agree_on({"the newest step in --workdir": str(checkpoints.latest())}, "checkpoints", cfg.train.start_timeout)

@@ -146,6 +146,8 @@ def full_results():
         if job.workload in "MD":
             part = {"seconds": [0.1, 0.2], "cpu_seconds": [0.1, 0.2], "first_s": 1.0}
             more = {"parts": {"matmul": part, "copy": part}, "flop": 1e9, "bytes": 1e9, "shape": "2 x 3"}
+        if job.workload in "GH":
+            more = {"columns": ["model", "TFLOP"], "rows": [["B", "1.23"]]}
         found = {"error": "no | torch"} if job.worker == "update_torch" else record(1.0, 2.0, 4.0, **more)
         suite.add(sections.setdefault(job.workload, suite.new_section("python -m benchmarks")), job, found)
     return sections
@@ -159,6 +161,7 @@ def test_document_is_rewritten_between_markers_only(tmp_path):
     assert once.startswith("# Performance\n\nBy hand.\n")
     assert all(title in once for title in plan.TITLES.values())
     assert "failed: no / torch" in once and "not measured" in once
+    assert "| model | TFLOP |\n| --- | ---: |\n| B | 1.23 |" in once
     assert "| lgrpo-explicit | 2 | 1.5 - 3 | 3 | 2 | 9 | 1 | 50 |" in once
     report.write_docs(path, {"D": sections["D"]})
     assert path.read_text() == once

@@ -36,12 +36,34 @@ def main(monkeypatch, capsys, *argv):
     return stop.value.code or 0, out.out, out.err
 
 
-def test_the_usage_loads_nothing_slow():
-    code = (
-        "import sys; from lgrpo.__main__ import run; run(['--help']); print(sorted({'jax', 'numpy', 'scipy', 'tyro'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.splitlines()[-1] == "[]"
+_ANSWERS = """
+import sys, time
+from lgrpo.__main__ import run
+from lgrpo.errors import UserError
+try:
+    run(sys.argv[1:])
+except (UserError, SystemExit):
+    pass
+print(*sorted({"jax", "numpy", "scipy", "tyro"} & set(sys.modules)), time.process_time())
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "loads"),
+    [
+        (["--help"], []),
+        (["train", "X", "--algo.clip-lw", "0.1"], []),
+        (["ablate", "X", "--grdi", "y"], []),
+        (["train", "X", "--algo.clip-low", "big"], ["tyro"]),
+        (["train", "X", "--help"], ["tyro"]),
+    ],
+)
+def test_help_and_mistakes_answer_before_anything_slow_is_loaded(experiment, argv, loads):
+    argv = [sys.executable, "-c", _ANSWERS, *[experiment if a == "X" else a for a in argv]]
+    *loaded, seconds = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split("\n")[-2].split()
+    assert loaded == loads
+    if not loads:  # of CPU, four times what it takes; tyro alone, which reads the settings, takes as long as this on a slow processor
+        assert float(seconds) < 0.5
 
 
 @pytest.mark.parametrize(

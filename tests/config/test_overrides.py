@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lgrpo.config import ExperimentConfig, ModelConfig, RopeScaling
-from lgrpo.config.overrides import ADDED, apply_diff, diff, field_paths, from_json, load_experiment, parse_overrides, to_json
+from lgrpo.config.overrides import ADDED, REMOVED, apply_diff, diff, field_paths, from_json, load_experiment, parse_overrides, to_json
 from lgrpo.config.same import check_resume
 from lgrpo.errors import UserError
 from lgrpo.latent.laws.exact import Exact
@@ -58,6 +58,7 @@ def test_options_of_an_optional_block():
     [
         (["--algo.clip_lw", "0.1"], "--algo.clip_lw: no such option; did you mean --algo.clip-low?"),
         (["--clip-low", "0.1"], "did you mean --algo.clip-low?"),
+        (["--rollout.decode", "refill"], "rollout.decode: slot refill is not there"),
         (["--algo.k", "3"], "did you mean --rollout.latent.k?"),
         (["--seed", "1.5"], "--seed"),
         (["--algo.invalid", "drop"], "'keep', 'zero', 'exclude'"),
@@ -157,6 +158,20 @@ def test_configs_of_earlier_versions_say_what_those_did():
     del data["algo"]["lora"]  # a whole block
     assert from_json(data).algo.lora.rank == 0
     assert set(ADDED) <= set(field_paths())
+
+
+def test_a_setting_that_was_removed(tmp_path):
+    """Runs that were saved with it are read; whoever asks for it is told what to do without."""
+    data = to_json(BASE)
+    data["rollout"] |= {"decode": "refill", "lanes": 2, "chunk": 32}
+    assert from_json(data) == BASE
+    with pytest.raises(UserError, match=r"^rollout.lanes: slot refill is not there.*leave the setting out$"):
+        apply_diff(BASE, {"rollout.lanes": 2})
+    file = tmp_path / "mine.py"
+    file.write_text("from lgrpo.config import RolloutConfig\ndef get_config():\n    return RolloutConfig(decode='refill')\n")
+    with pytest.raises(UserError, match=r"mine.py:3: TypeError.*rollout.decode: slot refill is not there"):
+        load_experiment(file)
+    assert not set(REMOVED) & set(field_paths())
 
 
 FORMER = {"one_sided": True, "delta": 0.0, "clamp": [-1.5, 3.0], "top_p": 0.95, "order": "perturb_then_topk", "end_rule": "argmax"}

@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import VOCAB, change, fresh_state, params, prompts, roll, tiny, train_batch
+from support import change, fresh_state, params, prompts, roll, tiny, train_batch
 
 from lgrpo.config.validate import validate
-from lgrpo.latent.refill import refill_rollout
 from lgrpo.latent.replay import replay_logps
 from lgrpo.train.collect import spread
 from lgrpo.train.optimizer import norm_in_float32
@@ -110,23 +109,6 @@ def test_a_row_with_broken_log_probs_is_no_winner():
     logps[1, 1, 0] = np.inf  # the only one of its group that is right
     after = winner_step(record.replace(logps=logps), rewards, valid, cfg=CFG)
     assert (float(before["diag/winner_share"]), float(after["diag/winner_share"])) == (1.0, 0.75)
-
-
-def test_refill_equals_the_loop_where_rows_break():
-    cfg = tiny(rollout__lanes=2, rollout__chunk=3)
-    weights = params(cfg.model)
-    plain = roll(cfg)
-    used = [np.unique(ids[mask & (np.arange(len(mask)) < mask.sum() - 1)]) for ids, mask in zip(plain.ids, plain.mask, strict=True)]
-    rows = np.bincount(np.concatenate(used), minlength=VOCAB)  # how many rows feed a token
-    rows[np.unique(prompts().tokens)] = 0
-    token = int(np.abs(rows - 8).argmin())
-    broken = weights | {"embed": weights["embed"].at[token].set(jnp.nan)}
-    loop = roll(cfg, weights=broken)
-    refill = jax.device_get(refill_rollout(broken, prompts(), jax.random.key(0), cfg=cfg))
-    assert 0 < (loop.finish == Finish.NAN).sum() < loop.finish.size
-    np.testing.assert_array_equal(refill.finish, loop.finish)
-    np.testing.assert_array_equal(refill.ids, loop.ids)
-    np.testing.assert_array_equal(refill.mask, loop.mask)
 
 
 def test_empty_updates_change_nothing():

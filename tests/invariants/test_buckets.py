@@ -49,12 +49,12 @@ def test_a_shorter_learner_has_the_same_gradient():
 
 
 @pytest.mark.parametrize("count", [8, 3])
-def test_evaluation_by_refill(count):
+def test_evaluation_in_buckets(count):
     """Also with a batch that does not divide over the mesh."""
     cfg, mesh = change(CFG, evaluation__samples=4), make_mesh(MeshConfig(data=8))
-    refill = change(cfg, rollout__decode="refill", rollout__chunk=3, data__prompt_bucket=2)
+    trimmed = change(cfg, data__prompt_bucket=2)
     how = Pass("sampled", 1.0, samples=4, chunk=4)
     with jax.set_mesh(mesh):
-        a, b = (sample(params(c.model), c, mesh, how, prompts(count, pad=3)) for c in (cfg, refill))
+        a, b = (sample(params(c.model), c, mesh, how, prompts(count, pad=3)) for c in (cfg, trimmed))
     for name in ("ids", "mask", "finish", "thought"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))

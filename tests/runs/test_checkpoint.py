@@ -13,6 +13,7 @@ from states import CFG, KEEP, make_state, same, save
 from lgrpo.config import CheckpointConfig
 from lgrpo.config.overrides import apply_diff
 from lgrpo.errors import UserError
+from lgrpo.runs import retention
 from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config, write_config
 from lgrpo.types import PromptBatch
 
@@ -60,6 +61,16 @@ def test_everything_comes_back_bit_for_bit(run):
     assert (got.step, got.data, got.extra, got.buffer) == (3, {"position": 3}, {"best": 0.5, "names": ["a"]}, None)
     # Python containers of the optimizer state matter: the restored one must go straight into the same jitted step.
     assert type(got.state.opt_state) is type(state.opt_state)
+
+
+def test_arrays_above_the_limit_of_what_is_in_flight(tmp_path, monkeypatch):
+    """A table of 1B parameters is larger than the limit. Orbax raises for an array that does not fit below it, in a save and in a restore."""
+    monkeypatch.setattr(retention, "IN_FLIGHT", 256)
+    state = make_state()
+    ckpt = Checkpoints(tmp_path, KEEP, max(x.nbytes for x in jax.tree.leaves(state)))
+    save(ckpt, 3, state=state)
+    same(ckpt.restore(state, None, CFG).state, state)
+    ckpt.close()
 
 
 def test_a_save_holds_the_values_of_its_moment_although_the_loop_goes_on(run):

@@ -1,4 +1,4 @@
-"""Peak memory of the two phases of a run, measured in a process of its own: python tests/train/memory_probe.py DECODE. Prints one line of JSON.
+"""Peak memory of the two phases of a run, measured in a process of its own: python tests/train/memory_probe.py. Prints one line of JSON.
 
 On CPU the device's memory is the process's: VmHWM is reset after compilation (/proc/self/clear_refs), and read after each program has run.
 """
@@ -7,7 +7,6 @@ import ctypes
 import gc
 import json
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,6 @@ from support import tiny
 
 from lgrpo.config.overrides import apply_diff
 from lgrpo.config.presets import EXACT
-from lgrpo.latent.refill import refill_rollout
 from lgrpo.latent.rollout import empty_record
 from lgrpo.models.spec import spec_init
 from lgrpo.sharding import make_mesh, put_batch
@@ -26,9 +24,9 @@ from lgrpo.train.steps.update import init_state
 from lgrpo.types import PromptBatch, TrainBatch
 
 
-def config(decode: str, preset=EXACT):
+def config(preset=EXACT):
     sizes = {"d_model": 256, "n_layers": 3, "n_heads": 4, "head_dim": 64, "d_ff": 704, "vocab_size": 8000}
-    rollout = {"group_size": 8, "max_new_tokens": 64, "decode": decode, "lanes": 4, "chunk": 8}
+    rollout = {"group_size": 8, "max_new_tokens": 64}
     cfg = tiny(
         **{f"model__{k}": v for k, v in sizes.items()},
         **{f"rollout__{k}": v for k, v in rollout.items()},
@@ -52,8 +50,8 @@ def start_over() -> None:
     pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
-def main(decode: str) -> None:
-    cfg = config(decode)
+def main() -> None:
+    cfg = config()
     mesh = make_mesh(cfg.mesh, jax.devices()[:1])
     with jax.set_mesh(mesh):
         rows, specs = cfg.train.prompts_per_step, trained_specs(cfg, rl=True)
@@ -66,8 +64,7 @@ def main(decode: str) -> None:
 
         def roll(state):
             weights = publish(state.params, cfg, mesh)
-            run = refill_rollout if decode == "refill" else rollout_step
-            return jax.block_until_ready(run(weights, prompts, jax.random.key(1), cfg=cfg))
+            return jax.block_until_ready(rollout_step(weights, prompts, jax.random.key(1), cfg=cfg))
 
         def batch():
             record = group(jax.tree.map(jnp.copy, empty_record(rows * cfg.rollout.group_size, cfg.rollout)), cfg.rollout.group_size)
@@ -94,4 +91,4 @@ def main(decode: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar
-
-import jax
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lgrpo.latent.law import Law, Step, TokenLogps
-from lgrpo.latent.mixture import LatentChoice, sample_latent
-from lgrpo.latent.noise import exact_logp
+
+if TYPE_CHECKING:
+    import jax
+
+    from lgrpo.latent.mixture import LatentChoice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,8 @@ class Exact(Law):
     scored: ClassVar[bool] = True
 
     def draw(self, c: Any, logits: jax.Array, keys: jax.Array, noise_scale: jax.Array, end: int) -> LatentChoice:
+        from lgrpo.latent.mixture import sample_latent
+
         plain = {"one_sided": False, "clamp": None, "top_p": 1.0, "end_rule": "sampled"}
         return sample_latent(logits, keys, k=c.k, think_end_id=end, tau=c.tau, noise_scale=noise_scale, **plain)
 
@@ -35,6 +38,8 @@ class Exact(Law):
         table: jax.Array | None = None,
         advantages: jax.Array | None = None,
     ) -> jax.Array:
+        from lgrpo.latent.noise import exact_logp
+
         return exact_logp(step.scores / noise_scale[..., None], tokens.chosen, tokens.rest)
 
     def temperatures(self, c: Any, noise_scale: jax.Array, answer: jax.Array) -> tuple[jax.Array, jax.Array]:

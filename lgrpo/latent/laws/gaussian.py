@@ -10,15 +10,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
-
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lgrpo.bounds import Positive
-from lgrpo.latent.draw import top_k
 from lgrpo.latent.law import Law, Step, TokenLogps
-from lgrpo.latent.mixture import LatentChoice, is_argmax, mix_rows
+
+if TYPE_CHECKING:
+    import jax
+
+    from lgrpo.latent.mixture import LatentChoice
 
 _SEEDS = 2.0**23  # distinct seeds that a float32 column carries exactly, from 1; 0 says that there is no noise
 _SURE = -1e-6  # log-prob of the end above which staying has no finite log-prob
@@ -35,6 +35,12 @@ class Gaussian(Law):
     """Standard deviation of the noise on each coordinate at noise scale 1, as a multiple of the embedding table's root mean square."""
 
     def draw(self, c: Any, logits: jax.Array, keys: jax.Array, noise_scale: jax.Array, end: int) -> LatentChoice:
+        import jax
+        import jax.numpy as jnp
+
+        from lgrpo.latent.draw import top_k
+        from lgrpo.latent.mixture import LatentChoice, is_argmax
+
         scaled = logits.astype(jnp.float32) / c.tau
         values, ids = top_k(scaled.at[:, end].set(-jnp.inf), c.k)
         weights, noisy = jax.nn.softmax(values, axis=-1), noise_scale > 0
@@ -49,6 +55,9 @@ class Gaussian(Law):
 
     def _noise(self, scores: jax.Array, width: int) -> jax.Array:
         """Standard normal noise [*b,D] of recorded scores [*b,K]."""
+        import jax
+        import jax.numpy as jnp
+
         seeds = scores[..., :2].reshape(-1, min(scores.shape[-1], 2)).astype(jnp.int32)
 
         def one(seed: jax.Array) -> jax.Array:
@@ -59,10 +68,14 @@ class Gaussian(Law):
 
     def _deviation(self, table: jax.Array, noise_scale: jax.Array) -> jax.Array:
         """Standard deviation [*b, 1] of each coordinate."""
+        import jax.numpy as jnp
+
         size = jnp.sqrt(jnp.mean(jnp.square(table.astype(jnp.float32))))
         return (self.sigma * noise_scale * size)[..., None]
 
     def mix(self, c: Any, table: jax.Array, step: Step, noise_scale: jax.Array) -> jax.Array:
+        from lgrpo.latent.mixture import mix_rows
+
         noise = self._noise(step.scores, table.shape[1]) * self._deviation(table, noise_scale)
         return (mix_rows(table, step.ids, step.weights) + noise).astype(table.dtype)
 
@@ -76,6 +89,11 @@ class Gaussian(Law):
         table: jax.Array | None = None,
         advantages: jax.Array | None = None,
     ) -> jax.Array:
+        import jax
+        import jax.numpy as jnp
+
+        from lgrpo.latent.mixture import mix_rows
+
         table = jax.lax.stop_gradient(table)
         width, deviation = table.shape[1], self._deviation(table, noise_scale)
 
@@ -88,6 +106,8 @@ class Gaussian(Law):
         return stays - 0.5 * squares(tokens.chosen) - width * (jnp.log(deviation[..., 0]) + 0.5 * math.log(2 * math.pi))
 
     def temperatures(self, c: Any, noise_scale: jax.Array, answer: jax.Array) -> tuple[jax.Array, jax.Array]:
+        import jax.numpy as jnp
+
         tau = jnp.full_like(answer, c.tau)
         return tau, tau
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import jax
-import jax.numpy as jnp
-
-from lgrpo.bounds import Mass, NonNegative
+from lgrpo.bounds import Mass, NonNegative, ScoreGradient
 from lgrpo.latent.law import Law, Step, TokenLogps
-from lgrpo.latent.mixture import LatentChoice, sample_latent
-from lgrpo.latent.noise import ScoreGradient, gumbel_logp
-from lgrpo.types import Array
+
+if TYPE_CHECKING:
+    import jax
+
+    from lgrpo.latent.mixture import LatentChoice
+    from lgrpo.types import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,8 @@ class Gumbel(Law):
         return self.delta - self.clamp[0] if self.one_sided and self.clamp is not None else 0.0
 
     def draw(self, c: Any, logits: jax.Array, keys: jax.Array, noise_scale: jax.Array, end: int) -> LatentChoice:
+        from lgrpo.latent.mixture import sample_latent
+
         names = ("one_sided", "delta", "clamp", "top_p", "order", "end_rule")
         own = {name: getattr(self, name) for name in names}
         return sample_latent(logits, keys, k=c.k, think_end_id=end, tau=c.tau, noise_scale=noise_scale, **own)
@@ -68,6 +70,10 @@ class Gumbel(Law):
         table: jax.Array | None = None,
         advantages: jax.Array | None = None,
     ) -> jax.Array:
+        import jax.numpy as jnp
+
+        from lgrpo.latent.noise import gumbel_logp
+
         more = {"over": self.density, "score_gradient": self.score_gradient, "advantages": advantages, "weights": step.weights}
         if self.density_scale == "unit":
             return gumbel_logp(step.scores, tokens.chosen, **more)
