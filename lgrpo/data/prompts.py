@@ -23,6 +23,7 @@ ASSET = pathlib.Path(__file__).parent / "assets" / "tokenizer.json"
 UNK = "<unk>"
 PAD = "<pad>"
 _GAP = re.compile(r">>\s+<<")
+_PART = 4096  # texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,9 @@ class TextTokenizer:
         return self.inner.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [e.ids for e in self.inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+        """Ids of each text. The library's threads share the texts of a part; an encoding is some kB, so the parts are bounded."""
+        parts = (list(texts[at : at + _PART]) for at in range(0, len(texts), _PART))
+        return [e.ids for part in parts for e in self.inner.encode_batch_fast(part, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, special tokens included. Ids outside the vocabulary have no text."""

@@ -22,10 +22,15 @@ def trim_prompts(prompts: PromptBatch, multiple: int) -> PromptBatch:
     return PromptBatch(prompts.tokens[:, width - keep :], prompts.mask[:, width - keep :], prompts.uid)
 
 
+def longest(rollout: Rollout) -> int:
+    """Steps of the longest completion, of global arrays too: only this number leaves the devices. Waits for the mask."""
+    return int(rollout.mask.sum(-1).max(initial=0))
+
+
 def trim_completions(rollout: Rollout, multiple: int) -> Rollout:
-    """Steps that no completion has, cut to a multiple of `multiple`. Leaves [B, G, T, ...] or [B, G]. Waits for the rollout's mask."""
+    """Steps that no completion has, cut to a multiple of `multiple`. Leaves [B, G, T, ...] or [B, G]."""
     length = rollout.mask.shape[-1]
     if not multiple:
         return rollout
-    keep = bucket(int(np.asarray(rollout.mask).sum(-1).max()), multiple, length)
+    keep = bucket(longest(rollout), multiple, length)
     return jax.tree.map(lambda x: x[:, :, :keep] if x.ndim > 2 else x, rollout)

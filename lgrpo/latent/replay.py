@@ -91,12 +91,12 @@ def replay(
     advantages: jax.Array | None = None,
     share_prefix: bool = True,
     survey: bool = False,
-) -> tuple[jax.Array, TokenLogps]:
-    """Log-probs of a recorded rollout under `params`, by the same rule as the sampler.
+) -> tuple[jax.Array, jax.Array, TokenLogps]:
+    """Log-probs of a recorded rollout under `params`, by the same rule as the sampler: (with the law's score gradient, with the plain one, of tokens).
 
-    prompts [B,P]; rollout leaves [B,G,...]; advantages [B,G,T] only matter for score gradients other than plain. Returns float32 [B,G,T], 0 off
-    the mask (padding is replaced before any exp or log, so NaN there cannot leak), and the log-probs of the recorded tokens at step_temperature,
-    leaves [B*G,T,...]. survey: as in chunked_logps.
+    prompts [B,P]; rollout leaves [B,G,...]; advantages [B,G,T] only matter for score gradients other than plain. Returns float32 [B,G,T] twice, 0
+    off the mask (padding is replaced before any exp or log, so NaN there cannot leak), equal but for their gradients and of one pass through the
+    model; and the log-probs of the recorded tokens at step_temperature, leaves [B*G,T,...]. survey: as in chunked_logps.
     """
     c = cfg.rollout
     batch, group, length, _ = rollout.ids.shape
@@ -130,10 +130,14 @@ def replay(
         with_end=latent_mode and c.latent.law.needs_end,
         survey=survey and latent_mode,
     )
-    total = logps.chosen[..., 0]
-    if latent_mode:
-        step, safe = latent_terms(is_latent, Step(flat(ids), flat(rollout.scores), flat(weights)), logps)
-        given = None if advantages is None else flat(advantages)
-        latent = c.latent.law.logp(c.latent, step, safe, noise_scale, table=params["embed"], advantages=given)
-        total = jnp.where(is_latent, latent, total)
-    return jnp.where(mask, total.reshape(batch, group, length), 0.0), logps
+    step, safe = latent_terms(is_latent, Step(flat(ids), flat(rollout.scores), flat(weights)), logps)
+
+    def total(given: jax.Array | None) -> jax.Array:
+        found = logps.chosen[..., 0]
+        if latent_mode:
+            latent = c.latent.law.logp(c.latent, step, safe, noise_scale, table=params["embed"], advantages=given)
+            found = jnp.where(is_latent, latent, found)
+        return jnp.where(mask, found.reshape(batch, group, length), 0.0)
+
+    plain = total(None)
+    return plain if advantages is None else total(flat(advantages)), plain, logps

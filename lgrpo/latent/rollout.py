@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from lgrpo.config import ExperimentConfig, RolloutConfig
@@ -240,9 +239,9 @@ def empty_record(rows: int, cfg: RolloutConfig) -> Rollout:
     )
 
 
-def decode_trips(mask: np.ndarray, cfg: RolloutConfig) -> list[int]:
-    """Trips of each part of `rollout`'s decode loop, which ends with its longest row. mask bool [N,T] of what it returned."""
-    longest, length = int(mask.sum(-1).max(initial=0)), cfg.max_new_tokens
+def decode_trips(longest: int, cfg: RolloutConfig) -> list[int]:
+    """Trips of each part of `rollout`'s decode loop, which ends with its longest row, of `longest` steps."""
+    length = cfg.max_new_tokens
     ends = [min(end + 1, length) for end in itertools.accumulate(cache_widths(length, cfg.cache_parts))]
     return [max(0, min(longest, end) - start) for start, end in zip([1, *ends[:-1]], ends, strict=True)]
 

@@ -26,6 +26,7 @@ from lgrpo.models.spec import abstract_params, param_shardings
 from lgrpo.report import page
 from lgrpo.report.text import visible, visible_lines
 from lgrpo.report.trace import Sample, Step, Trace, trace
+from lgrpo.runs import multihost
 from lgrpo.runs.checkpoint import check_source, load_params, saved_step
 from lgrpo.runs.storage import Place, write_text
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh
@@ -235,6 +236,7 @@ def run(
     Prints `show` samples of each problem; `out`: file for a page with all of them. Errors: UserError for an invalid config or a workdir of
     another model.
     """
+    multihost.require_one("trace")
     tokenizer = load_tokenizer(cfg.data)
     cfg = resolve(cfg, tokenizer)
     require_valid(cfg, device_count=jax.device_count(), kind="eval")

@@ -32,7 +32,17 @@ def score_own(score: Score, rollout: Rollout, answers: list[str]) -> Scored:
     return Scored(rewards=rewards, correct=correct.astype(bool), valid=valid.astype(bool), errors=counts)
 
 
-def measured(rollout: Rollout) -> Rollout:
-    """The rollout with those leaves on the host that metrics are made of: a few bytes per step. The others stay where they are."""
-    names = ("mask", "is_latent", "finish", "chain_len", "thought")
-    return rollout.replace(**{name: multihost.host(getattr(rollout, name)) for name in names})
+def measured(rollout: Rollout) -> dict[str, np.ndarray]:
+    """What metrics need of each row, int or bool [N] on every host: a few bytes a row go between processes. The rollout stays where it is."""
+    if not multihost.several():  # sums on the devices would wait for what they are at
+        names = ("mask", "loss_mask", "is_latent", "finish", "chain_len", "thought")
+        rollout = rollout.replace(**{name: multihost.host(getattr(rollout, name)) for name in names})
+    rows = {
+        "steps": rollout.mask.sum(-1),
+        "latent_steps": rollout.is_latent.sum(-1),
+        "chain": rollout.chain_len,
+        "answer": rollout.answer_len,
+        "finish": rollout.finish,
+        "forced": rollout.forced,
+    }
+    return {name: np.asarray(multihost.host(x)) for name, x in rows.items()}

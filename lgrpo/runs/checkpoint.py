@@ -95,7 +95,7 @@ class Checkpoints:
     ) -> None:
         """Save everything under `step` (finished steps). Does nothing when that step was saved here or was there at the start.
 
-        data, extra: JSON-able. buffer: pytree of NumPy arrays, the same on every process, or None. metric: higher is better; None or NaN:
+        data, extra: JSON-able. buffer: pytree of NumPy arrays, the same on every process, and of global arrays, or None. metric: higher is better; None or NaN:
         not evaluated. prune: whether older checkpoints may go.
         Errors: TypeError for what is not JSON-able; UserError for a step that another run wrote meanwhile; an error of the
         previous save's background write.
@@ -106,7 +106,8 @@ class Checkpoints:
             taken = integrity.is_whole(self._folder / str(step))
         if taken:
             raise UserError(f"{self._folder / str(step)}: another run wrote this step meanwhile; give each run a --workdir of its own")
-        flat = {n: np.array(x) for n, x in flatten(buffer).items()}  # copies: the caller may go on using its arrays
+        # copies: the caller may go on using its arrays
+        flat = {n: x if isinstance(x, jax.Array) else np.array(x) for n, x in flatten(buffer).items()}
         full = {n: x for n, x in flat.items() if x.size}  # Orbax refuses arrays without elements
         kept = {"full": sorted(full), "empty": {n: [list(x.shape), str(x.dtype)] for n, x in flat.items() if not x.size}}
         meta = {"config": to_json(cfg), "data": data, "extra": extra, "versions": versions(), "buffer": None if buffer is None else kept}

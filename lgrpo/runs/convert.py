@@ -301,8 +301,7 @@ def export_hf(
     out = storage.absolute(out)
     if out.exists():
         raise UserError(f"{out}: exists already; choose another folder or remove it")
-    if jax.process_count() > 1:
-        raise UserError("export-hf: runs in one process; start it on one host that reads the checkpoint's storage")
+    multihost.require_one("export-hf")
     cfg = saved_config(workdir)
     if tokenizer:
         cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, tokenizer=tokenizer))

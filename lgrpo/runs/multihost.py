@@ -94,6 +94,12 @@ def several() -> bool:
     return jax.process_count() > 1
 
 
+def require_one(command: str) -> None:
+    """For what is not divided over processes. Errors: UserError where there are several."""
+    if several():
+        raise UserError(f"{command}: runs in one process; start it on one host that reads the checkpoint's storage")
+
+
 def is_main() -> bool:
     """The one process that prints and writes metrics."""
     return jax.process_index() == 0
@@ -182,3 +188,17 @@ def own_rows(tree: Any) -> tuple[np.ndarray, Any]:
 
 def _once(x: jax.Array) -> list[Any]:
     return sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+
+
+def owners(x: jax.Array) -> np.ndarray:
+    """The process that answers for each row (see own_rows) of a global array sharded along its first axis. int [N], the same on every process."""
+    found = np.full(x.shape[0], -1)
+    for device, index in x.sharding.devices_indices_map(x.shape).items():
+        rows = found[index[0]]
+        rows[rows < 0] = device.process_index
+    return found
+
+
+def from_one(tree: Any, process: int) -> Any:
+    """The NumPy arrays of one process, on every process; those of the others say what shape they have."""
+    return multihost_utils.broadcast_one_to_all(tree, is_source=jax.process_index() == process)

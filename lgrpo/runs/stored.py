@@ -79,11 +79,16 @@ def read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
 
 
 def read_buffer(manager: ocp.CheckpointManager, step: int, target: Any, meta: dict[str, Any]) -> Any:
-    """NumPy arrays in the structure of `target` (None: a dict by dotted name), with the shapes that were stored."""
+    """Arrays in the structure of `target` (None: a dict by dotted name), with the shapes that were stored: NumPy, and placed as the global arrays of
+    the target are."""
     if meta["buffer"] is None:
         return None
     flat = {name: np.zeros(shape, dtype) for name, (shape, dtype) in meta["buffer"]["empty"].items()}
     if meta["buffer"]["full"]:
-        shapes = {n: np.empty(m.shape, m.dtype) for n, m in stored_arrays(manager, step, "buffer").items()}
+        asked, shapes = flatten(target), {}
+        for name, m in stored_arrays(manager, step, "buffer").items():
+            like = asked.get(name)
+            placed = isinstance(like, jax.Array)
+            shapes[name] = jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=like.sharding) if placed else np.empty(m.shape, m.dtype)
         flat |= manager.restore(step, args=ocp.args.Composite(buffer=ocp.args.StandardRestore(shapes))).buffer
     return flat if target is None else unflatten(target, flat)

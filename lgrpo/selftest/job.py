@@ -117,7 +117,7 @@ def _digests(tree: Any) -> dict[str, str]:
 
 def write_final(cfg: ExperimentConfig, workdir: Path) -> None:
     """What must be equal bit for bit, read from the checkpoint of the last step."""
-    session = open_session(cfg, workdir, rl=True, buffer=collect.empty_buffer)
+    session = open_session(cfg, workdir, rl=True, buffer=collect.placed_buffer)
     session.close()
     if session.restored is None or session.start != cfg.train.num_steps:
         raise RuntimeError(f"the newest checkpoint is that of step {session.start}, not of the last step")

@@ -15,6 +15,8 @@ from flax import struct
 from lgrpo.config import ExperimentConfig
 from lgrpo.rewards.shared import measured
 from lgrpo.runs import multihost
+from lgrpo.sharding import make_mesh, put_batch
+from lgrpo.train.owned import Pool, at_home
 from lgrpo.train.steps.rl import regroup
 from lgrpo.types import Array, Finish, PromptBatch, Rollout, Scored
 
@@ -24,7 +26,7 @@ class Groups:
     """Graded groups. `born` is the step that sampled them, -1 in empty slots."""
 
     prompts: PromptBatch  # [B, ...]
-    rollout: Rollout  # leaves [B, G, ...]
+    rollout: Rollout  # leaves [B, G, ...]; of several processes, outside `collect`, global arrays: all else is the same on each
     rewards: Array  # float32 [B, G]
     valid: Array  # bool [B, G]
     born: Array  # int32 [B]
@@ -62,6 +64,14 @@ def empty_buffer(cfg: ExperimentConfig) -> Groups | None:
     )
     zeros = np.zeros(steps[:2], np.float32)
     return Groups(prompts, rollout, zeros, zeros.astype(bool), np.full(slots, -1, np.int32))
+
+
+def placed_buffer(cfg: ExperimentConfig) -> Groups | None:
+    """empty_buffer; of several processes, each holds the slots of its devices."""
+    buffer = empty_buffer(cfg)
+    if buffer is None or not multihost.several():
+        return buffer
+    return buffer.replace(rollout=put_batch(buffer.rollout, make_mesh(cfg.mesh)))
 
 
 def informative(rewards: Array, valid: Array) -> np.ndarray:
@@ -112,33 +122,29 @@ class Timer:
 
 
 def rollout_metrics(rollout: Rollout, scored: Scored) -> dict[str, float]:
-    """Scalars of one generation. rollout leaves [N, ...] (NumPy), before any filter."""
-    mask, latent, finish = np.asarray(rollout.mask), np.asarray(rollout.is_latent), np.asarray(rollout.finish)
-    rows = mask.shape[0]
-    total = mask.sum(-1)
-    latent_steps = latent.sum(-1)
-    chain = np.asarray(rollout.chain_len)
-    answer = np.asarray(rollout.answer_len)
+    """Scalars of one generation, before any filter. rollout leaves [N, ...], NumPy or global."""
+    rows = measured(rollout)
+    steps, latent_steps, finish = rows["steps"], rows["latent_steps"], rows["finish"]
     valid = np.asarray(scored.valid)
     out = {
         "reward/mean": float(scored.rewards.mean()),
         "reward/correct": float(np.mean(scored.correct)),
         "reward/valid_mean": float(scored.rewards[valid].mean()) if valid.any() else 0.0,
         "rollout/latent_steps": float(latent_steps.mean()),
-        "rollout/chain_tokens": float(chain.mean()),
-        "rollout/answer_tokens": float(answer.mean()),
-        "rollout/completion_tokens": float(total.mean()),
-        "rollout/latent_share": float(latent_steps.sum() / max(total.sum(), 1)),
+        "rollout/chain_tokens": float(rows["chain"].mean()),
+        "rollout/answer_tokens": float(rows["answer"].mean()),
+        "rollout/completion_tokens": float(steps.mean()),
+        "rollout/latent_share": float(latent_steps.sum() / max(steps.sum(), 1)),
         "rollout/invalid_frac": float(1.0 - valid.mean()),
         "rollout/truncated_frac": float((finish == Finish.LENGTH).mean()),
-        "rollout/forced_frac": float(rollout.forced.mean()),
+        "rollout/forced_frac": float(rows["forced"].mean()),
         "rollout/nan_frac": float((finish == Finish.NAN).mean()),
     }
-    return out | {f"grade/{name}": count / rows for name, count in scored.errors.items()}
+    return out | {f"grade/{name}": count / len(valid) for name, count in scored.errors.items()}
 
 
 def _log(rollout: Rollout, scored: Scored, useful: float) -> dict[str, float]:
-    return rollout_metrics(measured(rollout), scored) | {"dynamic/informative_frac": useful}
+    return rollout_metrics(rollout, scored) | {"dynamic/informative_frac": useful}
 
 
 def collect(
@@ -164,33 +170,38 @@ def collect(
     logs: list[dict[str, float]] = []
     rounds = dynamic.max_rounds if buffer is not None else 1
     have = 0 if buffer is None else int(((buffer.born >= 0) & (step - buffer.born <= dynamic.max_age)).sum())
+    kept, pool = buffer, None
+    if buffer is not None and multihost.several():
+        pool = Pool(buffer.rollout)
+        buffer = buffer.replace(rollout=pool.add(buffer.rollout, buffer.born >= 0))
     while len(logs) < rounds and (have < want or not logs):
         prompts, answers = next(data)
         rollout = timer.measure("rollout", sample, prompts, len(logs))
         if interrupted():
-            return None, buffer, dict
+            return None, kept, dict
         scored = timer.measure("grade", grade, rollout, answers)
-        # Groups that wait for another step are whole on every host.
-        rollout = multihost.host(rollout) if buffer is not None else rollout
+        rewards, valid = scored.rewards.reshape(-1, size), scored.valid.reshape(-1, size)
+        useful = informative(rewards, valid)
+        if pool is None:
+            rollout = rollout if buffer is None else jax.device_get(rollout)
         groups = Groups(
             prompts=prompts,
-            rollout=regroup(rollout, size),
-            rewards=scored.rewards.reshape(-1, size),
-            valid=scored.valid.reshape(-1, size),
+            rollout=regroup(rollout, size) if pool is None else pool.add(rollout, useful),
+            rewards=rewards,
+            valid=valid,
             born=np.full(len(answers), step, np.int32),
         )
-        useful = informative(groups.rewards, groups.valid)
         log = partial(_log, rollout, scored, float(useful.mean()))
         if buffer is None:
             return groups, None, log
         logs.append(timer.measure("grade", log))  # now, since it would keep every round's rollout
         fresh.append(groups.rows(np.flatnonzero(useful)))
         have += int(useful.sum())
-    return _finish(buffer, fresh, logs, cfg, step)
+    return _finish(buffer, fresh, logs, cfg, step, pool)
 
 
 def _finish(
-    buffer: Groups, fresh: list[Groups], logs: list[dict[str, float]], cfg: ExperimentConfig, step: int
+    buffer: Groups, fresh: list[Groups], logs: list[dict[str, float]], cfg: ExperimentConfig, step: int, pool: Pool | None
 ) -> tuple[Groups, Groups, Callable[[], dict[str, float]]]:
     want = cfg.train.prompts_per_step
     how = {"max_age": cfg.algo.dynamic.max_age, "updates": cfg.train.updates_per_step}
@@ -202,4 +213,8 @@ def _finish(
         "dynamic/starved": float(used < want),
         "dynamic/buffered": float((np.asarray(left.born) >= 0).sum()),
     }
+    if pool is not None:
+        part = cfg.train.microbatch if cfg.algo.loss_mean == "microbatch" and cfg.train.microbatch else want // cfg.train.updates_per_step
+        batch = batch.rows(at_home(pool.owner(batch.rollout), pool.home, part))
+        batch, left = (groups.replace(rollout=pool.place(groups.rollout)) for groups in (batch, left))
     return batch, left, lambda: metrics

@@ -12,7 +12,7 @@ import numpy as np
 from lgrpo.config import ExperimentConfig
 from lgrpo.data.pipeline import describe_stream, prompt_stream
 from lgrpo.keys import Stream, key_for
-from lgrpo.latent.buckets import trim_completions, trim_prompts
+from lgrpo.latent.buckets import longest, trim_completions, trim_prompts
 from lgrpo.latent.rollout import decode_trips
 from lgrpo.rewards.score import score
 from lgrpo.rewards.shared import score_own
@@ -21,7 +21,7 @@ from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.runs.metrics import progress
 from lgrpo.runs.storage import PathLike
 from lgrpo.sharding import put_batch
-from lgrpo.train.collect import Groups, Timer, collect, empty_buffer
+from lgrpo.train.collect import Groups, Timer, collect, placed_buffer
 from lgrpo.train.compute import Flop
 from lgrpo.train.guards import Guards
 from lgrpo.train.health import check_rewards, evaluation_metrics, should_save, summary
@@ -36,7 +36,7 @@ SUMMARY = ("reward/mean", "rollout/latent_steps", "rollout/chain_tokens", "rollo
 def run(cfg: ExperimentConfig, workdir: PathLike) -> int:
     """Trains, or goes on training, in `workdir`. Returns the exit code: 0, or 75 when a signal stopped it after saving."""
     with StopFlag() as stop:
-        session = open_session(cfg, storage.place(workdir), rl=True, buffer=empty_buffer)
+        session = open_session(cfg, storage.place(workdir), rl=True, buffer=placed_buffer)
         try:
             with jax.set_mesh(session.mesh):
                 code = EXIT_PREEMPTED if stop.agreed() else train(session, stop)
@@ -50,7 +50,7 @@ def train(session: Session, stop: StopFlag) -> int:
     cfg, state = session.cfg, session.state
     data = prompt_stream(cfg, session.tokenizer, cfg.data.train_split, batch=cfg.train.prompts_per_step)
     agree_on_records(data.fingerprint, cfg)
-    buffer, guards = empty_buffer(cfg), Guards(session)
+    buffer, guards = placed_buffer(cfg), Guards(session)
     if session.restored:
         data.set_state(session.restored.data)
         buffer = session.restored.buffer
@@ -136,7 +136,7 @@ def _experience(
         scored = score_own(one, rollout, answers) if multihost.several() else one(rollout, answers)
         check_rewards(np.asarray(scored.rewards), answers, step + 1)
         session.samples.take(step + 1, asked, rollout, answers, scored)
-        compute.add(cost.of(decode_trips(multihost.host(rollout.mask), cfg.rollout)))
+        compute.add(cost.of(decode_trips(longest(rollout), cfg.rollout)))
         return scored
 
     return collect(sample, grade, data, buffer, cfg=cfg, step=step, timer=timer, interrupted=stop.agreed)

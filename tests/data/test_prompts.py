@@ -144,3 +144,18 @@ def test_own_instructions_and_worked_examples(tmp_path):
     assert prompts.render_prompt("p", "instruct", "", instruction="") == "p"
     with pytest.raises(UserError, match=r"data\.few_shot"):
         prompts.load_examples(DataConfig(few_shot=str(tmp_path / "none")))
+
+
+def test_texts_are_tokenised_by_parts(tokenizer, monkeypatch):
+    """What the library keeps of a text is a hundred times its ids; all ids, in order, whatever the parts are."""
+    sizes, inner = [], tokenizer.inner
+
+    class Watched:
+        def encode_batch_fast(self, texts, **settings):
+            sizes.append(len(texts))
+            return inner.encode_batch_fast(texts, **settings)
+
+    texts = [f"Sam has {i} pens ." for i in range(10)]
+    monkeypatch.setattr(prompts, "_PART", 4)
+    assert prompts.TextTokenizer(Watched(), "watched").encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+    assert sizes == [4, 4, 2]

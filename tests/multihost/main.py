@@ -1,17 +1,18 @@
 """The command line with another grader: an untrained model never scores, so its rewards would have no spread.
 
+At its end the main process says how many bytes the largest array had that it gathered whole from the others.
 TEST_SIGNAL=module:name:n:p lets process p send itself SIGTERM in its n-th call of module.name: a real signal at a moment that tests can name.
 """
 
 import importlib
 import os
 import signal
-import sys
 
 import jax
 import numpy as np
 
 from lgrpo import __main__
+from lgrpo.runs import multihost
 from lgrpo.train import rl
 
 HONEST = rl.score
@@ -36,8 +37,24 @@ def arm(module, name, at, process):
     setattr(module, name, signalling)
 
 
+def watch_gathers():
+    """The sizes of arrays, as they come to be gathered."""
+    sizes, honest = [0], multihost.host
+
+    def watched(tree):
+        sizes.extend(x.nbytes for x in jax.tree.leaves(tree) if multihost._spread(x))
+        return honest(tree)
+
+    multihost.host = watched
+    return sizes
+
+
 if __name__ == "__main__":
     rl.score = lucky
+    gathered = watch_gathers()
     if "TEST_SIGNAL" in os.environ:
         arm(*os.environ["TEST_SIGNAL"].split(":"))
-    sys.exit(__main__.main())
+    try:
+        __main__.main()
+    finally:
+        print(f"gathered at most {max(gathered)} bytes")

@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
-from multihost.worlds import finish, start, write_experiment
+from multihost.worlds import config, finish, start, write_experiment
 
 from lgrpo.errors import UserError
-from lgrpo.runs import multihost, rendezvous
+from lgrpo.report import trace_view
+from lgrpo.runs import convert, multihost, rendezvous
 
 PARTNER = Path(__file__).with_name("partner.py")
 
@@ -74,6 +75,18 @@ def test_a_setting_that_differs_on_one_host_starts_no_run(tmp_path):
         assert len(errors(text)) == 1 and text.splitlines()[-1] == errors(text)[0]
         assert "disagree on optim.lr: 0.01 on process 0 (" in text and "; 0.5 on process 1 (" in text
     assert not (tmp_path / "run").exists()
+
+
+def test_what_runs_in_one_process_says_so(tmp_path, monkeypatch):
+    """In one line, and before anything is read."""
+    monkeypatch.setattr(multihost, "several", lambda: True)
+    cfg = config(tmp_path / "data")
+    for what, said in (
+        (lambda: trace_view.run(cfg, tmp_path), "trace: runs in one process"),
+        (lambda: convert.export_hf(tmp_path, tmp_path / "out"), "export-hf: runs in one process"),
+    ):
+        with pytest.raises(UserError, match=said):
+            what()
 
 
 def test_a_cluster_that_jax_finds_by_itself_is_not_waited_for_either(capfd, monkeypatch):

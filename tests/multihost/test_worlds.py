@@ -78,6 +78,8 @@ def test_one_process_then_four_then_one_are_one_run(world):
     out = run(4, "train", experiment, "--workdir", parts, *QUIET, "--train.num-steps", 2)
     assert [("reward/mean" in text) for text in out] == [True, False, False, False], "the summary is printed once"
     assert steps(parts)[-1] == 2
+    rows = 8 * 4
+    assert int(out[0].splitlines()[-1].split()[-2]) <= 4 * rows, "a host holds more of the others' completions than a number each"
     tables = [read_metrics(workdir / SAMPLES)[0]["samples"] for workdir in (folder / "alone", parts)]
     assert len(tables[0]) == 4, "a prompt and its group, of the rows of the main process"
     first, second = ([(x["prompt"], x["gold"], x["answer"], x["finish"]) for x in table] for table in tables)

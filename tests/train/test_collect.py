@@ -6,6 +6,7 @@ import pytest
 from support import tiny
 
 from lgrpo.train.collect import Groups, Timer, collect, concatenate, empty_buffer, informative, rollout_metrics, select
+from lgrpo.train.owned import at_home
 from lgrpo.types import Finish, PromptBatch, Rollout, Scored
 
 CFG = tiny(algo__dynamic__enabled=True, rollout__group_size=2, rollout__max_new_tokens=3, algo__dynamic__max_rounds=3)
@@ -158,3 +159,12 @@ def test_interruption_between_generations():
     assert groups is None and buffer is start and metrics == {} and len(run.calls) == 1
     # and a step that has enough is not graded and trained first: the machine may be gone by then
     assert Run([[MIXED] * 4]).step(interrupted=lambda: True)[0] is None
+
+
+def test_groups_stay_where_they_are_as_far_as_there_is_room():
+    home = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    owner = np.array([1, 1, 1, 0, 0, 1, -1, 0])  # the second part has an empty slot
+    order = at_home(owner, home, 4)
+    assert order.tolist() == [3, 2, 0, 1, 4, 7, 5, 6]
+    assert at_home(owner, home, 2).tolist() == [0, 1, 2, 3, 4, 5, 6, 7], "no group leaves its part"
+    assert sorted(at_home(owner, home, 8).tolist()) == list(range(8))

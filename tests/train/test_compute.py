@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from support import change, fresh_state, params, prompts, roll, tiny, train_batch
 
+from lgrpo.latent.buckets import longest
 from lgrpo.latent.rollout import decode_trips
 from lgrpo.train.compute import Compute, Flop, count
-from lgrpo.train.steps.rl import rollout_step, train_step
+from lgrpo.train.steps.rl import _policy_terms, rollout_step, train_step
 
 
 def flop_of(function, *shapes):
@@ -48,7 +49,7 @@ def test_a_rollout_costs_what_its_steps_cost(more):
     """Every decode step is a forward pass of a token in each row: weights by hand, attention by its shapes."""
     cfg = tiny(**more)
     record = roll(cfg)
-    trips = decode_trips(record.mask, cfg.rollout)
+    trips = decode_trips(longest(record), cfg.rollout)
     assert sum(trips) == record.mask.sum(1).max() - 1
     one = Compute({}).program(rollout_step, params(cfg.model), prompts(), jax.random.key(0), cfg=cfg)
     m, rows = cfg.model, len(record.finish)
@@ -80,3 +81,28 @@ def test_an_update_of_two_slices_costs_what_one_costs():
     for size in (0, 2):
         costs.append(Compute({}).program(train_step, fresh_state(cfg), train_batch(cfg), cfg=change(cfg, train__microbatch=size)).of())
     assert np.isclose(*costs, rtol=1e-6)
+
+
+def test_the_kl_beside_a_score_gradient_takes_no_second_pass():
+    """The same products as with the plain gradient: both log-probs come from one pass. And each term keeps its own gradient."""
+    cfg = tiny(model__n_layers=1, rollout__max_new_tokens=6, rollout__latent__max_latent=3, rollout__latent__law__one_sided=False)
+    batch, start, other = train_batch(cfg), params(cfg.model), params(cfg.model, 1)
+    batch = batch.replace(advantages=jnp.where(batch.loss_mask, -1.0, 0.0))  # below 0, where the score gradient differs
+    found, flops = {}, []
+    for gradient in ("plain", "bounded"):
+        for weight in (0.0, 0.5):
+            one = change(cfg, rollout__latent__law__score_gradient=gradient, algo__kl_coef=weight)
+            state = fresh_state(one, start).replace(reference=other if weight else None)
+            flops.append(Compute({}).program(train_step, state, batch, cfg=one).of())
+            terms = jax.jit(
+                jax.grad(
+                    lambda p, one=one, weight=weight: _policy_terms(p, batch, batch.rollout.logps, other if weight else None, one)[0].total
+                )
+            )
+            found[gradient, weight] = terms(start)
+    assert flops[:2] == flops[2:]
+    kl = [jax.tree.map(lambda a, b: a - b, found[gradient, 0.5], found[gradient, 0.0]) for gradient in ("plain", "bounded")]
+    size = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(kl[0]))
+    apart = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), found["plain", 0.0], found["bounded", 0.0])
+    assert size > 1e-3 and max(jax.tree.leaves(apart)) > 1e-3 * size, "nothing to tell apart"
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * size), *kl)

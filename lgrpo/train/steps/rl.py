@@ -77,7 +77,7 @@ def _policy_terms(
     algo, mask = cfg.algo, batch.loss_mask
     gradient = batch.advantages if cfg.rollout.mode == "latent" and cfg.rollout.latent.law.reads_advantages else None
     settings = {"advantages": gradient, "share_prefix": cfg.train.share_prefix, "survey": cfg.train.diagnostics == "full"}
-    logps, tokens = replay(params, batch.prompts, batch.rollout, cfg=cfg, **settings)
+    logps, plain, tokens = replay(params, batch.prompts, batch.rollout, cfg=cfg, **settings)
     flat = [x.reshape(-1, x.shape[-1]) for x in (logps, old_logps, batch.advantages, mask)]
     weights = sequence_weights(mask) if algo.loss_mean == "sequence" else None
     clip = {"clip_low": algo.clip_low, "clip_high": algo.clip_high, "dual_clip": algo.dual_clip, "negative_weight": algo.negative_weight}
@@ -96,9 +96,6 @@ def _policy_terms(
     if reference is not None:
         theirs = jax.lax.stop_gradient(replay_logps(reference, batch.prompts, batch.rollout, cfg=cfg, share_prefix=cfg.train.share_prefix))
         # The score gradient is a device of the policy loss; the KL keeps the plain one.
-        plain = (
-            logps if gradient is None else replay_logps(params, batch.prompts, batch.rollout, cfg=cfg, share_prefix=cfg.train.share_prefix)
-        )
         kl = k3_kl(plain, theirs, mask, weights)
         metrics["policy/kl_k3"] = kl
         loss = Mean(loss.total + algo.kl_coef * kl.total, loss.count)
