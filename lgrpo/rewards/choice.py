@@ -10,20 +10,20 @@ from lgrpo.rewards.notation import spelled, words_as_blanks
 LETTERS = "ABCD"
 _WRAP = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox|textit|mathsf|mathit|boldsymbol|boxed|fbox)\s*\{([^{}]*)\}")
 _DECORATION = re.compile(r"[*`$\"]|</?[A-Za-z]{1,10}>|\\[()\[\]]")
+_GOLD = re.compile(rf"\(?\s*([{LETTERS}])\s*\)?")
 # The whole of an answer: B, (B), B., **B**, (B) Mitochondria, B: Mitochondria. Not `B Mitochondria`, nor `A cat`.
 _ALONE = re.compile(
-    rf"(?:the\s+)?(?:(?:final\s+|correct\s+)?(?:answer|option|choice)(?:\s+is)?\s*:?)?\s*\(?\s*([{LETTERS}])\s*\)?[.:]?", re.IGNORECASE
+    rf"(?:the\s+)?(?:(?:final\s+|correct\s+)?(?:answer|option|choice)(?:\s+is)?\s*:?)?\s*\(?\s*(?P<letter>[{LETTERS}])\s*\)?[.:]?",
+    re.IGNORECASE,
 )
-_LABELLED = re.compile(rf"(?:\(([{LETTERS}])\)|([{LETTERS}])[).:])\s*\S.*", re.DOTALL)
-# A letter that stands alone: no article in small letters, no D-glucose, no A's.
+_LABELLED = re.compile(rf"(?:\((?P<in>[{LETTERS}])\)|(?P<out>[{LETTERS}])[).:])(?=\s*\S)")
 _LETTER = rf"(?:\(\s*(?P<in>[{LETTERS}{LETTERS.lower()}])\s*\)|(?P<out>[{LETTERS}])|(?P<last>[{LETTERS.lower()}])(?=[.!]?\s*(?:\n|$)))(?![\w'’+#-])"
 _FILLERS = (
     r"(?:\s{0,9}(?::|(?:the|my|is|be|option|choice|letter|answer|indeed|just|then|thus|hence|either|probably|[a-z]{2,12}ly)\b)){0,6}\s{0,9}"
 )
 _VERB = r"(?:is|would be|must be|should be|will be|has to be|was|est|es|ist|è|:|=|→)"
-_STRONG = re.compile(
-    rf"(?i:\b(?:answer|choice|réponse|respuesta|antwort|risposta|solution)\b(?:[^.\n:=]{{0,60}}?(?<!\w){_VERB}(?!\w)|\s{{0,9}}[>:]?){_FILLERS})(?<![\w]){_LETTER}"
-)
+_SAID = r"\b(?:answer|choice|réponse|respuesta|antwort|risposta|solution)\b"
+_STRONG = re.compile(rf"(?i:{_SAID}(?:[^.\n:=]{{0,60}}?(?<!\w){_VERB}(?!\w)|\s{{0,9}}[>:]?){_FILLERS})(?<!\w){_LETTER}")
 _WEAK = re.compile(rf"(?i:\b(?:option|choose|pick|select|choice)\b{_FILLERS}){_LETTER}")
 _CORRECTED = re.compile(rf"(?i:\b(?:not|n[o']t)\b|n['’]t)\s*(?:option\s*)?\(?[{LETTERS}]\)?,?\s+(?i:but|rather)(?:\s+rather)?\s+{_LETTER}")
 _SUBJECT = re.compile(rf"(?<![\w]){_LETTER}(?i:\s{{1,9}}is\s{{1,9}}(?:the\s{{1,9}})?(?:correct|right|best|answer)\b)")
@@ -46,15 +46,14 @@ _SENTENCE = re.compile(r"[.!?]\s|\n|;|,\s*(?:so|thus|therefore|hence|but)\b")
 
 def gold_letter(gold: str) -> str | None:
     """The letter of a gold answer: `B`, `(B)`, `\\text{(B)}`, in capitals; None for anything else."""
-    match = re.fullmatch(rf"\(?\s*([{LETTERS}])\s*\)?", _unwrapped(gold))
+    match = _GOLD.fullmatch(_unwrapped(gold))
     return match[1] if match else None
 
 
 def labelled_letter(answer: str) -> str | None:
     """The letter of `(C) 12`, with the text of the choice behind it."""
-    answer = _unwrapped(answer)
-    match = _LABELLED.fullmatch(answer)
-    return (match[1] or match[2]) if match and not _REFUTED.match(answer, match.end(match.lastindex or 0)) else None
+    match = _LABELLED.match(answer := _unwrapped(answer))
+    return _named(match) if match and not _REFUTED.match(answer, match.end()) else None
 
 
 def chosen_letter(text: str) -> str | None:
@@ -67,20 +66,17 @@ def chosen_letter(text: str) -> str | None:
     text = text.rstrip()[-MAX_TEXT:]
     if found := boxes(text):
         _, start, end = found[-1]
-        if (letter := _letter(text[start:end])) is not None:
-            return letter
-        rest = _bare(text[end + 1 :])
-        return _last(_STRONG, rest) or _last(_WEAK, rest)
+        return _letter(text[start:end]) or _last(_STRONG, _bare(text[end + 1 :]))
     line = hash_line(text)
     if line is not None:
         return _letter(line)
     text = _bare(text)
-    for pattern in (_CORRECTED, _STRONG, _SUBJECT, _WEAK):
-        if letter := _last(pattern, text, reach=0 if pattern is _CORRECTED else 60):
-            return letter
+    said = (_last(pattern, text, reach) for pattern, reach in ((_CORRECTED, 0), (_STRONG, 60), (_SUBJECT, 60), (_WEAK, 60)))
+    if (letter := next(filter(None, said), None)) is not None:
+        return letter
     line = text.rpartition("\n")[2].strip()
-    match = _LAST_WORDS.fullmatch(line)
-    return _letter(line) or (_named(match) if match else None) or _last(_BRACKETED, text, reach=9)
+    so = _LAST_WORDS.fullmatch(line)
+    return _letter(line) or (_named(so) if so else _last(_BRACKETED, text, reach=9))
 
 
 def _last(pattern: re.Pattern[str], text: str, reach: int = 60) -> str | None:
@@ -101,7 +97,7 @@ def _named(match: re.Match[str]) -> str:
 def _letter(answer: str) -> str | None:
     """The letter of an answer that is nothing but a choice, with or without its text."""
     match = _ALONE.fullmatch(_unwrapped(answer))
-    return match[1].upper() if match else labelled_letter(answer)
+    return _named(match) if match else labelled_letter(answer)
 
 
 def _bare(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 from lgrpo.config import DataConfig, Grader
 from lgrpo.rewards.answers import answer_text
 from lgrpo.rewards.choice import chosen_letter, gold_letter, labelled_letter
+from lgrpo.rewards.notation import depths
 from lgrpo.rewards.official import official_answer, official_equal, strip_string
 from lgrpo.rewards.reading import APPROX, VARIABLE, Reading, read_answer
 from lgrpo.rewards.units import DEGREE, PERCENT, clash
@@ -73,33 +74,25 @@ def grade_all(texts: Sequence[str | None], golds: Sequence[str], cfg: DataConfig
 
 def _decide(text: str | None, gold: str, grader: Grader) -> tuple[Verdict, tuple[str, str] | None]:
     """The verdict without a LaTeX parser; and, where only that can tell, the pair (gold, answer) for it."""
-    if not text or not text.strip():
-        return Verdict(False, "no_answer"), None
+    text = text or ""
     if grader == "official":
         return _official(text, gold), None
-    if grader == "choice" or (grader == "auto" and len(gold) < 32 and gold_letter(gold)):
-        return _choice(text, gold), None
-    answer = answer_text(text)
-    if answer is None:
-        return Verdict(False, "no_answer"), None
+    letter = gold_letter(gold) if len(gold) < 32 and not gold[-1:].isdigit() else None
+    if grader == "choice" or (grader == "auto" and letter):
+        return _choice(text, gold_letter(gold)), None
+    answer = answer_text(text) or ""
     found, wanted = read_answer(answer), _read_gold(gold)
-    if not found.text and found.number is None:
+    if not found.text:
         return Verdict(False, "no_answer"), None
     key = str(found.number) if found.number is not None else found.text
     equal, open_pair = _equal(found, wanted), None
-    if equal is None and _labelled(answer, gold):
-        equal = True
-    if equal is None and grader != "numeric":
-        open_pair = _for_parser(found, wanted)
     if equal:
         return Verdict(True, "correct", key), None
-    return Verdict(False, "unparsable" if found.number is None and wanted.number is not None else "wrong", key), open_pair
-
-
-def _labelled(answer: str, gold: str) -> bool:
-    """`(C) 12` for the gold answer (C)."""
-    letter = gold_letter(gold) if len(gold) < 32 else None
-    return letter is not None and labelled_letter(answer) == letter
+    if equal is None:
+        equal = letter is not None and labelled_letter(answer) == letter  # `(C) 12` for the gold answer (C)
+        open_pair = _for_parser(found, wanted) if grader != "numeric" and not equal else None
+    category: Category = "unparsable" if found.number is None and wanted.number is not None else "wrong"
+    return Verdict(equal, "correct" if equal else category, key), open_pair
 
 
 def _equal(found: Reading, wanted: Reading) -> bool | None:
@@ -107,41 +100,31 @@ def _equal(found: Reading, wanted: Reading) -> bool | None:
 
     Integers take nothing but themselves; where neither side is one, within a relative TOLERANCE. 50% is 50 and 0.5. Text must be the same.
     """
-    if found.text == wanted.text and not (found.unit or found.name):  # most right answers
-        return True
-    if clash(found.unit, wanted.unit) or _other_name(found.name, wanted.name):
+    if (found.unit or found.name) and (clash(found.unit, wanted.unit) or _other_name(found.name, wanted.name)):
         return False
+    if found.text == wanted.text:  # most right answers
+        return True
     a, b = found.number, wanted.number
     if wanted.sides or _steps(found, wanted):
-        if found.text == wanted.text:
-            return True
         apart = a is not None and b is not None and not _close(a, b) and not wanted.name and not wanted.sides
         return False if apart or (wanted.sides and not found.equation) else None
-    if (found.text.rpartition("=")[2] if found.sides else found.text) == wanted.text:  # also `1, 100` for 1,100
+    if found.sides and found.text.rpartition("=")[2] == wanted.text:
         return True
     if a is None or b is None:
         return None
-    percents = [(reading.unit == PERCENT) for reading in (found, wanted)]
-    if percents[0] != percents[1] and _close(a / (100 if percents[0] else 1), b / (100 if percents[1] else 1)):
-        return True
-    return _close(a, b)
+    percents = [reading.unit == PERCENT for reading in (found, wanted)]
+    return _close(a, b) or (percents[0] != percents[1] and _close(a / 100 ** percents[0], b / 100 ** percents[1]))
 
 
 def _other_name(a: str, b: str) -> bool:
     """`y = 3` for `x = 3`. A variable and a word do not contradict each other: A = 205, Area = 205."""
-    if not a or not b or a == b:
-        return False
-    return (VARIABLE.fullmatch(a) is None) == (VARIABLE.fullmatch(b) is None)
+    return bool(a and b) and a != b and (VARIABLE.fullmatch(a) is None) == (VARIABLE.fullmatch(b) is None)
 
 
 def _steps(found: Reading, wanted: Reading) -> list[str]:
     """Sides that are no names. Where the gold answer is no equation, m+n in `m+n = 205` is what was asked for; k^2 in `k^2 = 205` is not."""
-    return [side for side in found.sides if wanted.name or not _is_quantity(side)]
-
-
-def _is_quantity(side: str) -> bool:
-    """At least two variables, and no rounding."""
-    return len(set(re.findall("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", side)))) > 1 and not side.startswith(APPROX)
+    letters = [{name for name in _NAME.findall(side) if name.isalpha()} for side in found.sides]
+    return [side for side, of in zip(found.sides, letters, strict=True) if wanted.name or side.startswith(APPROX) or len(of) < 2]
 
 
 def _close(a: Fraction, b: Fraction) -> bool:
@@ -169,7 +152,7 @@ def _for_parser(found: Reading, wanted: Reading) -> tuple[str, str] | None:
     gold, answer = (latex.replace("\\%", "") for latex in (gold, "\n".join([*sides, answer])))
     if not _MATH.search(gold) or _words(gold) != _words(answer) or _differ_in_case(answer, gold):
         return None
-    return (gold, answer) if max(_depth(answer), _depth(gold)) <= MAX_DEPTH else None
+    return (gold, answer) if max(depths(answer) + depths(gold)) <= MAX_DEPTH else None
 
 
 def _words(latex: str) -> list[str]:
@@ -186,17 +169,8 @@ def _differ_in_case(a: str, b: str) -> bool:
     return names != others and {x.casefold() for x in names} == {x.casefold() for x in others}
 
 
-def _depth(latex: str) -> int:
-    """Deepest nesting of opening brackets."""
-    depth = deepest = 0
-    for char in latex:
-        depth += (char in "{([") - (char in "})]")
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def _choice(text: str, gold: str) -> Verdict:
-    letter, wanted = chosen_letter(text), gold_letter(gold)
+def _choice(text: str, wanted: str | None) -> Verdict:
+    letter = chosen_letter(text)
     if letter is None:
         return Verdict(False, "no_answer" if answer_text(text) is None else "unparsable")
     return Verdict(letter == wanted, "correct" if letter == wanted else "wrong", letter)

@@ -6,6 +6,7 @@ Words that stood in \\text{...} are kept between OPEN and CLOSE, which no input 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import unicodedata
 
@@ -14,6 +15,11 @@ _UNMARK = str.maketrans(OPEN + CLOSE, "  ")
 
 # Full-width forms by hand: NFKC would also turn 5² into 52 and 3½ into 31/2.
 _SAME = {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)} | dict.fromkeys("−–—﹣‐‑", "-") | dict.fromkeys("⁄∕÷", "/")
+
+
+def words(table: str) -> frozenset[str]:
+    """The words of a table."""
+    return frozenset(table.split())
 
 
 def _pairs(table: str) -> list[tuple[str, str]]:
@@ -26,7 +32,7 @@ _COMMAND_SIGNS = r"""∞ \infty π \pi × \times · \cdot ⋅ \cdot ∙ \cdot �
     ∪ \cup ∩ \cap ∈ \in ∅ \emptyset √ \sqrt ∛ \sqrt[3] ° ^\circ º ^\circ ˚ ^\circ … \ldots ∠ \angle ℝ \mathbb{R} ℤ \mathbb{Z} ℕ \mathbb{N}
     ℚ \mathbb{Q} ℂ \mathbb{C} ⇒ \Rightarrow → \to ≡ \equiv ⟨ ( ⟩ ) 〈 ( 〉 ) “ " ” " ‘ ' ’ ' ′ '"""
 _SIGNS = {sign: name + " " * (name[0] == "\\") for sign, name in _pairs(_COMMAND_SIGNS)} | dict.fromkeys("✓✔✅∎■□", "")
-_SCRIPTS = {"<super>": "^", "<sub>": "_"}
+_SAME_CODES = str.maketrans(_SAME)
 _RAISED = re.compile(r"(?:([\^_])\{([^{}]*)\})(?:\1\{([^{}]*)\})+")
 _TO_NOTHING = """left right bigl bigr Bigl Bigr biggl biggr big Big bigg Bigg middle displaystyle textstyle scriptstyle limits nolimits boldmath
     bf rm it tt sf em bfseries itshape tiny small footnotesize normalsize large Large LARGE huge Huge centering mathbf mathit mathsf mathtt mathnormal
@@ -44,8 +50,7 @@ _SPACING_IN_ROWS = re.compile(r"\\[,;:>](?<!\\\\.)|~")
 _WORDS = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|hbox|emph|operatorname\*?)\s*\{([^{}]*)\}")
 _UPRIGHT = re.compile(r"\\mathrm\s*\{([^{}]*)\}")
 _LOOKS = re.compile(
-    r"\\(?:math(?:bf|it|sf|tt|normal)|boldsymbol|bold|bm|pmb|underline|underbar|uline|boxed|fbox|framebox)\s*\{([^{}]*)\}|"
-    r"(?:\\textcolor\s*\{\w*\}|\\color\s*\{\w*\})\s*(?:\{([^{}]*)\})?"
+    rf"\\(?:{'|'.join(_TO_NOTHING.split())}|framebox|underbar|uline)(?![A-Za-z])\s*\{{([^{{}}]*)\}}|\\(?:textcolor|color)\s*\{{\w*\}}\s*(?:\{{([^{{}}]*)\}})?"
 )
 _TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|\[/?INST\]|\[(?:EOS|END|PAD)\]|</?(?:s|eos|bos|pad|b|i|em|strong|u|code|p|br|answer)\s*/?>")
 _MARKDOWN = re.compile(r"(?<![\w)*}\\])(\*\*\*|\*\*|\*|__|_|`{1,3})(?=\S)([^*`]{1,200}?)\1(?![\w(*{])")
@@ -54,6 +59,11 @@ _DOLLAR = re.compile(r"(?<!\\)\$")
 _BLANKS = re.compile(r"\s+")
 _ROOT_OF = re.compile(r"\\sqrt\s*(\[3\])?\s*(?:\(([^()]*)\)|([0-9]+(?:\.[0-9]+)?))")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))\s*")
+
+
+def depths(text: str, opening: str = "([{", closing: str = ")]}") -> list[int]:
+    """How many brackets are open behind each character."""
+    return list(itertools.accumulate((char in opening) - (char in closing) for char in text))
 
 
 def words_as_blanks(text: str) -> str:
@@ -67,7 +77,8 @@ def spelled(answer: str) -> str:
     if not text.isascii():
         text = "".join(map(_plain_sign, text))
         text = _RAISED.sub(lambda m: m[1] + "{" + "".join(re.findall(rf"{re.escape(m[1])}\{{([^{{}}]*)\}}", m[0])) + "}", text)
-    text = "".join(c if c.isprintable() else " " for c in text) if not text.isprintable() else text
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
     text = _TOKENS.sub(" ", text).replace("{,}", ",")
     text = re.sub(r"\\!\s*", "", text)
     text = (_SPACING_IN_ROWS if "\\begin" in text else _SPACING).sub(" ", _MATH_MODE.sub(" ", text))
@@ -76,12 +87,9 @@ def spelled(answer: str) -> str:
     text = _DOLLAR.sub(r"\\$", text)
     text = re.sub(r"(?<!\\)%", r"\\%", text)
     for _ in range(4):  # commands within commands
-        before = text
         text = _LOOKS.sub(lambda m: m[1] or m[2] or "", text)
-        text = _UPRIGHT.sub(lambda m: m[1].strip() if m[1].strip() in ("i", "e", "d", "\\%") else f"\\text{{{m[1]}}}", text)
+        text = _UPRIGHT.sub(lambda m: m[1].strip() if m[1].strip() in ("i", "e", "d", "\\%") else OPEN + m[1] + CLOSE, text)
         text = _WORDS.sub(lambda m: OPEN + m[1] + CLOSE, text)
-        if text == before:
-            break
     text = _COMMAND.sub(lambda m: _COMMANDS.get(m[1], m[0]), text)
     text = _MARKDOWN.sub(r" \2 ", text)
     text = _DEGREE.sub(r"^\\circ ", text.replace("...", "\\ldots "))
@@ -93,19 +101,14 @@ def spelled(answer: str) -> str:
 def _plain_sign(char: str) -> str:
     if char.isascii():
         return char
-    if char in _SAME:
-        return _SAME[char]
-    if char in _SIGNS:
-        return _SIGNS[char]
-    kind, _, rest = unicodedata.decomposition(char).partition(" ")
-    value = "".join(chr(int(code, 16)) for code in rest.split())
-    if kind in _SCRIPTS:
-        return f"{_SCRIPTS[kind]}{{{value.translate(str.maketrans('−', '-'))}}}"
-    if kind == "<fraction>" and "⁄" in value:
-        above, _, below = value.partition("⁄")
-        return f"\\frac{{{above}}}{{{below}}}"
-    name = unicodedata.name(char, "").split()
-    if name[:1] == ["GREEK"] and name[2:3] == ["LETTER"] and len(name) == 4:
-        letter = name[3].lower().replace("lamda", "lambda")
-        return "\\" + (letter if name[1] == "SMALL" else letter.capitalize()) + " "
+    if (known := _SAME.get(char, _SIGNS.get(char))) is not None:
+        return known
+    kind, _, codes = unicodedata.decomposition(char).partition(" ")
+    if kind in ("<super>", "<sub>", "<fraction>"):
+        value = "".join(chr(int(code, 16)) for code in codes.split()).translate(_SAME_CODES)
+        above, slash, below = value.partition("/")
+        return f"\\frac{{{above}}}{{{below}}}" if slash else f"{'_' if kind == '<sub>' else '^'}{{{value}}}"
+    if greek := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(char, "")):
+        letter = greek[2].replace("LAMDA", "LAMBDA")
+        return "\\" + (letter.lower() if greek[1] == "SMALL" else letter.capitalize()) + " "
     return " " if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Zs", "Zl", "Zp", "So") or char == "\ufe0f" else char

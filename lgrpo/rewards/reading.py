@@ -9,8 +9,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from lgrpo.rewards.notation import CLOSE, OPEN, spelled, words_as_blanks
-from lgrpo.rewards.units import ATTACHED, Unit, read_unit
+from lgrpo.rewards.notation import CLOSE, OPEN, depths, spelled, words_as_blanks
+from lgrpo.rewards.units import ATTACHED, DENYING, Unit, read_unit
 
 MAX_ANSWER = 256
 """Characters of an answer that is interpreted; a longer one is compared as it is."""
@@ -20,26 +20,25 @@ ROUNDED = Fraction(1, 100)
 
 
 class Reading(NamedTuple):
-    """An answer taken apart. Equal answers need not have equal readings; equal `text` means equal answers."""
+    """An answer taken apart. Equal answers need not have equal readings; equal `text` means equal answers.
+
+    number: the value, where it is a plain number. text: value and sides in normal form, under which votes are counted. name: what the value is
+    said to be, x in `x = 3`, Area in `\\text{Area} = 205`. sides: further sides of the equation in LaTeX, k^2 in `k^2 = 205`. latex: the value
+    for a LaTeX parser, empty where only the text counts. equation: all of it with `=`, empty where the answer is none.
+    """
 
     number: Fraction | None
-    """The value, where it is a plain number."""
     text: str
-    """Value and sides in normal form, compared as they are; votes are counted under it."""
     unit: Unit = ()
     name: str = ""
-    """What the value is said to be: x in `x = 3`, Area in `\\text{Area} = 205`."""
     sides: tuple[str, ...] = ()
-    """Further sides of the equation, in LaTeX: 100+105 in `100+105 = 205`, k^2 in `k^2 = 205`."""
     latex: str = ""
-    """The value for a LaTeX parser, without unit and name. Empty where only the text counts."""
     equation: str = ""
-    """All of it with `=`, for a LaTeX parser; empty where the answer is no equation."""
 
 
 _PLAIN = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
 _SIMPLE = re.compile(r"(\\?\$)?(-?(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]{1,18})(?:\.[0-9]{1,18})?)", re.ASCII)
-_RATIO = re.compile(r"(-?)\\[dt]?frac\{([0-9]{1,18})\}\{([0-9]{1,18})\}", re.ASCII)
+_RATIO = re.compile(r"(-?)\\[dt]?frac\{([0-9]{1,18})\}\{(0*[1-9][0-9]{0,17})\}", re.ASCII)
 _DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9]| [0-9])|[0-9]+)"
 _UNSIGNED = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
 _SIGN = r"(?P<sign>[-+]?)\s*"
@@ -64,21 +63,21 @@ _UNIT = re.compile(rf"\s*(?:{_SIGNS_BEHIND}|[A-Za-z])(?:{_SIGNS_BEHIND}|[A-Za-z\
 _UNIT_BEHIND_FORMULA = re.compile(
     rf"(?<=\S)\s*(?:{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}|(?<=\s)([A-Za-z]{{2,}}(?:[\s./]+[A-Za-z]+)*))\s*(\^\s*\{{?\s*[23]\s*\}}?)?$"
 )
-_MONEY = re.compile(r"(?:\\\$|[€£¥₹₩₽]|(?:US|CA|AU)?\\\$|(?:USD|EUR|GBP|INR|JPY|CAD|AUD|Rs)\b\.?)\s*")
+_MONEY = re.compile(r"([-+]?\s*)((?:\\\$|[€£¥₹₩₽]|(?:US|CA|AU)?\\\$|(?:USD|EUR|GBP|INR|JPY|CAD|AUD|Rs)\b\.?)\s*)")
 _MODULO = re.compile(r"\s*(?:\\pmod\s*(?:\{([^{}]*)\}|(\w))|\(?\s*\\?b?mod\b\s*\{?(\w+)\}?\s*\)?)$")
 _BASED = re.compile(r"[({]?\s*([0-9][0-9A-Za-z]*)\s*[)}]?\s*_\s*\{?\s*([0-9]+|[a-z]+)\s*\}?")
 _BASE_WORDS = "two three four five six seven eight nine ten eleven twelve"
 _BASES = {word: n for n, word in enumerate(_BASE_WORDS.split(), 2)} | {"sixteen": 16}
+_CHOICE = re.compile(r"\s*(\([A-E]\))\s*(?=\d|\\(?:frac|sqrt|\$))")
 
 # Around the answer
 _ENDS = re.compile(r"^(?:[\s#\"`*,;:=]|\\Rightarrow(?![a-z])|\\to(?![a-z])|\\approx(?![a-z]))+|(?:[\s.,;:#\"`*]|\\(?=$))+$")
 _LABEL = re.compile(
-    r"(?:[A-Za-z']+\s+){0,8}?(?:[A-Za-z']+\s*:|(?:is|are|was|be|equals|has|have|had|needs?|gets?|got|costs?|makes?|made|pays?|paid|earns?|spends?|takes?)\b:?|(?:answer|ans|total|result)\s+(?=[-\d\\.])|"
+    r"(?:[A-Za-z']+\s+){0,8}?(?:[A-Za-z']+\s*:|(?:is|are|was|be|equals|has|have|had|needs?|gets?|got|costs?|makes?|made|pays?|paid|earns?|spends?|takes?)\b:?|"
+    r"(?:answer|ans|total|result)\s+(?=[-\d\\.])|"
     r"(?:about|around|roughly|approx(?:\.|imately)?|exactly|only|just)\s)\s*(?=\S)",
     re.IGNORECASE,
 )
-_DENIALS = "half double twice triple minus negative not no never cannot wrong incorrect least most than neither nor if or false except"
-_DENIED = frozenset(_DENIALS.split())
 _BECAUSE = re.compile(r",?\s+(?:since|because)\b.*$", re.DOTALL)
 _REASON = re.compile(r"\s*(?:since|because|as|see|from|where|i\.?e|namely|using|by|rounded|approx\w*|in)(?![\w(^=])", re.IGNORECASE)
 _PLAIN_WORDS = re.compile(r"\s*[A-Za-z]{2,}(?:[\s-]+[A-Za-z]+)*\.?\s*")
@@ -93,6 +92,8 @@ _NAME = re.compile(
 )
 _NAMING_WORDS = re.compile(r"(?:\\(?:triangle|angle)(?![a-z])|[A-Za-z'\s])+")
 _RELATION = re.compile(r"\\(?:leq|geq|neq|Rightarrow|to|subset|subseteq|mid)(?![a-z])|[<>]|!=")
+_SEPARATOR = re.compile("[,;]")
+_WRAPPED = re.compile(r"\{(.*)\}|\((.*)\)|\\\{(.*)\\\}|\[(.*)\]", re.DOTALL)
 _EQUALS = re.compile(r"=|\\(?:approx|equiv)(?![a-z])|\\in(?![a-z])")
 _JOINER = re.compile(rf"\s*,?\s*(?:{OPEN}\s*,?\s*(?:and|or)\s*{CLOSE}|(?<![A-Za-z])(?:and|or)(?![A-Za-z])(?![^{OPEN}{CLOSE}]*{CLOSE}))\s*")
 # What folds its case; in mathematics r and R are two things.
@@ -114,76 +115,68 @@ def read_answer(answer: str) -> Reading:
     if simple := _SIMPLE.fullmatch(answer):
         number = Fraction(simple[2].replace(",", ""))
         return Reading(number, simple[2], _DOLLAR if simple[1] else (), latex=_number_latex(simple[2], number))
-    if (ratio := _RATIO.fullmatch(answer)) and (below := int(ratio[3])):
-        number, text = Fraction(int(ratio[1] + ratio[2]), below), f"{ratio[1]}\\frac{{{ratio[2]}}}{{{ratio[3]}}}"
+    if ratio := _RATIO.fullmatch(answer):
+        number, text = Fraction(int(ratio[1] + ratio[2]), int(ratio[3])), f"{ratio[1]}\\frac{{{ratio[2]}}}{{{ratio[3]}}}"
         return Reading(number, text, latex=_number_latex(text, number))
     text = _undecorated(spelled(answer))
-    name, sides, value = _taken_apart(text)
+    choice = _CHOICE.match(words_as_blanks(text))
+    name, sides, value = _taken_apart(_balanced(text[choice.end() :]) if choice else text)
     value, money = _without_money(_unwrapped(value))
     value, unit, number = _measured(value)
     sides = tuple(side for side in sides if number is None or not _same_number(side, number))
     latex = _latex(value) if number is None else _number_latex(value, number)
-    based = _BASED.fullmatch(words_as_blanks(value))
+    if based := _BASED.fullmatch(words_as_blanks(value)):
+        value = f"{based[1]}_{_BASES.get(based[2], based[2])}"
     if based or "\\ldots" in value:
         latex = ""
-        value = f"{based[1]}_{_BASES.get(based[2], based[2])}" if based else value
-    outer = tuple(_latex(side) for side in sides)
-    normal = "=".join([*map(_normal, sides), _normal(value)])
-    return Reading(number, normal, money + unit, _normal(name), outer, latex, _latex(text) if "=" in text else "")
+    normal = "=".join(map(_normal, (*sides, value)))
+    return Reading(
+        number,
+        normal,
+        money + unit,
+        choice[1] if choice else _normal(name),
+        tuple(map(_latex, sides)),
+        latex,
+        _latex(text) if "=" in text else "",
+    )
 
 
 def _undecorated(text: str) -> str:
     """Without labels, reasons, punctuation and emphasis around it."""
     for _ in range(3):
-        before = text
         text = _ENDS.sub("", text)
         view = words_as_blanks(text)
-        start = len(view) - len(view.lstrip())
-        if (label := _LABEL.match(view, start)) and not _DENIED & set(re.findall("[a-z]+", label[0].lower())):
+        label = _LABEL.match(view, len(view) - len(view.lstrip()))
+        if label and not DENYING & set(re.findall("[a-z]+", label[0].lower())):
             text = _balanced(text[label.end() :])
         elif reason := _BECAUSE.search(view):
             text = _balanced(text[: reason.start()])
-        elif view.rstrip()[-1:] in (")", "]"):
+        else:
             text = _without_comment(text, view.rstrip())
-        if text == before:
-            break
     return text
 
 
 def _balanced(text: str) -> str:
     """Without marks of words that lost their partner by a cut."""
-    if text.count(OPEN) != text.count(CLOSE):
-        text = text.replace(OPEN, " ").replace(CLOSE, " ")
-    return text.strip()
+    return (text if text.count(OPEN) == text.count(CLOSE) else words_as_blanks(text)).strip()
 
 
 def _without_comment(text: str, view: str) -> str:
     """`42 (since 84/2)` as 42 and `42 (dollars)` as `42 dollars`; brackets that hold mathematics stay."""
-    depth = 0
-    for at in range(len(view) - 1, -1, -1):
-        depth += (view[at] in ")]") - (view[at] in "([")
-        if depth == 0:
-            break
-    inner, front = view[at + 1 : -1], text[:at]
-    if depth or not front.strip() or front.rstrip()[-1:] in "^_\\":
+    open_before = [0, *depths(view)]
+    at = max((n for n, depth in enumerate(open_before[:-2]) if depth == open_before[-1]), default=0)
+    front, inner = text[:at], view[at + 1 : -1]
+    if view[-1:] not in (")", "]") or not front.strip() or front.rstrip()[-1] in "^_\\":
         return text
     if _REASON.match(inner):
         return _balanced(front)
-    if _PLAIN_WORDS.fullmatch(inner) and view[at - 1 : at] in (" ", ""):
-        return _balanced(f"{front} {inner}")
-    return text
+    return _balanced(f"{front} {inner}") if _PLAIN_WORDS.fullmatch(inner) and view[at - 1] == " " else text
 
 
 def _top_level(text: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:
     """Matches outside of all brackets."""
-    found, depth, seen = [], 0, 0
-    for match in pattern.finditer(text):
-        for char in text[seen : match.start()]:
-            depth += (char in "([{") - (char in ")]}")
-        seen = match.start()
-        if depth == 0:
-            found.append(match)
-    return found
+    depth = depths(text)
+    return [match for match in pattern.finditer(text) if depth[match.start()] == 0]
 
 
 def _same_number(side: str, number: Fraction) -> bool:
@@ -199,30 +192,27 @@ def _taken_apart(text: str) -> tuple[str, tuple[str, ...], str]:
     if _RELATION.search(text):
         return "", (), text
     signs = _top_level(text, _EQUALS)
-    commas = _top_level(text, re.compile("[,;]"))
+    commas = _top_level(text, _SEPARATOR)
     if commas and (len(signs) != 1 or signs[0].start() > commas[0].start()):
-        return _same_name(text) if signs else ("", (), text)
-    sides = [text[a:b].strip() for a, b in zip([0, *(s.end() for s in signs)], [*(s.start() for s in signs), len(text)], strict=True)]
-    sides = [side for side in sides if side]
-    if not sides:
-        return "", (), ""
-    if len(sides) > 1 and (
-        (_is_name(sides[-1]) and not _is_name(sides[0])) or (_number(sides[0]) is not None and _number(sides[-1]) is None)
-    ):  # 5 = x
+        return _same_name(text)
+    cuts = [0, *(n for sign in signs for n in sign.span()), len(text)]
+    sides = [side for a, b in zip(cuts[::2], cuts[1::2], strict=True) if (side := text[a:b].strip())] or [""]
+    named = [_is_name(side) for side in sides]
+    if (named[-1] and not named[0]) or (_number(sides[0]) is not None and _number(sides[-1]) is None):  # 5 = x
         sides.reverse()
-    named = [side for side in sides[:-1] if _is_name(side)]
-    others = [side for side in sides[:-1] if not _is_name(side)]
-    rounded = bool(signs) and signs[-1][0].startswith("\\approx") and len(others) > 0
-    value = others.pop() if rounded else sides[-1]
-    others += [APPROX + sides[-1]] if rounded else []
-    return "=".join(named[:1]), tuple(others), value
+    *before, value = sides
+    names, others = ([side for side in before if _is_name(side) == wanted] for wanted in (True, False))
+    if others and signs[-1][0].startswith("\\approx"):
+        others, value = [*others[:-1], APPROX + value], others[-1]
+    return "=".join(names[:1]), tuple(others), value
 
 
 def _same_name(text: str) -> tuple[str, tuple[str, ...], str]:
     """`x = 2, x = 3` is the list 2, 3 of x."""
-    parts = [part.split("=") for part in re.split("[,;]", text)]
-    if all(len(part) == 2 and part[0].strip() == parts[0][0].strip() for part in parts) and _is_name(parts[0][0].strip()):
-        return parts[0][0].strip(), (), ", ".join(part[1].strip() for part in parts)
+    parts = [part.partition("=") for part in _SEPARATOR.split(text)]
+    names = {name.strip() for name, _, _ in parts}
+    if len(names) == 1 and _is_name(name := names.pop()) and all(sign and "=" not in value for _, sign, value in parts):
+        return name, (), ", ".join(value.strip() for _, _, value in parts)
     return "", (), text
 
 
@@ -232,61 +222,47 @@ def _is_name(side: str) -> bool:
     view = words_as_blanks(side)
     words = re.findall(r"(?<!\\)[A-Za-z']+", view)
     wordy = OPEN in side or any(len(word) > 3 for word in words)
-    return bool(wordy and words and _NAMING_WORDS.fullmatch(view) and not _DENIED & {word.lower() for word in words})
+    return bool(wordy and words and _NAMING_WORDS.fullmatch(view) and not DENYING & {word.lower() for word in words})
 
 
 def _unwrapped(value: str) -> str:
     """Without brackets around all of it that add nothing: {205}, (5), \\{5\\}, (C)."""
-    value = re.sub(rf"^{OPEN}\s*\((\w)\)\s*{CLOSE}$", r"\1", value)
+    value = re.sub(rf"^{OPEN}\s*\((\w)\)\s*{CLOSE}$", r"\1", value).strip()
     for _ in range(3):
-        view = value.strip()
-        match = re.fullmatch(r"\{(.*)\}|\((.*)\)|\\\{(.*)\\\}|\[(.*)\]", view, re.DOTALL)
-        inner = next((group for group in match.groups() if group is not None), "") if match else ""
-        if not match or "," in inner or ";" in inner or (any(c in "()[]{}" for c in inner) and not _closed(inner)):
+        match = _WRAPPED.fullmatch(value)
+        inner = match[match.lastindex or 0].strip() if match else ""
+        depth = depths(inner)
+        if not inner or _SEPARATOR.search(inner) or min(depth) < 0 or depth[-1] or (value[0] in "\\[" and _number(inner) is None):
             break
-        if view[0] in "\\[" and _number(inner) is None:
-            break
-        value = inner.strip()
-    return value.strip()
-
-
-def _closed(text: str) -> bool:
-    depth = 0
-    for char in text:
-        depth += (char in "([{") - (char in ")]}")
-        if depth < 0:
-            return False
-    return depth == 0
+        value = inner
+    return value
 
 
 def _without_money(value: str) -> tuple[str, Unit]:
     """A currency in front is a unit: -\\$18.00."""
-    value = words_as_blanks(value).strip() if value.startswith(OPEN) and _MONEY.match(words_as_blanks(value).strip()) else value
-    sign = re.match(r"[-+]?\s*", value)[0]
-    money = _MONEY.match(value, len(sign))
+    view = words_as_blanks(value).strip()
+    money = _MONEY.match(view if value.startswith(OPEN) else value)
     if not money:
         return value, ()
-    unit = read_unit(money[0].replace("US\\$", "\\$").replace(".", ""), only_known=True)
-    return sign + value[money.end() :], unit or ()
+    rest = (view if value.startswith(OPEN) else value)[money.end() :]
+    return money[1] + rest, read_unit(money[2].replace("US\\$", "\\$").replace(".", ""), only_known=True) or ()
 
 
 def _measured(value: str) -> tuple[str, Unit, Fraction | None]:
     """(value without its unit, unit, number)."""
-    modulo = _MODULO.search(words_as_blanks(value))
-    if modulo and _number(value[: modulo.start()]) is not None:
-        value, unit = value[: modulo.start()].strip(), ("mod " + (modulo[1] or modulo[2] or modulo[3]),)
-        return value, unit, _number(value)
     view = words_as_blanks(value)
+    if (modulo := _MODULO.search(view)) and (number := _number(value[: modulo.start()])) is not None:
+        return value[: modulo.start()].strip(), (f"mod {modulo[modulo.lastindex or 0]}",), number
     if found := _number_in_front(view):
         number, end = found
         rest = view[end:]
         if not rest.strip():
             return value, (), number
         word = re.match(r"\s*[A-Za-z]+", rest)
-        apart = not word or rest[0] == " " or word[0] in ATTACHED
-        unit = read_unit(rest, only_known=False) if _UNIT.fullmatch(rest) and apart else None
-        if unit is not None:
-            return view[:end].strip(), unit, number
+        if _UNIT.fullmatch(rest) and (not word or rest[0] == " " or word[0] in ATTACHED):
+            unit = read_unit(rest, only_known=False)
+            if unit is not None:
+                return view[:end].strip(), unit, number
     behind = _UNIT_BEHIND_FORMULA.search(value)
     if behind and (unit := read_unit((behind[1] or behind[2] or "") + (behind[3] or ""), only_known=True)) is not None:
         return value[: behind.start()].strip(), unit, None
@@ -313,19 +289,13 @@ def _value(parts: dict[str, str | None]) -> Fraction | None:
         whole, _, places = start.partition(".")
         cycle = parts["cycle"] or parts["digit"] or parts["inner"]
         return Fraction(int(whole + places + cycle) - int(whole + places or "0"), 10 ** len(places) * (10 ** len(cycle) - 1))
-    a, b = (_plain(parts.get(key) or parts.get(key + "1") or parts.get(other)) for key, other in ("ac", "bd"))
-    if b is not None:
-        if not b:
-            return None
-        a /= b
+    above, below = (parts.get(key) or parts.get(key + "1") or parts.get(other) or "1" for key, other in ("ac", "bd"))
+    a, b = (Fraction(re.sub(r"[\s,]", "", text).rstrip(".")) for text in (above, below))
+    if b == 0:
+        return None
     if (whole := parts.get("whole")) is not None:
-        return int(whole) + a if 0 < a < 1 else None
-    exponent = parts.get("e") or parts.get("e1") or parts.get("e2")
-    return a * Fraction(10) ** int(exponent) if exponent else a
-
-
-def _plain(text: str | None) -> Fraction | None:
-    return None if text is None else Fraction(re.sub(r"[\s,]", "", text).rstrip("."))
+        return int(whole) + a / b if 0 < a / b < 1 else None
+    return a / b * Fraction(10) ** int(parts.get("e") or parts.get("e1") or parts.get("e2") or 0)
 
 
 def _normal(text: str) -> str:
@@ -349,11 +319,7 @@ def _latex(text: str) -> str:
     """LaTeX again. Commas within brackets and between plain numbers separate: they are no thousands commas."""
     if re.fullmatch(r"[\d\s,;.+-]*", text):
         text = re.sub(r"\s*,\s*", ", ", text)
-    elif "," in text:
-        depth, out = 0, []
-        for char in text:
-            depth += (char in "([") - (char in ")]")
-            out.append(", " if char == "," and depth > 0 else char)
-        text = "".join(out)
-    text = re.sub(r"([A-Za-z])('+)", lambda m: f"{m[1]}_{{{'p' * len(m[2])}rime}}", text) if "'" in text else text
+    else:
+        text = "".join(", " if char == "," and depth > 0 else char for char, depth in zip(text, depths(text, "([", ")]"), strict=True))
+    text = re.sub("([A-Za-z])('+)", lambda m: f"{m[1]}_{{{'p' * len(m[2])}rime}}", text)
     return text.replace(OPEN, "\\text{").replace(CLOSE, "}").strip()

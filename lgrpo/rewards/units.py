@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from lgrpo.rewards.notation import words
+
 Unit = tuple[str, ...]
 """Known units by one name each (with exponents and `/`), or the plain nouns of a description such as `red apples`; empty: none."""
 PERCENT, DEGREE = ("%",), ("degree",)
@@ -18,48 +20,44 @@ _TABLE = r"""% \% % percent pct percentage; degree ^\circ degree deg; dollar \$ 
 # One unit an entry: its name, then how it is written.
 _SPELLINGS = {name: spellings for name, *spellings in (entry.split() for entry in re.split("[;\n]", _TABLE))}
 KNOWN = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings}
-_ATTACHED = "mm cm dm km kg mg lb lbs oz ft yd mi sec min hr hrs ml mL mph kmh kph kWh dollars cents deg degrees percent"
-ATTACHED = frozenset(_ATTACHED.split())
+ATTACHED = words("mm cm dm km kg mg lb lbs oz ft yd mi sec min hr hrs ml mL mph kmh kph kWh dollars cents deg degrees percent")
 """What may touch its number: other letters that do are algebra (5x, 2pi)."""
 _LETTERS = frozenset("mgshlLWVAJNCF")
-_VALUES = """or and to plus minus times over by mod modulo squared cubed choose pi sqrt not than point is isn are aren was be but no none never cannot
-    double doubled twice triple tripled thrice halved factorial negative inverse reciprocal root power opposite
-    wrong incorrect false if unless instead except either neither nor maybe
-    half halves third thirds quarter quarters hundred hundreds thousand thousands million millions billion billions trillion trillions
+DENYING = words(
+    "half double twice triple minus negative not no never cannot wrong incorrect least most than neither nor if or false except"
+)
+CHANGING = DENYING | words("""and to plus times over by mod modulo squared cubed choose pi sqrt point is isn are aren was be but none
+    doubled tripled thrice halved factorial inverse reciprocal root power opposite unless instead either maybe
+    halves third thirds quarter quarters hundred hundreds thousand thousands million millions billion billions trillion trillions
     dozen dozens score pair pairs mil bn zero one two three four five six seven eight nine ten eleven twelve
-    twenty thirty forty fifty sixty seventy eighty ninety"""
-CHANGING = frozenset(_VALUES.split())
+    twenty thirty forty fifty sixty seventy eighty ninety""")
 """Words beside a value that change it, deny it, or say that there is more than one."""
 _FRACTIONAL = re.compile(r"(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand|million|billion)ths?")
 _POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
-_NO_MATTER = "unit of the in total each long wide tall high old more left away"
-_IGNORED = frozenset(_NO_MATTER.split())
+_IGNORED = words("unit of the in total each long wide tall high old more left away")
 _MAX_WORDS = 5
 _WORD = re.compile(r"[^\W\d_]+|[%$€£¥₹₩₽¢]|\\[$%]|\^\\circ|/|\^\s*\{?\s*[23]\s*\}?")
 
 
-def changes_value(words: str) -> bool:
-    """Whether one of the words changes the value beside them or joins two."""
-    return any(word.lower() in CHANGING or _FRACTIONAL.fullmatch(word.lower()) for word in re.findall("[A-Za-z]+", words))
-
-
-def read_unit(words: str, only_known: bool) -> Unit | None:
-    """The unit that these words and signs name, or None where they are none. only_known: plain nouns are none."""
-    tokens = _WORD.findall(words)
-    if len([t for t in tokens if t.isalpha()]) > _MAX_WORDS or changes_value(words):
+def read_unit(text: str, only_known: bool) -> Unit | None:
+    """The unit that words and signs name, or None where they are none. only_known: plain nouns are none."""
+    tokens = _WORD.findall(text)
+    plain = [word.lower() for word in re.findall("[A-Za-z]+", text)]
+    if sum(map(str.isalpha, tokens)) > _MAX_WORDS or any(word in CHANGING or _FRACTIONAL.fullmatch(word) for word in plain):
         return None
     unit: list[str] = []
     power = ""
     for token in tokens:
-        name = _known(token)
+        name = KNOWN.get(token)
+        if name is None and len(token) > 1:  # mass and metre: of a single letter the case matters
+            name = KNOWN.get(token.lower()) or KNOWN.get(_singular(token))
         if token.lower() in _POWERS:
             power = _POWERS[token.lower()]
         elif token.startswith("^") and name is None:
-            if unit:
-                unit[-1] += "^" + re.sub(r"\D", "", token)
+            unit[-1:] = [part + "^" + re.sub(r"\D", "", token) for part in unit[-1:]]
         elif token == "/" or token.lower() == "per":
             unit.append("/")
-        elif name is not None or token.lower() in _IGNORED or token.lower().rstrip("s") in _IGNORED:
+        elif name is not None or {token.lower(), token.lower().rstrip("s")} & _IGNORED:
             if name in ("celsius", "fahrenheit") and unit[-1:] == ["degree"]:
                 unit.pop()
             unit += [part + power for part in (name or "").partition("/") if part]
@@ -77,12 +75,6 @@ def clash(a: Unit, b: Unit) -> bool:
         return False
     known, other = ([part for part in unit if part.partition("^")[0] in _SPELLINGS or part == "/"] for unit in (a, b))
     return known != other if known and other else not set(a) & set(b)
-
-
-def _known(token: str) -> str | None:
-    if len(token) == 1:  # mass and metre: case matters
-        return KNOWN.get(token)
-    return KNOWN.get(token) or KNOWN.get(token.lower()) or KNOWN.get(_singular(token))
 
 
 def _singular(word: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from lgrpo.config import DataConfig
 from lgrpo.errors import UserError
-from lgrpo.rewards import workers
+from lgrpo.rewards import math_rules, workers
 from lgrpo.rewards.grade import grade, grade_all
 from lgrpo.rewards.workers import WorkerPool, shared_pool
 
@@ -46,6 +46,24 @@ CASES = [
 def test_equivalent_latex():
     verdicts = grade_all([text for text, _, _ in CASES], [gold for _, gold, _ in CASES], FAST)
     assert [v.category for v in verdicts] == [category for *_, category in CASES]
+
+
+@pytest.mark.parametrize(
+    ("correction", "without", "gold", "answer", "right"),
+    [
+        ("_equations", lambda a, b: None, "5", "k^2=5", "wrong"),
+        ("_equations", lambda a, b: None, "x=3", "2x=6", "correct"),
+        ("_equations", lambda a, b: None, "1=1", "2=3", "wrong"),
+        ("_as_set", lambda a, b: b, "(-\\infty,1)\\cup(2,\\infty)", "x<1, x>2", "correct"),
+        ("_apart", lambda a, b: False, "\\frac{1}{2^{61}}", "\\frac{1}{2^{60}}", "wrong"),
+        ("_other_order", lambda a, b, braces: False, "2,5", "(5,2)", "wrong"),
+        ("_agrees", lambda value, side: True, "5", "4\n5", "wrong"),
+    ],
+)
+def test_each_correction_of_math_verify_has_a_case_that_needs_it(monkeypatch, correction, without, gold, answer, right):
+    assert math_rules.judge(gold, answer) == right
+    monkeypatch.setattr(math_rules, correction, without)
+    assert math_rules.judge(gold, answer) not in (right, "unparsable")
 
 
 def test_without_the_parser_only_equal_text_counts():
