@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from lgrpo.config import ExperimentConfig, LatentConfig, ModelConfig, RolloutConfig
+from lgrpo.latent.replay import replay_logps
 from lgrpo.latent.rollout import rollout
 from lgrpo.models.decoder import compute_params
 from lgrpo.models.spec import init_params
@@ -96,6 +97,8 @@ ROLL = jax.jit(
     lambda p, x, key, noise_scale, cfg: rollout(compute_params(p, cfg.model), x, key, cfg=cfg, noise_scale=noise_scale),
     static_argnames="cfg",
 )
+
+REPLAY = jax.jit(replay_logps, static_argnames="cfg")  # op by op it takes seconds
 
 
 def roll(cfg, batch=None, seed=0, weights=None, noise_scale=None):

@@ -37,9 +37,11 @@ def answer_text(completion: str) -> str | None:
     box or line is no answer. Reads the last MAX_TEXT characters, in linear time.
     """
     text = completion.rstrip()[-MAX_TEXT:]
-    for marked in (joined_boxes(text), hash_line(text)):
-        if marked is not None:
-            return marked.strip() or None
+    marked = joined_boxes(text) if "box" in text else None
+    if marked is None:
+        marked = hash_line(text)
+    if marked is not None:
+        return marked.strip() or None
     if said := list(_SAID.finditer(text)):
         rest = _SENTENCE_ENDS.split(text[said[-1].end() :], maxsplit=1)[0]
         if (found := _expression(rest, first=True)) is not None:
@@ -58,8 +60,6 @@ def hash_line(text: str) -> str | None:
 
 def boxes(text: str) -> list[tuple[int, int, int]]:
     """(where it begins, start and end of its content) of balanced boxes, in the order in which they open; one pass, open braces on a stack."""
-    if not _BOX.search(text):
-        return []
     found: list[tuple[int, int, int]] = []
     stack: list[re.Match[str]] = []
     for match in _BRACES.finditer(text):

@@ -86,6 +86,8 @@ def _decide(text: str | None, gold: str, grader: Grader) -> tuple[Verdict, tuple
         return Verdict(False, "no_answer"), None
     key = str(found.number) if found.number is not None else found.text
     equal, open_pair = _equal(found, wanted), None
+    if equal:
+        return Verdict(True, "correct", key), None
     if equal is None:
         equal = letter is not None and labelled_letter(answer) == letter  # `(C) 12` for the gold answer (C)
         open_pair = _for_parser(found, wanted) if grader != "numeric" and not equal else None

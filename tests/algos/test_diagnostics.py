@@ -18,6 +18,7 @@ from lgrpo.runs import metrics as registry
 from lgrpo.train.steps.rl import group, train_step, winner_step
 
 GUMBEL = LatentConfig(k=2)
+slopes = jax.jit(d.slopes, static_argnums=0)
 
 
 def values(found):
@@ -82,11 +83,11 @@ def test_slopes_are_the_closed_forms():
         (change(GUMBEL, law__score_gradient="bounded"), [plain[0] / 2, (np.exp(-0.5) - 1) / 2]),
         (change(GUMBEL, law__score_gradient="aligned"), [plain[0] / 2, (1 - np.exp(-0.5)) / 2]),
     ):
-        np.testing.assert_allclose(d.slopes(latent, step, tokens, a)[0, 0], expected, rtol=1e-5)
+        np.testing.assert_allclose(slopes(latent, step, tokens, a)[0, 0], expected, rtol=1e-5)
     exact = change(GUMBEL, law=Exact())
     inside = np.exp(np.array([-1.0, -2.0]) - np.array([-0.5, -2.5]))
     mass = inside.sum() + np.exp(2.5) * np.exp(-0.7)
-    np.testing.assert_allclose(d.slopes(exact, step, tokens, a)[0, 0], 1 - 2 * inside / mass, rtol=1e-5)
+    np.testing.assert_allclose(slopes(exact, step, tokens, a)[0, 0], 1 - 2 * inside / mass, rtol=1e-5)
 
 
 def test_misaligned_components_by_share_mass_and_sign():
@@ -139,11 +140,13 @@ def test_the_survey_of_the_vocabulary_is_that_of_all_logits():
         out = chunked_logps({"unembed": table}, hidden, ids, temperature, chunk=4, banned_id=7, with_rest=True, survey=survey)
         return out.chosen.sum() + out.rest.sum(), out
 
-    (_, found), grad = jax.value_and_grad(run, has_aux=True)(hidden, True)
-    everything = np.asarray(token_logps(hidden @ table, jnp.broadcast_to(jnp.arange(300), (2, 5, 300)), temperature).chosen)
+    graded = jax.jit(jax.value_and_grad(run, has_aux=True), static_argnums=1)
+    (_, found), grad = graded(hidden, True)
+    vocabulary = np.broadcast_to(np.arange(300), (2, 5, 300))
+    everything = np.asarray(jax.jit(token_logps)(hidden @ table, vocabulary, temperature).chosen)
     assert_rounding(found.kth, np.sort(everything)[..., -4])
     assert_rounding(found.end, everything[..., 7])
-    assert_rounding(grad, jax.grad(run, has_aux=True)(hidden, False)[0])  # two programs
+    assert_rounding(grad, graded(hidden, False)[1])  # two programs
 
 
 def run_step(cfg):

@@ -1,17 +1,14 @@
 """Teacher-forced log-probs equal the sampler's. Breaks when rollout and learner disagree about a position, a mask, a temperature or a density:
 ratios then start away from 1 and the policy gradient is wrong without any other sign."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
 from oracles import replay as oracle
-from support import END, assert_rounding, change, fresh_state, params, prompts, roll, tiny, train_batch
+from support import END, REPLAY, assert_rounding, change, fresh_state, params, prompts, roll, tiny, train_batch
 
 from lgrpo.latent.laws.exact import Exact
 from lgrpo.latent.laws.gaussian import Gaussian
-from lgrpo.latent.replay import replay_logps
 from lgrpo.models.kv_cache import cache_widths
 from lgrpo.train.steps.rl import group, train_step
 from lgrpo.types import Finish
@@ -38,16 +35,11 @@ CASES = {
 }
 
 
-@functools.partial(jax.jit, static_argnames="cfg")
-def replay(weights, batch, grouped, cfg):
-    return replay_logps(weights, batch, grouped, cfg=cfg)
-
-
 def gaps(cfg):
     """(record, |replay - rollout| on generated positions)."""
     record = roll(cfg)
     grouped = jax.tree.map(np.asarray, group(record, cfg.rollout.group_size))
-    again = np.asarray(replay(params(cfg.model), prompts(), grouped, cfg=cfg)).reshape(record.logps.shape)
+    again = np.asarray(REPLAY(params(cfg.model), prompts(), grouped, cfg=cfg)).reshape(record.logps.shape)
     assert not again[~record.mask].any()
     return record, np.abs(again - record.logps)[record.mask]
 

@@ -78,7 +78,7 @@ def test_blocks_that_nobody_sees_are_skipped():
 @pytest.mark.parametrize("rows", [BATCH, 3])
 def test_splash_on_a_mesh(rows):
     q, k, v, mask, weight = inputs(batch=rows)
-    want = plain(q, k, v, mask, GROUP)
+    want = jax.jit(lambda *x: plain(*x, GROUP))(q, k, v, mask)
     mesh = make_mesh(tiny(mesh__data=2, mesh__fsdp=2, mesh__tensor=2).mesh)
     with jax.set_mesh(mesh):
         got = jax.jit(lambda *x: BACKENDS["splash"](*x, GROUP))(q, k, v, mask)
@@ -95,11 +95,14 @@ def test_model_and_prefill(name, monkeypatch):
     tokens = jax.random.randint(jax.random.key(1), (2, PROMPT), 4, 24)
     mask = jnp.arange(PROMPT) >= jnp.array([0, 2])[:, None]
     embeds = jax.random.normal(jax.random.key(2), (2, 3, 7, cfg.d_model))
-    want = decoder.forward_group(weights, cfg, tokens, mask, embeds)
-    got = decoder.forward_group(weights, library, tokens, mask, embeds)
+    run = jax.jit(
+        lambda cfg: (decoder.forward_group(weights, cfg, tokens, mask, embeds), decoder.prefill(weights, cfg, tokens, mask)),
+        static_argnums=0,
+    )
+    (want, want_cache), (got, got_cache) = run(cfg), run(library)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
-    want, got = decoder.prefill(weights, cfg, tokens, mask), decoder.prefill(weights, library, tokens, mask)
+    want, got = want_cache, got_cache
     np.testing.assert_allclose(got[0], want[0], atol=2e-5)
     for a, b in zip(got[1:], want[1:], strict=True):
         np.testing.assert_allclose(np.where(mask[..., None, None], a, 0), np.where(mask[..., None, None], b, 0), atol=2e-5)

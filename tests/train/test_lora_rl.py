@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import assert_rounding, change, first_moments, params, tiny, train_batch
+from support import REPLAY, assert_rounding, change, first_moments, params, tiny, train_batch
 
 from lgrpo.algos.policy_loss import k3_kl
 from lgrpo.config import (
@@ -27,7 +27,6 @@ from lgrpo.config import (
     TrainConfig,
 )
 from lgrpo.config.validate import validate
-from lgrpo.latent.replay import replay_logps
 from lgrpo.models.lora import adapter_specs, merge
 from lgrpo.models.spec import abstract_params, param_specs, spec_init
 from lgrpo.runs.checkpoint import load_params
@@ -96,7 +95,7 @@ def test_kl_is_to_the_base_and_keeps_no_copy():
     state, batch = state_of(cfg, weights), batch_of(weights)
     assert state.reference is None
     merged = merge(weights["base"], weights["adapters"], 3.0)
-    theirs, ours = (replay_logps(p, batch.prompts, batch.rollout, cfg=FULL) for p in (weights["base"], merged))
+    theirs, ours = (REPLAY(p, batch.prompts, batch.rollout, cfg=FULL) for p in (weights["base"], merged))
     want = float(k3_kl(ours, theirs, batch.loss_mask).value())
     _, metrics = train_step(state, batch, cfg=cfg)
     assert want > 1e-4 and float(metrics["policy/kl_k3"]) == pytest.approx(want, rel=1e-3)

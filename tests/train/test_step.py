@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import END, VOCAB, change, first_moments, fresh_state, params, prompts, roll, tiny, train_batch
+from support import END, REPLAY, VOCAB, change, first_moments, fresh_state, params, prompts, roll, tiny, train_batch
 
 from lgrpo.algos.latent_sft import noisy_labels, superposition_labels
 from lgrpo.algos.policy_loss import k3_kl
-from lgrpo.latent.replay import replay_logps
 from lgrpo.models.lora import adapter_specs
 from lgrpo.models.spec import param_specs, spec_init
 from lgrpo.train.optimizer import learning_rate
@@ -118,7 +117,7 @@ def test_kl_to_the_frozen_start():
     close(first_moments(state), first_moments(step(CFG, batch())[0]), atol=1e-4)
     start = jax.device_get(params(cfg.model))
     jax.tree.map(np.testing.assert_array_equal, state.reference, start)
-    theirs, ours = (replay_logps(p, batch().prompts, batch().rollout, cfg=cfg) for p in (start, state.params))
+    theirs, ours = (REPLAY(p, batch().prompts, batch().rollout, cfg=cfg) for p in (start, state.params))
     want = float(k3_kl(ours, theirs, batch().loss_mask).value())
     after, metrics = step(cfg, batch(), state)
     assert want > 1e-4 and metrics["policy/kl_k3"] == pytest.approx(want, rel=1e-3)
@@ -227,7 +226,7 @@ def test_gradient_of_the_kl_alone():
     moved = jax.tree.map(lambda x: x + 0.05 * jnp.cos(100 * x), start)
 
     def kl(weights):
-        ours, theirs = (replay_logps(p, nothing.prompts, nothing.rollout, cfg=cfg) for p in (weights, start))
+        ours, theirs = (REPLAY(p, nothing.prompts, nothing.rollout, cfg=cfg) for p in (weights, start))
         return k3_kl(ours, theirs, nothing.loss_mask).value()
 
     value, wanted = jax.jit(jax.value_and_grad(kl))(moved)
