@@ -5,10 +5,10 @@ import os
 import pathlib
 
 import pytest
+from flags import flags
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tiny models spend their time in the compiler: unoptimised code halves the suite. Numbers are compared at the same tolerances.
-for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
+for flag in flags(8).split():
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 

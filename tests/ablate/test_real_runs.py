@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from flags import flags
+
 from lgrpo.ablate.grid import load_grid, plan
 from lgrpo.ablate.jobs import read_times
 from lgrpo.ablate.run import Slot, run_jobs
@@ -62,7 +64,7 @@ def get_config():
 
 
 def test_a_killed_run_changes_nothing_in_the_table(tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # one device is enough, and starts faster
+    monkeypatch.setenv("XLA_FLAGS", flags())  # one device is enough, and starts faster
     files = {
         "run.py": RUN.format(root=str(tmp_path), lgrpo=str(Path(__file__).parents[2])),
         "experiment.py": EXPERIMENT.format(data=str(tmp_path / "data")),

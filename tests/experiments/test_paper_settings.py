@@ -12,6 +12,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from flags import flags
 
 from lgrpo.config import ExperimentConfig
 from lgrpo.config.overrides import apply_diff, diff, load_experiment
@@ -96,7 +97,7 @@ def test_a_toy_run_is_trained_exported_and_imported(base, tmp_path):
     # One device, as on a user's CPU, and not in the repository: nothing may depend on where it is started.
     argv = ["train", str(ROOT / "experiments" / f"{base}_smoke.py"), "--workdir", "w", "--train.num-steps", "1", "--evaluation.every", "0"]
     argv += ["--algo.dynamic.max-rounds", "1", "--logging.progress", "False"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags()}
     done = subprocess.run([sys.executable, "-m", "lgrpo", *argv], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "think_end '</think>': </|" in done.stderr and "first prompt: <|" in done.stderr

@@ -13,6 +13,7 @@ import time
 
 import pytest
 import tokenizers
+from flags import flags
 
 from experiments.smollm2.stages import BUDGETS, data_settings
 from experiments.smollm2.weights import TOKENS
@@ -62,7 +63,7 @@ def study(tmp_path_factory):
 
 
 def start(study, transfer=None):
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # one device, as on a user's machine
+    environment = os.environ | {"XLA_FLAGS": flags()}  # one device, as on a user's machine
     options = ["--transfer", str(transfer)] if transfer else []
     command = [sys.executable, "-m", "experiments.smollm2", "--budget", "smoke", "--workdir", str(study.parent), *options]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flags import flags
+
 MAIN = Path(__file__).with_name("main.py")
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = """
@@ -71,7 +73,7 @@ def start(processes, *args, devices=4, interrupt="", program=MAIN, only=None, mo
     only: the numbers of those that are started; more: further arguments of some.
     """
     common = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_NUM", "JAX_COORD", "JAX_PROCESS"))}
-    common["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices // processes} --xla_backend_optimization_level=0"
+    common["XLA_FLAGS"] = flags(devices // processes)
     common |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     common |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}"}
     common |= {"TEST_SIGNAL": interrupt} if interrupt else {}

@@ -1,0 +1,12 @@
+"""XLA's flags for the tests and for the processes that they start. Nothing here imports JAX.
+
+Tiny models spend their time in the compiler: unoptimised code halves the suite, and loops written by LLVM alone, without the passes of MLIR before
+it, halve what is left. Numbers are compared at the same tolerances.
+"""
+
+CHEAP = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
+
+
+def flags(devices=1):
+    """Of a process with so many simulated devices."""
+    return " ".join((f"--xla_force_host_platform_device_count={devices}", *CHEAP))
