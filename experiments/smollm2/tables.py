@@ -100,7 +100,7 @@ def difference(stages: Stages, a: str, b: str, how: str) -> dict[str, float] | N
     seeds = sorted(first.keys() & second.keys())
     if not seeds or any(first[seed].keys() != second[seed].keys() for seed in seeds):
         return None
-    right = [np.mean([[side[seed][uid] for uid in sorted(first[seeds[0]])] for seed in seeds], 0) for side in (first, second)]
+    right = [np.mean([[side[seed][uid] for uid in sorted(first[seeds[0]], key=int)] for seed in seeds], 0) for side in (first, second)]
     return paired(*right)["difference"]
 
 
