@@ -118,13 +118,15 @@ def test_shells_read_the_scripts(path):
 def stubbed(tmp_path, script, *arguments, **env):
     """What a script calls: a list of argument lists, by programs that do nothing but take note. Each call of ssh ends with the next of `codes`."""
     log = tmp_path / "calls"
+    log.mkdir(exist_ok=True)
     for name in ("xpk", "gcloud", "ssh", "srun", "scontrol"):
         stub = tmp_path / name
-        stub.write_text(f'#!/bin/bash\nprintf "%s\\0" {name} "$@" >> {log}; printf "\\n\\0" >> {log}\nexit ${{{name.upper()}_CODE:-0}}\n')
+        # A file a call, named in their order: hosts are called at once.
+        stub.write_text(f'#!/bin/bash\nprintf "%s\\0" {name} "$@" > {log}/${{EPOCHREALTIME/[.,]/}}-$$\nexit ${{{name.upper()}_CODE:-0}}\n')
         stub.chmod(0o755)
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | env
     done = subprocess.run(["bash", DEPLOY / script, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=20)
-    calls = [call.split("\0")[:-1] for call in log.read_text().split("\n\0") if call]
+    calls = [call.read_text().split("\0")[:-1] for call in sorted(log.iterdir())]
     return done, calls
 
 
