@@ -80,7 +80,7 @@ def _main_table(stages: Stages) -> str:
         [
             name,
             str(len(seeds)),
-            *(_shown(over_seeds(seeds, "eval", _pass(part, "pass@1"))) for part in ("noise_free", "sampled")),
+            *(_shown(over_seeds(seeds, "eval", _pass(part, "pass@1"))) for part in PASSES),
             _shown(over_seeds(seeds, "eval", _most)),
             _shown(over_seeds(seeds, "eval", _pass("noise_free", "chain_tokens")), 2),
             _mean_cost(stages, name, "flop", ".3g"),

@@ -23,6 +23,7 @@ from typing import Any
 
 from lgrpo.config import GymConfig
 from lgrpo.config.gym import WITH_CHAINS, complaints, parameters
+from lgrpo.config.overrides import leaves_with_bounds
 from lgrpo.data.equations import extract
 from lgrpo.data.prepare import local_root
 from lgrpo.data.registry import normal_text
@@ -53,7 +54,7 @@ def prepared(cfg: GymConfig, data_dir: str) -> pathlib.Path:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     out = local_root(data_dir) / "reasoning_gym" / f"{cfg.dataset}-{digest}"
     try:
-        write(Gym(out=str(out), **{name: getattr(cfg, name) for name in settings}))
+        write(Gym(out=str(out), **dataclasses.asdict(cfg)))
     except OSError as error:
         raise UserError(f"data.data_dir: cannot write {out}: {error}; free space or choose a writable folder") from error
     return out
@@ -61,11 +62,9 @@ def prepared(cfg: GymConfig, data_dir: str) -> pathlib.Path:
 
 def _check(cfg: GymConfig) -> dict[str, Any]:
     """The data set's own settings. Errors: UserError."""
-    if found := [*complaints(cfg, prefix="")]:
+    ranges = (f"{name}={value}: {b.complaint}" for name, value, bounds in leaves_with_bounds(cfg) for b in bounds if not b.holds(value))
+    if found := [*ranges, *complaints(cfg, prefix="")]:
         raise UserError(f"reasoning-gym: {'; '.join(found)}")
-    wrong = [name for name, low in (("train", 1), ("valid", 1), ("test", 1), ("seed", 0), ("held_out", 0)) if getattr(cfg, name) < low]
-    if wrong:
-        raise UserError(f"reasoning-gym: {wrong[0]}={getattr(cfg, wrong[0])}: too small; train, valid and test are 1 or more")
     return parameters(cfg) or {}
 
 

@@ -64,8 +64,11 @@ def settled(cfg: ExperimentConfig) -> ExperimentConfig:
 def data_name(cfg: ExperimentConfig, split: str) -> tuple[str, str]:
     """(data set, split) in words: `jsonl DIR`, `word_problems/medium`, `reasoning_gym/chain_sum` or a registered name."""
     source, split = locate(cfg.data.source, split)
-    more = {"jsonl": f"jsonl {cfg.data.path}", "word_problems": f"word_problems/{cfg.data.difficulty}"}
-    more["reasoning_gym"] = f"reasoning_gym/{cfg.data.gym.dataset}"
+    more = {
+        "jsonl": f"jsonl {cfg.data.path}",
+        "word_problems": f"word_problems/{cfg.data.difficulty}",
+        "reasoning_gym": f"reasoning_gym/{cfg.data.gym.dataset}",
+    }
     return more.get(source, source), split
 
 
