@@ -51,8 +51,10 @@ def run(options: argparse.Namespace) -> int:
     """Exit code: 0 when nothing differed (numerics: by more than its limit), else 1. Errors: UserError when the test cannot be made at all."""
     if options.test == "numerics":
         return _numerics(options)
+    from lgrpo.runs.multihost import require_alone
     from lgrpo.selftest import kills
 
+    require_alone("selftest")
     job = ("--steps", str(options.steps), "--fsdp", str(options.fsdp), "--tensor", str(options.tensor))
     common: dict[str, Any] = {"workdir": options.workdir, "seed": options.seed, "options": job}
     if options.test == "resume":
