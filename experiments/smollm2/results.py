@@ -19,7 +19,7 @@ from lgrpo.runs.metrics import read_metrics
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 _KEPT = ("reward/", "eval/", "rollout/", "policy/", "sft/", "perf/")  # areas of metrics
-CHOICE = "choice"
+CHOICE, PROBLEMS = "choice", "dataset.json"
 OUTCOMES, PASSES = "outcomes.json", ("noise_free", "sampled")
 COSTS = {"flop": "perf/flop_total", "seconds": "perf/seconds_total"}
 
@@ -65,21 +65,31 @@ def _collect_stage(source: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def collect(source: pathlib.Path, out: pathlib.Path = RESULTS) -> list[str]:
-    """Copies the finished stages of a study's folder (<workdir>/<budget>), and the candidates for one, to out/<budget>, in place of what was
-    there. Returns their names, seed<n>/<stage>. Errors: UserError when none is finished."""
+    """Copies the finished stages of a study's folder (<workdir>/<budget>), and the candidates for one, to out/<budget>. A seed, and the
+    candidates, take the place of those that were there; seeds that the study does not have stay. Returns their names, seed<n>/<stage>.
+    Errors: UserError when none is finished, and when seeds that stay saw other problems."""
     done = sorted(file.parent for file in source.glob("seed*/*/stage.json") if file.parent.name in STAGES)
     done += sorted(file.parent for file in source.glob(f"{CHOICE}/*/stage.json"))
     if not done:
         raise UserError(f"{source}: no finished stage there; give the folder of a budget, such as runs/smollm2/cpu")
-    target = out / source.name
-    shutil.rmtree(target, ignore_errors=True)
+    target, groups = out / source.name, {stage.parent.name for stage in done}
+    problems, kept = source / "data" / PROBLEMS, target / PROBLEMS
+    if (
+        {old.name for old in target.glob("*/")} - groups
+        and problems.exists()
+        and kept.exists()
+        and problems.read_text() != kept.read_text()
+    ):
+        raise UserError(f"{problems}: other problems than those of the results that would stay in {target}; move these away first")
+    for group in groups:
+        shutil.rmtree(target / group, ignore_errors=True)
     for stage in done:
         _collect_stage(stage, target / stage.relative_to(source))
         summary = stage.parent / "results.json"
         if summary.exists():
             (target / stage.parent.name / "results.json").write_text(summary.read_text(), encoding="utf-8")
-    if (source / "data" / "dataset.json").exists():
-        shutil.copyfile(source / "data" / "dataset.json", target / "dataset.json")
+    if problems.exists():
+        shutil.copyfile(problems, kept)
     return [str(stage.relative_to(source)) for stage in done]
 
 

@@ -62,7 +62,7 @@ BUDGETS = {
         stages=("explicit_sft", "latent_sft", "exact", "explicit_grpo"),
     ),
     # So few supervised updates because the starts must have room: chosen on `valid`, where they then solve about half of the problems.
-    "cpu": Budget(8000, 500, 120, 60, 40, 8, 16, 8, 150, 4, 1),
+    "cpu": Budget(8000, 500, 120, 60, 40, 8, 16, 8, 150, 8, 1),
     "gpu": Budget(20000, 1000, 120, 60, 200, 8, 64, 8, 500, 8, 3, dtype="bfloat16"),
 }
 # name -> (kind, start, changes)

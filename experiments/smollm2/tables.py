@@ -45,10 +45,10 @@ def _pass(part: str, name: str) -> Pick:
     return lambda result: result.get(part, {}).get(name)
 
 
-def _most(result: dict[str, Any]) -> dict[str, float] | None:
-    """pass@k of the largest k."""
-    names = [name for name in result.get("sampled", {}) if name.startswith("pass@")]
-    return result["sampled"][max(names, key=lambda n: int(n[5:]))] if names else None
+def _most(seeds: Sequence[Stage]) -> list[int]:
+    """The largest k of pass@k in each evaluation, if it is more than one."""
+    ks = [[int(name[5:]) for name in s.evaluations["eval"].get("sampled", {}) if name.startswith("pass@")] for s in seeds]
+    return [max(found) for found in ks if max(found, default=1) > 1]
 
 
 def _part(part: str, name: str, what: str) -> Pick:
@@ -76,21 +76,20 @@ def _mean_cost(stages: Stages, name: str, what: str, form: str) -> str:
 
 
 def _main_table(stages: Stages) -> str:
+    most = [f"pass@{k}" for k in sorted({k for seeds in stages.values() for k in _most(seeds)})]
     rows = [
         [
             name,
-            str(len(seeds)),
+            ", ".join(str(s.seed) for s in seeds),
             *(_shown(over_seeds(seeds, "eval", _pass(part, "pass@1"))) for part in PASSES),
-            _shown(over_seeds(seeds, "eval", _most)),
+            *(_shown(over_seeds(seeds, "eval", _pass("sampled", k))) for k in most),
             _shown(over_seeds(seeds, "eval", _pass("noise_free", "chain_tokens")), 2),
             _mean_cost(stages, name, "flop", ".3g"),
             _mean_cost(stages, name, "seconds", ".0f"),
         ]
         for name, seeds in stages.items()
     ]
-    ks = {len([n for n in s.evaluations["eval"].get("sampled", {}) if n.startswith("pass@")]) for seeds in stages.values() for s in seeds}
-    most = f"pass@{ks.pop()}" if len(ks) == 1 else "pass@k"
-    columns = ("stage", "seeds", "pass@1 noise-free", "pass@1 sampled", most, "chain steps", "FLOP with start", "seconds with start")
+    columns = ("stage", "seeds", "pass@1 noise-free", "pass@1 sampled", *most, "chain steps", "FLOP with start", "seconds with start")
     return _table("Accuracy on `test`, and what it had cost:", columns, rows)
 
 
@@ -112,9 +111,10 @@ def _paired_table(stages: Stages) -> str:
         cells = [difference(stages, start, name, how) for how in PASSES]
         against = difference(stages, "explicit_grpo", name, PASSES[0]) if name != "explicit_grpo" else None
         if any(cells):
-            rows.append([name, start, *(_shown(cell, signed=True) for cell in (*cells, against))])
-    columns = ("RL stage", "start", "noise-free, less its start", "sampled, less its start", "noise-free, less `explicit_grpo`")
-    return _table("What RL changed, paired over the problems of `test`:", columns, rows)
+            seeds = sorted({s.seed for s in stages[name]} & {s.seed for s in stages[start]})
+            rows.append([name, start, ", ".join(map(str, seeds)), *(_shown(cell, signed=True) for cell in (*cells, against))])
+    columns = ("RL stage", "start", "seeds", "noise-free, less its start", "sampled, less its start", "noise-free, less `explicit_grpo`")
+    return _table("What RL changed, paired over the problems of `test`, of several seeds the mean:", columns, rows)
 
 
 def _arms_table(stages: Stages) -> str:

@@ -1,7 +1,7 @@
 """A GGUF file, as llama.cpp writes them, in the place of a Hugging Face folder: its tensors under Hugging Face's names, and a config.json.
 
-Weights are dequantized by the library `gguf` (an extra), one tensor at a time, to float32. Llama and Qwen2 only; what else there may be in such a
-file (experts, other rotary scalings) is refused by name.
+Weights are dequantized by the library `gguf` (an extra), one tensor at a time, to float32. Llama, Qwen2 and Qwen3; what else there may be in such
+a file (experts, other rotary scalings) is refused by name. A model in several files is read from all of them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from lgrpo.config import ModelConfig, RopeScaling
 from lgrpo.errors import UserError
 from lgrpo.models.decoder import rope_frequencies
+from lgrpo.models.hf_config import CLASSES
 
 # Hugging Face's name of a tensor by that of GGUF; those of a layer stand behind model.layers.N and blk.N.
 _TOP = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
@@ -24,6 +25,8 @@ _LAYER = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
@@ -31,7 +34,7 @@ _LAYER = {
     "ffn_down": "mlp.down_proj",
 }
 _NAME = re.compile(r"blk\.(\d{1,9})\.(\w+)\.(weight|bias)", re.ASCII)
-_CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf", re.ASCII | re.DOTALL)
 # rope_freqs.weight holds the factors of Llama-3 scaling, not its settings. These are the settings that are looked for; the first is the released one.
 _FACTORS = "rope_freqs.weight"
 _LENGTHS = (8192, *(2**n for n in range(4, 21)))
@@ -63,19 +66,45 @@ def _open(path: pathlib.Path) -> Any:
         raise UserError(f"{path}: not a readable GGUF file ({reason}); download it again") from error
 
 
+def _open_all(path: pathlib.Path) -> list[Any]:
+    """Readers of all files of the model that `path` is a part of. Errors: UserError when one is missing, or is another part than its name says."""
+    reader = _open(path)
+    count = _split(reader, "count")
+    if count <= 1:
+        return [reader]
+    match = _PART.fullmatch(path.name)
+    if match is None or int(match[2]) != count:
+        raise UserError(f"{path}: one of {count} files of a model; name them NAME-00001-of-{count:05d}.gguf and so on")
+    paths = [path.with_name(f"{match[1]}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)]
+    if missing := [part for part in paths if not part.is_file()]:
+        raise UserError(f"{missing[0]}: no such file, but {path.name} is one of {count} ({len(missing)} are missing); download the rest")
+    readers = [_open(part) for part in paths]
+    for n, (part, reader) in enumerate(zip(paths, readers, strict=True)):
+        if (_split(reader, "no"), _split(reader, "count")) != (n, count):
+            raise UserError(f"{part}: it does not say that it is file {n + 1} of {count}; download it again")
+    return readers
+
+
+def _split(reader: Any, key: str) -> int:
+    """`count` of files, or `no` of this one from 0; -1 where the file does not say."""
+    field = reader.fields.get(f"split.{key}")
+    value = -1 if field is None else field.contents()
+    return value if isinstance(value, int) else -1
+
+
 class GgufFile:
     """Tensors by Hugging Face name, as TensorFiles gives them, and metadata. Errors: UserError when it is no whole GGUF file of a known model."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self.folder = path  # for messages, as in TensorFiles
-        self._reader = _open(path)
-        parts = self.get("split.count", int, 1)
-        if parts > 1:
-            raise UserError(f"{path}: one of {parts} files of a model; join them with `gguf-split --merge`, and import that file")
+        readers = _open_all(path)
+        self._reader = readers[0]  # the others have nothing but their tensors
         self.family = self.get("general.architecture", str)
-        if self.family not in _CLASSES:
-            raise UserError(f"{path}: architecture {self.family[:80]!r} is not supported; use a llama or qwen2 model")
-        self._tensors = {self._renamed(tensor.name): tensor for tensor in self._reader.tensors}
+        if self.family not in CLASSES:
+            raise UserError(f"{path}: architecture {self.family[:80]!r} is not supported; use a {', '.join(CLASSES)} model")
+        self._tensors = {self._renamed(tensor.name): tensor for reader in readers for tensor in reader.tensors}
+        if (wanted := self.get("split.tensors.count", int, len(self._tensors))) != len(self._tensors):
+            raise UserError(f"{path}: its files hold {len(self._tensors)} tensors, not {wanted}; download the model again")
         self._factors = self._tensors.pop(_FACTORS, None)
         self._last: tuple[str, np.ndarray] = ("", np.zeros(0))
 
@@ -111,7 +140,7 @@ class GgufFile:
             if (found := number(name, int, head_dim)) != head_dim:
                 raise UserError(f"{self.folder}: {name} is {found}, but a head has {head_dim}; lgrpo computes equal ones only")
         raw = {
-            "architectures": [_CLASSES[self.family]],
+            "architectures": [CLASSES[self.family]],
             "model_type": self.family,
             "vocab_size": self.shape(_TOP["token_embd.weight"])[0],
             "hidden_size": width,

@@ -24,7 +24,7 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "num_experts": (None, 0),
     "is_encoder_decoder": (False, None),
 }
-_CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _FULL = "full_attention"
 # Kept from the original config.json by an export: facts about the tokenizer and limits, none of which the decoder knows.
 _CARRIED = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "attention_dropout")
@@ -36,8 +36,8 @@ def config_from_hf(raw: dict[str, Any], where: str) -> ModelConfig:
     Errors: UserError naming the field that is missing or that asks for something the decoder does not do.
     """
     family = raw.get("model_type")
-    if not isinstance(family, str) or family not in _CLASSES:
-        raise UserError(f"{where}: model_type {_short(family)} is not supported; use a {', '.join(_CLASSES)} model")
+    if not isinstance(family, str) or family not in CLASSES:
+        raise UserError(f"{where}: model_type {_short(family)} is not supported; use a {', '.join(CLASSES)} model")
     _refuse_unsupported(raw, family, where)
 
     def count(name: str, default: int | None = None) -> int:
@@ -123,9 +123,9 @@ def _refuse_unsupported(raw: dict[str, Any], family: str, where: str) -> None:
         raise UserError(f"{where}: attention_bias is set, which lgrpo knows for qwen2 only; use a model without it")
     if other := sorted(set(_texts(raw, "layer_types", where)) - {_FULL}):
         raise UserError(f"{where}: layer_types has {_short(other[0])}; only {_FULL} is supported")
-    classes = _texts(raw, "architectures", where) or [_CLASSES[family]]
-    if _CLASSES[family] not in classes:
-        raise UserError(f"{where}: architectures is {_short(classes)}; give the causal language model ({_CLASSES[family]})")
+    classes = _texts(raw, "architectures", where) or [CLASSES[family]]
+    if CLASSES[family] not in classes:
+        raise UserError(f"{where}: architectures is {_short(classes)}; give the causal language model ({CLASSES[family]})")
 
 
 # -- rotary positions ---------------------------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def config_to_hf(cfg: ModelConfig, original: dict[str, Any] | None, *, eos_ids: 
     when there is no original.
     """
     out: dict[str, Any] = {
-        "architectures": [_CLASSES[cfg.family]],
+        "architectures": [CLASSES[cfg.family]],
         "model_type": cfg.family,
         "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.d_model,

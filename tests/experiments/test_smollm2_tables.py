@@ -1,6 +1,7 @@
 """The study's tables are drawn from what it wrote, whatever part of it there is, and the page says nothing else."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ def outcome(how, uid, correct):
     )
 
 
-def write_stage(folder, accuracy, flop, *, done=True, arms=True, elsewhere=False):
+def write_stage(folder, accuracy, flop, *, done=True, arms=True, elsewhere=False, samples=8):
     """A stage's folder as a study leaves it."""
     (folder / "eval").mkdir(parents=True)
     rows = [{"step": 1, "perf/flop_total": flop / 2, "perf/seconds_total": 1.0, "diag/margin": 1.0}, {"step": 2, "perf/flop_total": flop}]
@@ -32,7 +33,7 @@ def write_stage(folder, accuracy, flop, *, done=True, arms=True, elsewhere=False
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = {"about": {"checkpoint": str(folder), "data": f"jsonl {folder}", "split": "test"}, "problems": 20}
     result |= {"noise_free": {"pass@1": cell(accuracy), "chain_tokens": cell(6.5)}}
-    result |= {"sampled": {f"pass@{k}": cell(accuracy - 0.1 + 0.02 * k) for k in range(1, 9)}}
+    result |= {"sampled": {f"pass@{k}": cell(accuracy - 0.1 + 0.02 * k) for k in range(1, samples + 1)}}
     if arms:
         result["arms"] = {name: {"accuracy": cell(accuracy - 0.1 * i)} for i, name in enumerate(("free", "forced", "floor"))}
         result["curve"] = {"10": {"accuracy": cell(0.31)}, "2": {"accuracy": cell(0.21)}}
@@ -60,7 +61,7 @@ def study(tmp_path):
 
 def test_what_a_study_wrote_is_taken_over_small_and_without_its_places(study, tmp_path):
     out = tmp_path / "results"
-    (out / "cpu" / "seed7" / "paper").mkdir(parents=True)  # of an earlier study
+    (out / "cpu" / "seed1" / "paper").mkdir(parents=True)  # of an earlier study of this seed
     assert collect(study, out) == ["seed0/explicit_grpo", "seed0/explicit_sft", "seed1/exact", "seed1/explicit_sft"]
     files = {str(file.relative_to(out / "cpu")): file.read_text() for file in out.rglob("*.json*")}
     assert str(tmp_path) not in "".join(files.values()) and '"jsonl"' in files["seed0/explicit_sft/transfer/svamp/eval.json"]
@@ -69,6 +70,21 @@ def test_what_a_study_wrote_is_taken_over_small_and_without_its_places(study, tm
     assert kept == [{"step", "perf/flop_total", "perf/seconds_total"}, {"step", "perf/flop_total", "perf/seconds_total", "reward/mean"}]
     with pytest.raises(UserError, match="no finished stage"):
         collect(tmp_path / "nothing", out)
+
+
+def test_seeds_that_a_study_lacks_stay_if_they_saw_the_same_problems(study, tmp_path):
+    out = tmp_path / "results"
+    (study / "data").mkdir()
+    (study / "data" / "dataset.json").write_text('{"seed": 0}')
+    collect(study, out)
+    shutil.rmtree(study / "seed0")
+    write_stage(study / "seed2" / "explicit_sft", 0.9, 1e12)
+    collect(study, out)
+    assert [s.seed for s in read(out / "cpu")["explicit_sft"]] == [0, 1, 2]
+    (study / "data" / "dataset.json").write_text('{"seed": 5}')
+    with pytest.raises(UserError, match=r"dataset\.json: other problems than those of the results"):
+        collect(study, out)
+    assert [s.seed for s in read(out / "cpu")["explicit_sft"]] == [0, 1, 2]
 
 
 def test_tables_hold_the_numbers_of_the_files_and_dashes_where_there_are_none(study, tmp_path):
@@ -81,9 +97,9 @@ def test_tables_hold_the_numbers_of_the_files_and_dashes_where_there_are_none(st
     rows = [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| e")]
     main = {row[0]: row[1:] for row in rows[:3]}
     # Of two seeds the mean with the lowest and the highest, of one its own interval; pass@8 is the largest k.
-    assert main["explicit_sft"][:2] == ["2", "0.550 [0.500, 0.600]"] and main["explicit_sft"][-2:] == ["1.5e+12", "10"]
+    assert main["explicit_sft"][:2] == ["0, 1", "0.550 [0.500, 0.600]"] and main["explicit_sft"][-2:] == ["1.5e+12", "10"]
     assert main["explicit_grpo"] == [
-        "1",
+        "0",
         "0.700 [0.650, 0.750]",
         "0.620 [0.570, 0.670]",
         "0.760 [0.710, 0.810]",
@@ -98,6 +114,17 @@ def test_tables_hold_the_numbers_of_the_files_and_dashes_where_there_are_none(st
     assert "Not run, or not finished: latent_sft, exact_k2" in text and tables.NOT_RUN not in text
 
 
+def test_each_largest_k_has_its_column_over_the_seeds_that_have_it(study, tmp_path):
+    write_stage(study / "seed3" / "explicit_grpo", 0.5, 1e12, samples=4)
+    collect(study, tmp_path)
+    table = tables.markdown(tmp_path).split("\n\n")[3].splitlines()
+    head, rows = table[0].split(" | "), {line.split(" | ")[0]: line.split(" | ") for line in table[2:]}
+    first, second = head.index("pass@4"), head.index("pass@8")
+    assert rows["| explicit_grpo"][1] == "0, 3"
+    assert rows["| explicit_grpo"][first : second + 1] == ["0.580 [0.480, 0.680]", "0.760 [0.710, 0.810]"]
+    assert rows["| exact"][first : second + 1] == ["0.580 [0.530, 0.630]", "0.660 [0.610, 0.710]"]
+
+
 def test_what_rl_changed_is_paired_over_problems_of_the_seeds_that_both_have(study, tmp_path):
     """exact has seed 1 alone and no start there; explicit_grpo has seed 0, where its start solves 10 of the 14 problems that it solves."""
     collect(study, tmp_path)
@@ -109,7 +136,7 @@ def test_what_rl_changed_is_paired_over_problems_of_the_seeds_that_both_have(stu
     assert tables.difference(both, "explicit_sft", "explicit_grpo", "sampled") == found
     rows = [line for line in tables.markdown(tmp_path).splitlines() if line.startswith("| explicit_grpo | explicit_sft |")]
     cell = f"+0.200 [+{found['low']:.3f}, +{found['high']:.3f}]"
-    assert rows == [f"| explicit_grpo | explicit_sft | {cell} | {cell} | – |"]
+    assert rows == [f"| explicit_grpo | explicit_sft | 0 | {cell} | {cell} | – |"]
 
 
 def test_candidates_for_a_stage_are_kept_and_shown_apart(study, tmp_path):

@@ -3,98 +3,31 @@
 from __future__ import annotations
 
 import json
-import pathlib
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tokenizers
+from gguf_files import CONFIGS, TOKENS, as_llama_cpp, stored, write
 from safetensors.numpy import load_file
-from tokenizers import models, pre_tokenizers
 
 from lgrpo.data.chat import has_template
-from lgrpo.data.prompts import load_tokenizer
 from lgrpo.errors import UserError
-from lgrpo.models.decoder import rope_frequencies
-from lgrpo.models.gguf_io import _LAYER, _TOP
+from lgrpo.models.gguf_io import GgufFile
 from lgrpo.models.hf_config import config_from_hf
 from lgrpo.models.spec import abstract_params
 from lgrpo.runs.checkpoint import load_params
 from lgrpo.runs.convert import export_hf, import_hf
 
 gguf = pytest.importorskip("gguf")
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-SPECIAL = ["<unk>", "<eos>", "<pad>", "<eot>", "<tool>"]
-CHARACTERS = [chr(i) for i in range(33, 127) if chr(i) not in "\\^`|{}~@$%&*"] + ["Ġ", "Ċ"]
-MERGES = ["t h", "th e", "Ġ the", "1 2", "12 3", "Ċ Ċ", "' s"]
-TOKENS = [*SPECIAL, *CHARACTERS, *(line.replace(" ", "") for line in MERGES)][:96]
-TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}:"
-CONFIGS = {name: json.loads((GOLDEN / name / "config.json").read_text()) for name in ("hf_llama", "hf_qwen2")}
 
 
-def as_llama_cpp(weight, heads):
-    """Rows of queries or keys as llama.cpp's converter orders them: the two halves of a head interleaved."""
-    out = np.empty_like(weight)
-    half = weight.shape[0] // heads // 2
-    for head in range(heads):
-        rows = weight[head * 2 * half : (head + 1) * 2 * half]
-        out[head * 2 * half : (head + 1) * 2 * half : 2], out[head * 2 * half + 1 : (head + 1) * 2 * half : 2] = rows[:half], rows[half:]
-    return out
-
-
-def write(path, name="hf_llama", kind=None, more=None, tensors=None, **changes):
-    """A golden model as a GGUF file. kind: of the matrices; changes: metadata, None leaves a key out; tensors(dict) edits the tensors."""
-    raw = CONFIGS[name]
-    arch, heads, kv_heads = raw["model_type"], raw["num_attention_heads"], raw["num_key_value_heads"]
-    theta = (raw.get("rope_parameters") or raw)["rope_theta"]
-    values = {
-        f"{arch}.block_count": raw["num_hidden_layers"], f"{arch}.context_length": 256, f"{arch}.embedding_length": raw["hidden_size"],
-        f"{arch}.feed_forward_length": raw["intermediate_size"], f"{arch}.attention.head_count": heads,
-        f"{arch}.attention.head_count_kv": kv_heads, f"{arch}.rope.freq_base": theta,
-        f"{arch}.attention.layer_norm_rms_epsilon": raw["rms_norm_eps"], "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm",
-        "tokenizer.ggml.tokens": TOKENS, "tokenizer.ggml.token_type": [3] * 4 + [4] + [1] * (len(TOKENS) - 5),
-        "tokenizer.ggml.merges": MERGES, "tokenizer.ggml.eos_token_id": 1, "tokenizer.ggml.eot_token_id": 3,
-        "tokenizer.ggml.padding_token_id": 2, "tokenizer.chat_template": TEMPLATE,
-    } | {key.replace("__", "."): value for key, value in changes.items()} | (more or {})  # fmt: skip
-    writer = gguf.GGUFWriter(path, arch)
-    kinds = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, bool: writer.add_bool, list: writer.add_array}
-    for key, value in values.items():
-        if value is not None:
-            kinds[type(value)](key, value)
-    theirs = load_file(GOLDEN / name / "model.safetensors")
-    found = {gguf_name: theirs[hf] for gguf_name, hf in _TOP.items() if hf in theirs}
-    for layer in range(raw["num_hidden_layers"]):
-        for part in ("weight", "bias"):
-            for gguf_name, hf in _LAYER.items():
-                if (weight := theirs.get(f"model.layers.{layer}.{hf}.{part}")) is not None:
-                    if arch == "llama" and gguf_name in ("attn_q", "attn_k"):
-                        weight = as_llama_cpp(weight, heads if gguf_name == "attn_q" else kv_heads)
-                    found[f"blk.{layer}.{gguf_name}.{part}"] = weight
-    if arch == "llama":
-        cfg = config_from_hf(raw, "f")
-        plain = theta ** (-np.arange(0, cfg.head_dim, 2) / cfg.head_dim)
-        found["rope_freqs.weight"] = (plain / np.asarray(rope_frequencies(cfg))).astype(np.float32)
-    if tensors is not None:
-        tensors(found)
-    for gguf_name, weight in found.items():
-        if kind is not None and weight.ndim == 2 and weight.shape[1] % 32 == 0:  # a block of Q8_0
-            writer.add_tensor(gguf_name, gguf.quants.quantize(weight, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(gguf_name, weight)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-@pytest.mark.parametrize("name", ["hf_llama", "hf_qwen2"])
+@pytest.mark.parametrize("name", ["hf_llama", "hf_qwen2", "qwen3"])
 def test_a_gguf_file_is_the_same_model_as_the_folder(tmp_path, name):
     cfg = import_hf(str(write(tmp_path / "m.gguf", name)), tmp_path / "w")
     wanted = config_from_hf(CONFIGS[name], "f")
     assert cfg.model == wanted and cfg.model.param_dtype == "float32"
     export_hf(tmp_path / "w", tmp_path / "out")
-    ours, theirs = load_file(tmp_path / "out" / "model.safetensors"), load_file(GOLDEN / name / "model.safetensors")
+    ours, theirs = load_file(tmp_path / "out" / "model.safetensors"), stored(name)
     assert ours.keys() == theirs.keys()
     for key, weight in theirs.items():
         np.testing.assert_array_equal(ours[key], weight, err_msg=key)
@@ -103,55 +36,136 @@ def test_a_gguf_file_is_the_same_model_as_the_folder(tmp_path, name):
     assert import_hf(str(tmp_path / "out"), tmp_path / "again").model == cfg.model
 
 
-@pytest.mark.parametrize(("kind", "apart"), [("F16", 5e-4), ("BF16", 4e-3), ("Q8_0", 4e-3)])  # half a unit of the largest weight
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+# The error: half a unit of the largest weight, or of the range of a block where that has a lowest value of its own.
+@pytest.mark.parametrize(
+    ("kind", "apart", "dtype"),
+    [("F16", 5e-4, "float32"), ("BF16", 4e-3, "float32"), ("Q8_0", 4e-3, "float32"), ("Q8_0", 4e-3, "bfloat16"), ("Q5_1", 1 / 31, "float32"),
+     ("Q5_0", 1 / 16, "float32"), ("Q4_1", 1 / 15, "float32"), ("Q4_0", 1 / 8, "bfloat16")],
+)  # fmt: skip
 def test_quantised_weights_come_out_in_the_type_that_is_asked_for(tmp_path, kind, apart, dtype):
     path = write(tmp_path / "m.gguf", "hf_qwen2", gguf.GGMLQuantizationType[kind])
     cfg = import_hf(str(path), tmp_path / "w", dtype=dtype)
     params = load_params(tmp_path / "w", abstract_params(cfg.model))
-    table = load_file(GOLDEN / "hf_qwen2" / "model.safetensors")["model.embed_tokens.weight"]
+    table = stored("hf_qwen2")["model.embed_tokens.weight"]
     assert params["embed"].dtype == jnp.dtype(dtype)
     error = np.abs(np.asarray(params["embed"], np.float32) - table).max() / np.abs(table).max()
     assert 0 < error < apart + (4e-3 if dtype == "bfloat16" else 0)
 
 
-def reference(pre, **model):
-    """The tokenizer of the test's files, put together by hand."""
-    vocab = {text: i for i, text in enumerate(TOKENS)}
-    inner = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[tuple(line.split()) for line in MERGES], **model))
-    inner.pre_tokenizer = pre
-    inner.add_special_tokens(SPECIAL[:4])
-    inner.add_tokens(SPECIAL[4:])
-    return inner
+KINDS = """F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K TQ1_0 TQ2_0 MXFP4 NVFP4 IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S
+    IQ4_NL IQ4_XS"""
+KINDS = {kind: gguf.GGMLQuantizationType[kind] for kind in KINDS.split()}
 
 
-PIECES = {
-    # digits alone; a blank before a number is a piece of its own; contractions in lower case only
-    "smollm": ["Ġthe", "Ġ", "1", "2", "3", "4", "'s", "D", "'", "S", "Ċ", "Ċ", "x"],
-    "qwen2": ["Ġthe", "Ġ", "1", "2", "3", "4", "'s", "D", "'", "S", "ĊĊ", "x"],
-    "llama-bpe": ["Ġthe", "Ġ", "123", "4", "'s", "D", "'", "S", "ĊĊ", "x"],
-}
+def random_blocks(kind, rows, columns):
+    """Bytes of a matrix of a quantised type: random ones, but with finite weights of a moderate size."""
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    rng, found, needed = np.random.default_rng(0), [], rows * columns // block
+    while sum(map(len, found)) < needed:
+        drawn = rng.integers(0, 256, (needed, size), np.uint8)
+        with np.errstate(all="ignore"):
+            largest = np.abs(gguf.quants.dequantize(drawn, kind)).max(-1)
+        found.append(drawn[largest < 1e4])  # not so where it is NaN
+    return np.concatenate(found)[:needed].reshape(rows, -1)
 
 
-@pytest.mark.parametrize("kind", PIECES)
-def test_text_is_cut_as_the_named_kind_cuts_it(tmp_path, kind):
-    cfg = import_hf(str(write(tmp_path / "m.gguf", tokenizer__ggml__pre=kind)), tmp_path / "w")
-    tokenizer = load_tokenizer(cfg.data)
-    text = " the 1234's<eot>D'S\n\nx<tool>"
-    pieces = [tokenizer.token_of(i) for i in tokenizer.encode(text)]
-    assert [p for p in pieces if p not in SPECIAL] == PIECES[kind] and pieces.count("<eot>") == pieces.count("<tool>") == 1
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-    if kind == "smollm":
-        by_hand = reference(pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)]))
-        assert tokenizer.encode(text) == by_hand.encode(text).ids
+@pytest.mark.filterwarnings("ignore:overflow")  # of the library, over random scales
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_type_of_the_library_is_read_in_the_order_of_hugging_face(tmp_path, kind):
+    kind = KINDS[kind]
+    raw = random_blocks(kind, 32, 512)
+    path = write(tmp_path / "m.gguf", tensors=lambda t: t.update({"blk.0.attn_q.weight": (raw, kind), "blk.0.ffn_up.weight": (raw, kind)}))
+    file, weight = GgufFile(path), gguf.quants.dequantize(raw, kind).astype(np.float32)
+    assert file.shape("model.layers.0.mlp.up_proj.weight") == (32, 512)
+    np.testing.assert_array_equal(file.read("model.layers.0.mlp.up_proj.weight", (slice(3, 7),)), weight[3:7])
+    query = file.read("model.layers.0.self_attn.q_proj.weight")
+    np.testing.assert_array_equal(as_llama_cpp(query, CONFIGS["hf_llama"]["num_attention_heads"]), weight)
 
 
-def test_rows_that_only_fill_up_are_no_tokens(tmp_path):
-    types = [3] * 4 + [4] + [1] * (len(TOKENS) - 7) + [5, 5]
-    tokens = [*TOKENS[:-2], "[PAD94]", "[PAD95]"]
-    path = write(tmp_path / "m.gguf", tokenizer__ggml__tokens=tokens, tokenizer__ggml__token_type=types, tokenizer__ggml__merges=MERGES[:2])
-    cfg = import_hf(str(path), tmp_path / "w")
-    assert cfg.model.vocab_size == 96 and load_tokenizer(cfg.data).vocab_size == 94
+def test_no_type_of_the_library_is_left_out():
+    assert {kind.name for kind in gguf.GGMLQuantizationType if kind in gguf.quants._type_traits} | {"F16"} == set(KINDS)
+
+
+def q4_k(block):
+    """One block of Q4_K by the description of the format: 256 weights, eight scales and lowest values of 6 bits, two halves of a byte each."""
+    scale, low = block[:4].view(np.float16).astype(np.float32)
+    s, nibbles, out = [int(b) for b in block[4:16]], block[16:], []
+    for j in range(8):
+        six = s[j] & 63 if j < 4 else (s[j + 4] & 15) | (s[j - 4] >> 6) << 4
+        floor = s[j + 4] & 63 if j < 4 else s[j + 4] >> 4 | (s[j] >> 6) << 4
+        part = nibbles[j // 2 * 32 : j // 2 * 32 + 32]
+        out += [scale * six * int(b >> 4 if j % 2 else b & 15) - low * floor for b in part]
+    return out
+
+
+def q6_k(block):
+    """One block of Q6_K: lower four bits, upper two bits, sixteen scales, one scale of them."""
+    lower, upper, scales, scale = (
+        block[:128],
+        block[128:192],
+        block[192:208].view(np.int8),
+        block[208:].view(np.float16).astype(np.float32)[0],
+    )
+    out = []
+    for i in range(256):
+        half, at = divmod(i, 128)
+        low = int(lower[half * 64 + at % 64]) >> (4 * (at // 64)) & 15
+        high = int(upper[half * 32 + at % 32]) >> (2 * (at // 32)) & 3
+        out.append(scale * int(scales[i // 16]) * ((low | high << 4) - 32))
+    return out
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize(("kind", "oracle"), [("Q4_K", q4_k), ("Q6_K", q6_k)])
+def test_the_types_that_most_files_have_by_their_description(tmp_path, kind, oracle):
+    kind = KINDS[kind]
+    raw = random_blocks(kind, 4, 256)
+    path = write(tmp_path / "m.gguf", tensors=lambda t: t.update({"blk.0.ffn_up.weight": (raw, kind)}))
+    np.testing.assert_allclose(GgufFile(path).read("model.layers.0.mlp.up_proj.weight"), [oracle(row) for row in raw], rtol=1e-5, atol=1e-3)
+
+
+# -- files ----------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_in_several_files_is_read_from_all_of_them(tmp_path):
+    write(tmp_path / "m.gguf", split=5)
+    parts = sorted(tmp_path.glob("m-*.gguf"))
+    assert len(parts) == 5 and parts[0].name == "m-00001-of-00005.gguf"
+    for at in (0, 2):
+        import_hf(str(parts[at]), tmp_path / f"w{at}")
+        export_hf(tmp_path / f"w{at}", tmp_path / f"out{at}")
+        ours, theirs = load_file(tmp_path / f"out{at}" / "model.safetensors"), stored("hf_llama")
+        assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in theirs)
+
+
+def second_as_third(parts):
+    parts[2].write_bytes(parts[1].read_bytes())
+
+
+def of_other_model(parts):
+    write(parts[0].with_name("o.gguf"), split=4)  # six files
+    parts[1].write_bytes(parts[0].with_name("o-00002-of-00006.gguf").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (
+            lambda parts: parts[2].unlink(),
+            r"m-00003-of-00005\.gguf: no such file, but m-00001-of-00005\.gguf is one of 5 \(1 are missing\)",
+        ),
+        (second_as_third, r"m-00003-of-00005\.gguf: it does not say that it is file 3 of 5"),
+        (of_other_model, r"m-00002-of-00005\.gguf: it does not say that it is file 2 of 5"),
+        (lambda parts: parts[3].write_bytes(parts[3].read_bytes()[:-3000]), r"m-00004-of-00005\.gguf: not a readable GGUF file"),
+    ],
+)
+def test_a_part_that_is_missing_or_another_is_one_line(tmp_path, damage, says):
+    write(tmp_path / "m.gguf", split=5)
+    parts = sorted(tmp_path.glob("m-*.gguf"))
+    damage(parts)
+    with pytest.raises(UserError, match=says) as error:
+        import_hf(str(parts[0]), tmp_path / "w")
+    assert "\n" not in str(error.value)
 
 
 def shortened(path):
@@ -169,14 +183,18 @@ def huge_array(path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"tokenizer__ggml__model": "llama"}, "tokenizer 'llama' is not supported"),
+        ({"tokenizer__ggml__model": "t5"}, "tokenizer 't5' is not supported"),
+        ({"tokenizer__ggml__model": "llama"}, r"has no tokenizer\.ggml\.scores"),
+        ({"tokenizer__ggml__model": "llama", "tokenizer__ggml__scores": [0.0]}, "1 scores for 96 tokens"),
+        ({"tokenizer__ggml__model": "llama", "tokenizer__ggml__scores": [float("nan")] * 96}, "not all are finite"),
         ({"tokenizer__ggml__pre": "deepseek-llm"}, "pre-tokenizer 'deepseek-llm' is not supported, only smollm, qwen2, llama-bpe"),
         ({"tokenizer__ggml__pre": None}, r"has no tokenizer\.ggml\.pre"),
         ({"tokenizer__ggml__merges": ["t h", "x yz"]}, "merges do not fit"),
         ({"tokenizer__ggml__tokens": [*TOKENS[:-1], TOKENS[0]]}, "95 of them different"),
         ({"tokenizer__ggml__eos_token_id": 96}, "eos_token_id is 96, but there are 96 tokens"),
         ({"general__architecture": "gemma3"}, "architecture 'gemma3' is not supported"),
-        ({"split__count": 3}, "one of 3 files"),
+        ({"split__count": 3}, "one of 3 files of a model; name them NAME-00001-of-00003"),
+        ({"split__tensors__count": 99}, r"its files hold \d+ tensors, not 99"),
         ({"llama__expert_count": 8}, "expert_count is 8"),
         ({"llama__rope__scaling__type": "yarn"}, "scaling 'yarn' is not supported"),
         ({"llama__rope__freq_base": float("nan")}, "rope_theta is nan|rope_freqs"),
