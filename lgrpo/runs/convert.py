@@ -314,12 +314,15 @@ def export_hf(
     mesh = make_mesh(MeshConfig(data=1, fsdp=ways), jax.devices()[:ways])
     params, step = load_weights(workdir, abstract_params(cfg.model, param_shardings(cfg.model, mesh)), best=best)
     prompt = prompt_texts(cfg, text_tokenizer, cfg.data.eval_split, [Record(problem="{problem}", cot="", answer="", uid=0)])[0]
-    about = {"step": step, "digest": params_digest(compute_params(params, cfg.model)), "prompt": prompt}
+    source = _text_source(cfg)
+    licences = sorted(file.name for pattern in _LICENCES for file in source.glob(pattern)) if source.is_dir() else []
+    about = {"step": step, "digest": params_digest(compute_params(params, cfg.model)), "prompt": prompt, "licences": licences}
+    card = model_card(cfg, storage.place(workdir), **about)  # Orbax opens the runs before on all processes or on none
     model = cfg.model if dtype == "keep" else dataclasses.replace(cfg.model, param_dtype=dtype)
     tensors = export_tensors(params, model, multihost.host)
     names: list[str] = []
     if multihost.is_main():
-        names = _write_model(out, cfg, model, tensors, shard_bytes, storage.place(workdir), about)
+        names = _write_model(out, cfg, model, tensors, shard_bytes, prompt, card)
     for _ in tensors:  # the other processes have their part in each
         pass
     multihost.barrier("lgrpo_export")
@@ -327,24 +330,17 @@ def export_hf(
 
 
 def _write_model(
-    out: Place,
-    cfg: ExperimentConfig,
-    model: ModelConfig,
-    tensors: Iterable[np.ndarray],
-    shard_bytes: int,
-    workdir: Place,
-    about: dict[str, Any],
+    out: Place, cfg: ExperimentConfig, model: ModelConfig, tensors: Iterable[np.ndarray], shard_bytes: int, prompt: str, card: str
 ) -> list[str]:
-    """The folder `out`, whole or not at all. about: of the checkpoint, for the model card. Returns the names of the weight files."""
+    """The folder `out`, whole or not at all. Returns the names of the weight files."""
     away = storage.remote(out)
     if not away:
         out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=None if away else out.parent, prefix=f".{out.name}-") as temporary:
         folder = pathlib.Path(temporary) / "model"
         folder.mkdir()
-        _write_texts(folder, cfg, model, about["prompt"])
-        licences = sorted(file.name for pattern in _LICENCES for file in folder.glob(pattern))
-        (folder / "README.md").write_text(model_card(cfg, workdir, licences=licences, **about), encoding="utf-8")
+        _write_texts(folder, cfg, model, prompt)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         names = write_tensors(folder, tensor_sizes(model), tensors, shard_bytes)
         if away:
             storage.upload(folder, out, last="config.json")  # without which there is no model
@@ -353,9 +349,14 @@ def _write_model(
     return names
 
 
+def _text_source(cfg: ExperimentConfig) -> pathlib.Path:
+    """The tokenizer's file, or the folder with what else came with it."""
+    return ASSET if cfg.data.tokenizer == "embedded" else storage.local(cfg.data.tokenizer)
+
+
 def _write_texts(folder: pathlib.Path, cfg: ExperimentConfig, model: ModelConfig, prompt: str) -> None:
     """Everything but the weights and the model card."""
-    source = ASSET if cfg.data.tokenizer == "embedded" else storage.local(cfg.data.tokenizer)
+    source = _text_source(cfg)
     if source.is_dir():
         _copy_texts(source, folder)
     else:
