@@ -116,7 +116,7 @@ def _digests(tree: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(path): hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest() for path, leaf in leaves}
 
 
-def write_final(cfg: ExperimentConfig, workdir: storage.PathLike) -> None:
+def write_final(cfg: ExperimentConfig, workdir: storage.Place) -> None:
     """What must be equal bit for bit, read from the checkpoint of the last step."""
     session = open_session(cfg, workdir, rl=True, buffer=collect.placed_buffer)
     session.close()
@@ -125,13 +125,13 @@ def write_final(cfg: ExperimentConfig, workdir: storage.PathLike) -> None:
     final = {"state": _digests(session.state), "buffer": _digests(session.restored.buffer), "data": session.restored.data}
     if not multihost.is_main():
         return
-    storage.write_text(storage.place(workdir) / FINAL, json.dumps(final, indent=1, sort_keys=True))
+    storage.write_text(workdir / FINAL, json.dumps(final, indent=1, sort_keys=True))
 
 
 def main() -> int:
     """Exit code of the run."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("workdir")
+    parser.add_argument("workdir", type=storage.place)
     parser.add_argument("--data-dir", required=True)
     for name, default in (("--steps", 12), ("--seed", 0), ("--fsdp", 1), ("--tensor", 1)):
         parser.add_argument(name, type=int, default=default)
