@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -44,7 +43,7 @@ from lgrpo.runs.integrity import require_finite
 from lgrpo.runs.model_card import model_card
 from lgrpo.runs.storage import PathLike, Place
 from lgrpo.runs.stored import flatten
-from lgrpo.sharding import make_mesh
+from lgrpo.sharding import make_mesh, replicated
 from lgrpo.types import TrainState
 
 ExtraTokens = Literal["refuse", "drop", "pad"]
@@ -244,7 +243,7 @@ def import_hf(
                 cfg = apply_diff(cfg, {"data.tokenizer": str(workdir / "hf")})
             params = import_params(files, model, _shardings(model, placed), rows=rows, fresh=fresh)
             require_finite(flatten(params), where, "download the model again, or import other weights")
-            zero = jnp.zeros((), jnp.int32)
+            zero = jax.device_put(np.int32(0), replicated(placed))  # a scalar of one process alone cannot be saved by several
             state = TrainState(zero, params, None, zero, zero, None)
             checkpoints.save(0, state=state, data={}, buffer=None, cfg=cfg, extra={"seconds": 0.0, "source": source}, metric=None)
         finally:

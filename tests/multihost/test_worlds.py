@@ -115,10 +115,7 @@ def test_a_signal_to_one_of_two_stops_both_at_the_same_step(world, sft_alone):
 def test_two_processes_make_labels_and_convert(world):
     """Stage 1, its labels, export and import, in one pair of processes. Labels and files are those of this process, from the same weights."""
     experiment, folder = world
-    parts, own = (
-        folder / "chain",
-        ("--data.train-split", "train[:40]", "--data.eval-split", "test[:16]"),
-    )  # the last batch of labels is short
+    parts, own = folder / "chain", ("--data.train-split", "train[:40]", "--data.eval-split", "test[:16]")
     cfg = change(
         config(folder / "data"), mesh=MeshConfig(data=4, fsdp=2), data__train_split="train[:40]", data__eval_split="test[:16]",
         sft__stage="union", evaluation__every=0,
@@ -132,7 +129,7 @@ def test_two_processes_make_labels_and_convert(world):
     assert_same_run(parts / "union", folder / "union1", load_stage1)
 
     assert labels.run(labels.with_source(cfg, str(parts / "union"), best=False), folder / "labels1") == 0
-    for split in ("train[:40]", "test[:16]"):
+    for split in ("train[:40]", "test[:16]"):  # the last batch of the first is short
         mine, theirs = (np.load(where / split / "labels.npz") for where in (parts / "labels", folder / "labels1"))
         np.testing.assert_array_equal(mine["ids"], theirs["ids"])
         np.testing.assert_allclose(mine["probs"], theirs["probs"], rtol=1e-5, atol=1e-6)
