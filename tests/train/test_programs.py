@@ -62,20 +62,6 @@ def test_the_output_table_is_gathered_once_an_update(modules):
     assert sum(times for _, times in tables) <= CFG.train.updates_per_step
 
 
-def relaid(module, vocab, least):
-    """What only moves, in a loop, an array that has the vocabulary as an axis and at least so many elements."""
-    moves = {"copy", "copy-start", "transpose", "reshape", "convert", "bitcast", "fusion", "parameter"}
-    for ran in hlo.runs(module):
-        ops = {inner.op for _, inner in hlo.inside(module, ran.instruction)} | {ran.instruction.op}
-        large = any(vocab in s.dims and math.prod(s.dims) >= least for s in ran.instruction.result)
-        if ran.loops and large and ops <= moves and ops & {"copy", "copy-start", "transpose"}:
-            yield ran.instruction
-
-
-def test_no_slice_of_the_log_probs_lays_the_table_or_its_logits_out_anew(modules):
-    assert not list(relaid(modules["update"], V, SHAPE["logprob_chunk"] // 8 * V))
-
-
 def test_nothing_sorts_the_vocabulary(modules):
     for name in ("rollout", "update"):
         for ran in hlo.runs(modules[name]):
