@@ -23,17 +23,20 @@ _SENTENCE_END = re.compile(r"[.;!?:]$|^(?![\d,]*\d,?$).*,$")
 # Words of a sentence that belong to the expression beside them, words before it that change or deny it, and words behind it that do.
 _JOINERS = words("or and to of out by times plus minus over &")
 _BEFORE = re.compile(
-    rf"n['’]t\b|\b(?:{'|'.join(DENYING)}|over|under|above|below|nearly|almost|remainder|divided|multiplied|times|power|instead|sqrt|log|ln|sin|cos|tan)\b"
-    r"|\b(?:root|square|cube|percent|third|quarter|out) of\b|\band$",
+    rf"n['’]t\b|\b(?:{'|'.join(DENYING)}|over|under|above|below|nearly|almost|remainder|divided|multiplied|times|power|instead)\b"
+    r"|\b(?:sqrt|log|ln|sin|cos|tan)(?![a-z])|\b(?:\d+|one) in\b|\b(?:root|square|cube|percent|third|quarter|out) of\b|\band$",
     re.IGNORECASE,
 )
 _BEHIND = re.compile(
-    r"(?:hundred|thousand|million|billion|trillion|dozen)s?\b|(?:half|percent|squared|cubed|factorial|times|plus|minus|divided|to the|out of)\b|\w+ than\b",
+    r"(?:hundred|thousand|million|billion|trillion|dozen)s?\b|times (?:as|more|larger|greater|bigger|the)\b|\w+ than\b|"
+    r"(?:half|squared|cubed|factorial|plus|minus|divided|to the|out of)\b",
     re.IGNORECASE,
 )
-_NO_LETTER = re.compile(r"[^A-Za-z\\√^|]*")
+# Left of the last `=`: arithmetic, perhaps behind a name, which need not be repeated in the answer.
+_SUM = re.compile(r"\s*(?:[A-Za-z] ?=)?(?:[^A-Za-z\\√^|]|[xX](?= ?[\d$.(])|(?<=\d)/[a-z]{3,})*")
 _ANCHOR = re.compile(r"[\d¹²³⁰-₉]|\\[A-Za-z]|\$[^$]|[√π∞]")
 _PART = re.compile(r"[^A-Za-z]*[-+*/=^<>(){}\[\]%|×·÷−$≤≥≠≈±∈][^A-Za-z]*|[*`\"'.,;:!?$()]*[b-zB-HJ-Z][*`\"'.,;:!?$()]*")
+_CLAUSE = re.compile(r"[,;.!?](?:\s|$)|\bequals\b")
 _MAX_TOKENS = 24
 
 
@@ -94,7 +97,8 @@ def joined_boxes(text: str) -> str | None:
 def _expression(text: str, first: bool) -> str | None:
     """The first or last run of words that are mathematics, in whole: without the sentence around it, and without the sum that it is. None: there
     is none; "": the words around it change it."""
-    tokens = text.split()
+    lines = [line.split() for line in text.split("\n")]
+    tokens = next((line for line in (lines if first else reversed(lines)) if any(_kind(token) == "anchor" for token in line)), [])
     order = range(len(tokens)) if first else range(len(tokens) - 1, -1, -1)
     at = next((n for n in order if _kind(tokens[n]) == "anchor"), None)
     if at is None:
@@ -103,9 +107,13 @@ def _expression(text: str, first: bool) -> str | None:
     start, stop = at - _reach(before, before), at + _reach(after, tokens[at:])
     run = " ".join(tokens[start : stop + 1]).rstrip(".,;:!*`")
     left, sign, right = run.rpartition("=")
-    summed = sign and not _JOINERS & set(tokens[start : stop + 1]) and _NO_LETTER.fullmatch(left) and re.search(r"\d|\\", right)
-    if not (summed and left) and _changed(tokens, start, stop):
-        return ""
+    summed = sign and not _JOINERS & set(tokens[start : stop + 1]) and _SUM.fullmatch(left) and re.search(r"\d|\\", right)
+    if (
+        re.search(r"[(^_\\]", "".join(tokens[max(0, start - 1) : start]))
+        if summed and not left
+        else not summed and _changed(tokens, start, stop)
+    ):
+        return _expression(" ".join(tokens[stop + 1 :]), first=False) or "" if first else ""  # not 3 but 4
     run = (right if summed else run).strip("*` \"'")
     if run.endswith(")") and "(" not in run:  # of a list, or of nothing
         opened = next((n for n in range(start - 1, max(-1, start - 9), -1) if "(" in tokens[n]), None)
@@ -115,9 +123,7 @@ def _expression(text: str, first: bool) -> str | None:
 
 def _changed(tokens: list[str], start: int, stop: int) -> bool:
     """Whether the words beside a run make something else of it: not 5, half of 10, 5 hundred, 3 kg and 200 g."""
-    words_before = tokens[max(0, start - 3) : start]
-    while any(word[-1:] in ",;.!?" for word in words_before):
-        words_before.pop(0)
+    words_before = _CLAUSE.split(" ".join(tokens[max(0, start - 3) : start]))[-1].split()
     behind = "" if _SENTENCE_END.search(tokens[stop]) else " ".join(tokens[stop + 1 : stop + 3])
     unit = "".join(words_before[-1:]).lower()
     piece = (unit in KNOWN or unit.rstrip("s") in KNOWN or unit == "feet") and _kind("".join(words_before[-2:-1])) == "anchor"
