@@ -11,6 +11,7 @@ its own. A test of how processes end starts them itself.
 import atexit
 import contextlib
 import functools
+import gc
 import json
 import os
 import runpy
@@ -124,8 +125,10 @@ def _end(work):
 
 def _serve(path):
     """Forks until the test process has gone. Returns (job, descriptors) in each forked process, None in the server at its end."""
+    gc.set_threshold(50_000, 20, 20)  # as in conftest.py
     for name in IMPORTED:
         __import__(name)
+    gc.freeze()
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(path)
     listening.listen(64)
