@@ -94,8 +94,11 @@ def jobs(repeats: int, *, quick: bool = False) -> list[Job]:
     found += [Job(f"A/lgrpo-{preset}", "rollout_lgrpo", {"preset": preset}) for preset in ("explicit", "exact", "paper")]
     found += [Job(f"A/hf-{cache}", "rollout_hf", {"cache": cache}) for cache in ("dynamic", "static")]
     found += [Job("A/tunix", "rollout_tunix", {}, venv="tunix")]
-    found += [Job("B/lgrpo", "update_lgrpo", {"share_prefix": True}), Job("B/lgrpo-tiled", "update_lgrpo", {"share_prefix": False})]
-    found += [Job("B/jax-full", "update_jax", {}), Job("B/torch-full", "update_torch", {})]
+    for tables, frozen in (("", False), ("-frozen", True)):
+        at = {"frozen": frozen}
+        found += [Job(f"B/lgrpo{tables}", "update_lgrpo", {"share_prefix": True} | at)]
+        found += [Job("B/lgrpo-tiled", "update_lgrpo", {"share_prefix": False} | at)] if not frozen else []
+        found += [Job(f"B/jax-full{tables}", "update_jax", at), Job(f"B/torch-full{tables}", "update_torch", at)]
     for rows, vocab in LATENT_SHAPES:
         at = {"rows": rows, "vocab": vocab, "k": 10}
         found += [Job(latent_key(step, rows, vocab), "latent_lgrpo", at | {"step": step}) for step in ("exact", "paper", "token")]

@@ -12,6 +12,17 @@ for flag in flags(8).split():
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
+# A program notes no Python frames beside its operations: nobody reads them here.
+os.environ.setdefault("JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS", "0")
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+gc.set_threshold(50_000, 20, 20)  # tracing makes many objects and few cycles
+
+
+def pytest_collection_finish():
+    """What was imported stays: the collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _room_for_programs():
@@ -39,9 +50,9 @@ def emulator(tmp_path_factory):
 
 @pytest.fixture
 def bucket(emulator, request):
-    """A folder of its own in a bucket."""
-    from emulator import BUCKET
-
+    """A folder in a bucket of its own."""
     from lgrpo.runs import storage
 
-    return storage.place(f"gs://{BUCKET}/{abs(hash(request.node.nodeid))}")
+    name = f"bucket-{abs(hash(request.node.nodeid))}"
+    emulator.make(name)
+    return storage.place(f"gs://{name}/run")

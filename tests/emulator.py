@@ -27,7 +27,11 @@ class Emulator:
         self.folder, self.port = folder, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.start()
-        body = json.dumps({"name": BUCKET}).encode()
+        self.make(BUCKET)
+
+    def make(self, name: str) -> None:
+        """A bucket. The server lists a folder by walking through the whole bucket, so what lies in others costs nothing."""
+        body = json.dumps({"name": name}).encode()
         request = urllib.request.Request(f"{self.url}/storage/v1/b?project=test", data=body, headers={"Content-Type": "application/json"})
         urllib.request.urlopen(request).close()
 

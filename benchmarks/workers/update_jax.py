@@ -1,4 +1,5 @@
-"""Update by plain JAX: a textbook Llama on tiled prompts with the full logits of the completion. Uses nothing of lgrpo. args: a Shape, repeats."""
+"""Update by plain JAX: a textbook Llama on tiled prompts with the full logits of the completion. Uses nothing of lgrpo. args: a Shape, frozen
+(both tables), repeats."""
 
 from __future__ import annotations
 
@@ -57,11 +58,12 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
     batch = jax.tree.map(jnp.asarray, (prompt_tokens(shape), completions(shape)))
 
     @jax.jit
-    def update(params: Params, prompts: jax.Array, data: dict[str, jax.Array]) -> Any:
-        value, grads = jax.value_and_grad(loss_of)(params, prompts, data, shape)
+    def update(moving: Params, fixed: Params, prompts: jax.Array, data: dict[str, jax.Array]) -> Any:
+        value, grads = jax.value_and_grad(lambda moving: loss_of(moving | fixed, prompts, data, shape))(moving)
         return value, jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grads))), grads
 
-    work = Kept(lambda: jax.block_until_ready(update(params, *batch)))
+    fixed = {name: params.pop(name) for name in ("embed", "unembed") if args.get("frozen", False)}
+    work = Kept(lambda: jax.block_until_ready(update(params, fixed, *batch)))
     found = measure(work, args["repeats"])
     value, norm, _ = work.last
     return found | {"tokens": shape.tokens, "loss": float(value), "grad_norm": float(norm)}

@@ -1,4 +1,5 @@
-"""Update by lgrpo: value and gradient of the policy loss, no optimizer. args: a Shape, share_prefix, repeats, devices."""
+"""Update by lgrpo: value and gradient of the policy loss, no optimizer. args: a Shape, share_prefix, frozen (both tables, as in RL),
+repeats, devices."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from lgrpo.config import MeshConfig
 from lgrpo.latent.replay import replay_logps
 from lgrpo.models.spec import param_shardings
 from lgrpo.sharding import make_mesh, put_batch
+from lgrpo.train.optimizer import join, split
 from lgrpo.types import Params, PromptBatch, Rollout
 
 # The density of the paper without its score gradient, which changes no forward value: what the references of this workload compute.
@@ -25,11 +27,12 @@ DIFF = {"rollout.latent.law.score_gradient": "plain"}
 def run(args: dict[str, Any]) -> dict[str, Any]:
     """Seconds of value_and_grad over the whole batch."""
     shape, share = shape_of(args), args["share_prefix"]
-    cfg = experiment(shape, "paper", diff=DIFF)
+    frozen = args.get("frozen", False)
+    cfg = experiment(shape, "paper", diff=DIFF | {"optim.freeze_embed": frozen, "optim.freeze_unembed": frozen})
     mesh = make_mesh(MeshConfig())
 
-    def loss(params: Params, prompts: PromptBatch, rollout: Rollout, advantages: jax.Array) -> jax.Array:
-        logps = replay_logps(params, prompts, rollout, cfg=cfg, share_prefix=share)
+    def loss(moving: Params, fixed: Params, prompts: PromptBatch, rollout: Rollout, advantages: jax.Array) -> jax.Array:
+        logps = replay_logps(join(moving, fixed), prompts, rollout, cfg=cfg, share_prefix=share)
         flat = [x.reshape(-1, shape.new) for x in (logps, rollout.logps, advantages, rollout.loss_mask)]
         return policy_loss(*flat)[0].value()
 
@@ -41,7 +44,8 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
     with jax.set_mesh(mesh):
         params = jax.device_put(params_of(shape), param_shardings(cfg.model, mesh))
         batch = put_batch((prompt_batch(shape), *recorded(shape)), mesh)
-        work = Kept(lambda: jax.block_until_ready(update(params, *batch)))
+        weights = split(params, cfg.optim)
+        work = Kept(lambda: jax.block_until_ready(update(*weights, *batch)))
         found = measure(work, args["repeats"])
     value, norm, _ = work.last
     return found | {

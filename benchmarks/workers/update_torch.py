@@ -1,4 +1,5 @@
-"""Update by torch with full logits of the completion, as the authors' trainer does it: value and gradient, no optimizer. args: a Shape, repeats."""
+"""Update by torch with full logits of the completion, as the authors' trainer does it: value and gradient, no optimizer. args: a Shape,
+frozen (both tables), repeats."""
 
 from __future__ import annotations
 
@@ -32,6 +33,8 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
     """Seconds of forward and backward over the whole batch."""
     shape = shape_of(args)
     model = llama(shape, random_weights(shape)).train()
+    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+        table.requires_grad_(not args.get("frozen", False))
     prompts = torch.from_numpy(prompt_tokens(shape)).long()
     data = {name: torch.from_numpy(x.copy()) for name, x in completions(shape).items()}
     data["ids"] = data["ids"].long()

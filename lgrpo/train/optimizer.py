@@ -66,20 +66,29 @@ def norm_in_float32(tree: Params) -> jax.Array:
     return optax.global_norm(jax.tree.map(lambda x: x.astype(jnp.float32), tree))
 
 
-def _clip(limit: float) -> optax.GradientTransformation:
-    """optax.clip_by_global_norm with the norm in float32."""
-
-    def clip(updates: Params, _: Params | None) -> Params:
-        norm = norm_in_float32(updates)
-        return jax.tree.map(lambda x: jnp.where(norm < limit, x, (x / norm.astype(x.dtype)) * limit), updates)
-
-    return optax.stateless(clip)
-
-
-def make_optimizer(cfg: OptimConfig, moving: Params, total_updates: int) -> optax.GradientTransformation:
-    """AdamW on the trained part of the parameters (`split`). Weight decay on matrices only."""
-    decayed = jax.tree.map_with_path(lambda path, x: x.ndim > 1 and _names(path)[-1] not in _VECTORS, moving)
-    adamw = optax.adamw(learning_rate(cfg, total_updates), cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay, mask=decayed)
-    # The two groups are in the names of stored moments; nothing is in the second any more.
+def make_optimizer(cfg: OptimConfig, moving: Params) -> optax.GradientTransformation:
+    """AdamW on the trained part of the parameters (`split`), for its state: moments and counts. What it does to the weights is `moved`."""
+    # The names and places of stored moments are those of this tree; neither rate nor decay is in them, and of the two groups only the first has any.
+    adamw = optax.adamw(optax.constant_schedule(cfg.lr), cfg.b1, cfg.b2, cfg.eps, mask=jax.tree.map(lambda _: True, moving))
     labels = jax.tree.map(lambda _: "train", moving)
-    return optax.partition({"train": optax.chain(_clip(cfg.clip_norm), adamw), "freeze": optax.set_to_zero()}, labels)
+    return optax.partition({"train": optax.chain(optax.identity(), adamw), "freeze": optax.set_to_zero()}, labels)
+
+
+def moved(moving: Params, opt_state: optax.OptState, cfg: OptimConfig, total_updates: int) -> Params:
+    """`moving` after the update whose moments are in opt_state already. Weight decay on matrices only.
+
+    From the new moments, not beside them: a compiler that forms both in one go keeps the old moments until the weights are done, which is a copy of
+    all of them.
+    """
+    states = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState))
+    adam = next(x for x in states if isinstance(x, optax.ScaleByAdamState))
+    first, second = (optax.tree.bias_correction(m, b, adam.count) for m, b in ((adam.mu, cfg.b1), (adam.nu, cfg.b2)))
+    rate = learning_rate(cfg, total_updates)(jnp.maximum(adam.count - 1, 0))
+
+    def new(path: tuple[Any, ...], x: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
+        step = m / (jnp.sqrt(v) + cfg.eps)
+        if x.ndim > 1 and _names(path)[-1] not in _VECTORS:
+            step = step + cfg.weight_decay * x
+        return (x - jnp.asarray(rate, step.dtype) * step).astype(x.dtype)
+
+    return jax.tree.map_with_path(new, moving, first, second)

@@ -1,11 +1,13 @@
 """The command that users run to see that their machine resumes exactly; and that it finds a difference where there is one."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
+from flags import flags
 
 from lgrpo.selftest import kills as selftest
 
@@ -14,7 +16,7 @@ STEP = {"step": 1, "policy/loss": 0.5, "reward/mean": 0.25}
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    """(finished process, workdir) of two kills on the mesh of the tests."""
+    """(finished process, workdir) of two kills on a mesh of two by two."""
     workdir = tmp_path_factory.mktemp("selftest") / "runs"
     command = [
         sys.executable,
@@ -31,7 +33,8 @@ def result(tmp_path_factory):
         "--workdir",
         str(workdir),
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=550, check=False), workdir
+    env = os.environ | {"XLA_FLAGS": flags(4)}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=550, check=False), workdir
 
 
 def test_two_kills(result):

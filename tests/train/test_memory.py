@@ -55,6 +55,16 @@ def small(**fields):
     return apply_diff(tiny(train__prompts_per_step=8, mesh__data=2, mesh__fsdp=2, mesh__tensor=2, **fields), EXACT)
 
 
+def test_an_update_over_slices_holds_one_tree_of_gradients_and_copies_no_moments():
+    """Of a model whose weights are large beside its batch: gradients, and one pass of their norm. A tree per slice, or old moments beside new ones,
+    are more."""
+    large = {"model__d_model": 64, "model__d_ff": 2048, "model__n_layers": 4}
+    cfg = tiny(**large, rollout__max_new_tokens=4, rollout__latent__max_latent=2, train__microbatch=2, mesh__data=1)
+    update = predict(cfg, jax.devices()[:1], rl=True)[1]
+    weights = 4 * 4 * 3 * 64 * 2048
+    assert weights < update.temporary < 2.5 * weights
+
+
 def test_arguments_are_the_tensors_of_the_table():
     cfg = small(algo__kl_coef=0.1)
     rollout, update = predict(cfg, jax.devices(), rl=True)

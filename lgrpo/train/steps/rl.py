@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +56,13 @@ def _make_train_batch(prompts: PromptBatch, grouped: Rollout, rewards: Array, va
     return TrainBatch(prompts, grouped, advantages, counted)
 
 
-_ADVANTAGES = Wants(("algo",), unread=(*_COEFFICIENTS, "algo.dynamic", "algo.lora"))
+# What makes the advantages, and what the update makes of them: a grid over the one compiles the other once.
+_OF_ADVANTAGES = tuple(
+    f"algo.{name}"
+    for name in ("invalid", "first_token", "advantage", "baseline", "scale", "winner_score", "winner_must_be_valid", "lone_survivor")
+)
+_OF_UPDATES = tuple(f"algo.{name}" for name in ("ratio", "loss_mean", "old_logps", "lora"))
+_ADVANTAGES = Wants(("algo",), unread=(*_COEFFICIENTS, *_OF_UPDATES, "algo.dynamic"))
 make_train_batch = Program(_make_train_batch, _ADVANTAGES)
 
 
@@ -127,13 +131,8 @@ def _update(state: TrainState, batch: tuple[TrainBatch, Array], cfg: ExperimentC
             loss = Mean(loss.value(), (loss.count > 0).astype(jnp.float32))  # an empty slice has no mean
         return loss.total, (loss, metrics)
 
-    def loss_and_grad(part: tuple[TrainBatch, Array]) -> tuple[Any, Any]:
-        (_, aux), grads = jax.value_and_grad(objective, has_aux=True)(moving, part)
-        return aux, grads
-
-    (loss, metrics), grads = accumulate(loss_and_grad, slices_of(batch, slices))
-    grads = jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1).astype(g.dtype), grads)
-    state, more = apply_update(state, grads, cfg, total, empty=~batch[0].loss_mask.any())
+    (loss, metrics), grads = accumulate(objective, moving, slices_of(batch, slices))
+    state, more = apply_update(state, grads, cfg, total, count=loss.count, empty=~batch[0].loss_mask.any())
     return state, metrics | more
 
 
@@ -161,7 +160,7 @@ _LEARNING = Wants(
         *(f"train.{name}" for name in ("updates_per_step", "microbatch", "logprob_chunk", "share_prefix", "diagnostics")),
     ),
     arrays=(*_COEFFICIENTS, *_OPTIM),
-    unread=("algo.dynamic",),
+    unread=(*_OF_ADVANTAGES, "algo.dynamic"),
 )
 train_step = Program(
     _train_step,

@@ -28,6 +28,7 @@ from lgrpo.train.steps.update import (
     micro_count,
     scheduled_updates,
     slices_of,
+    summed,
 )
 from lgrpo.types import Array, Mean, Params, PromptBatch, TrainState
 
@@ -98,7 +99,7 @@ def _by_slice(*rows: Array) -> tuple[jax.Array, ...]:
 def _sft_losses(params: Params, batch: dict[str, Array], *, cfg: ExperimentConfig) -> tuple[Mean, Mean]:
     """(cross-entropy, KL times kl_weight) of a batch on clean labels and without dropout: for validation. params: as in the state."""
     weights = attached_weights(params, cfg.sft.lora)
-    return accumulate(lambda part: _sft_terms(weights, part, cfg), _sft_inputs(batch, None, cfg, 1).parts)
+    return summed(lambda part: _sft_terms(weights, part, cfg), _sft_inputs(batch, None, cfg, 1).parts)
 
 
 def _sft_step(state: TrainState, batch: dict[str, Array], *, cfg: ExperimentConfig) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -117,11 +118,7 @@ def _sft_step(state: TrainState, batch: dict[str, Array], *, cfg: ExperimentConf
         ce, kl = _sft_terms(weights, part, cfg)
         return ce.total / jnp.maximum(inputs.tokens, 1) + kl.total / jnp.maximum(inputs.latents, 1), (ce, kl)
 
-    def loss_and_grad(part: Any) -> tuple[Any, Any]:
-        (_, terms), grads = jax.value_and_grad(objective, has_aux=True)(moving, part)
-        return list(terms), grads
-
-    (ce, kl), grads = accumulate(loss_and_grad, inputs.parts)
+    (ce, kl), grads = accumulate(objective, moving, inputs.parts)
     state, metrics = apply_update(state, grads, cfg, total)
     state = state.replace(step=state.step + 1)
     out = {"sft/ce": ce.value(), "sft/kl": kl.value(), "sft/loss": ce.value() + kl.value(), "grad/norm": metrics["grad/norm"].value()}

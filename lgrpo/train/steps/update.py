@@ -14,7 +14,7 @@ import optax
 from lgrpo.config import ExperimentConfig, LoraConfig
 from lgrpo.models.lora import attach, merge
 from lgrpo.sharding import constrain_batch
-from lgrpo.train.optimizer import join, learning_rate, make_optimizer, norm_in_float32, split
+from lgrpo.train.optimizer import join, learning_rate, make_optimizer, moved, norm_in_float32, split
 from lgrpo.types import Max, Mean, Params, TrainState
 
 Metrics = dict[str, Mean | Max]
@@ -50,7 +50,7 @@ def merged_weights(params: Params, lora: LoraConfig) -> Params:
 def init_state(params: Params, cfg: ExperimentConfig, *, rl: bool) -> TrainState:
     """Fresh optimizer state around `params`; keeps a copy of them when the KL needs a reference. With adapters their base is the reference."""
     moving, _ = split(params, cfg.optim, cfg.sft.stage)
-    optimizer = make_optimizer(cfg.optim, moving, 0)  # of the schedule only a count is in the state
+    optimizer = make_optimizer(cfg.optim, moving)
     reference = jax.tree.map(jnp.copy, params) if rl and cfg.algo.kl_coef > 0 and not cfg.algo.lora.rank else None
     # One array each: a donated buffer may not appear twice.
     return TrainState(
@@ -63,17 +63,34 @@ def slices_of(tree: Any, count: int) -> Any:
     return jax.tree.map(lambda x: constrain_batch(x.reshape(count, x.shape[0] // count, *x.shape[1:]), axis=1), tree)
 
 
-def accumulate(loss_and_grad: Callable[[Any], tuple[Any, Any]], parts: Any) -> tuple[Any, Any]:
-    """Sums loss_and_grad over the parts of a batch, leaves [slices, ...]."""
-    first = jax.tree.map(lambda x: x[0], parts)
+def summed(terms: Callable[[Any], Any], parts: Any) -> Any:
+    """Sums what `terms` says of the parts of a batch, leaves [slices, ...], in their order."""
     if jax.tree.leaves(parts)[0].shape[0] == 1:
-        return loss_and_grad(first)
+        return terms(jax.tree.map(lambda x: x[0], parts))
     add = partial(jax.tree.map, lambda a, b: a + b, is_leaf=lambda x: isinstance(x, Mean | Max))
+    each = jax.lax.map(terms, parts)
+    first, more = (jax.tree.map(lambda x, cut=cut: x[cut], each) for cut in (0, slice(1, None)))
+    return jax.lax.scan(lambda total, part: (add(total, part), None), first, more)[0]
 
-    def body(total: Any, part: Any) -> tuple[Any, None]:
-        return add(total, loss_and_grad(part)), None
 
-    return jax.lax.scan(body, loss_and_grad(first), jax.tree.map(lambda x: x[1:], parts))[0]
+def accumulate(objective: Callable[[Params, Any], tuple[jax.Array, Any]], params: Params, parts: Any) -> tuple[Any, Params]:
+    """objective(params, part) -> (number, terms); returns the sum of the terms over the parts, leaves [slices, ...], and the gradient of that of the
+    numbers.
+
+    The gradients of several parts are added up in place, layer by layer while the backward pass runs: there is one tree of them, not one of the sums
+    and one of the part at hand.
+    """
+    if jax.tree.leaves(parts)[0].shape[0] == 1:
+        (_, terms), grads = jax.value_and_grad(objective, has_aux=True)(params, jax.tree.map(lambda x: x[0], parts))
+        return terms, grads
+    sums = jax.tree.map(lambda x: jax.new_ref(jnp.zeros_like(x)), params)
+
+    def one(part: Any) -> Any:
+        number, backward, terms = jax.vjp(lambda params: objective(params, part), params, has_aux=True)
+        backward.with_refs(sums)(jnp.ones_like(number))
+        return terms
+
+    return summed(one, parts), jax.tree.map(jax.freeze, sums)
 
 
 def updates_done(state: TrainState) -> jax.Array:
@@ -88,23 +105,30 @@ def last_rate(state: TrainState, cfg: ExperimentConfig, total: int) -> jax.Array
 
 @jax.named_scope("optimizer")
 def apply_update(
-    state: TrainState, grads: Params, cfg: ExperimentConfig, total: int, empty: jax.Array | bool = False
+    state: TrainState, grads: Params, cfg: ExperimentConfig, total: int, *, count: jax.Array | None = None, empty: jax.Array | bool = False
 ) -> tuple[TrainState, Metrics]:
     """One optimizer update by the gradients of what is trained (`split`); a non-finite gradient leaves everything but the counters as it was.
 
-    empty: nothing was counted in the loss. Then nothing moves, neither weights nor moments nor schedule, and nothing counts as skipped.
+    count: the gradients are sums over so many. empty: nothing was counted in the loss. Then nothing moves, neither weights nor moments nor schedule,
+    and nothing counts as skipped. Numbers that scale all gradients are put into one factor, and moments that stay are not selected but left alone:
+    either would be a copy of the whole tree.
     """
     moving, frozen = split(state.params, cfg.optim, cfg.sft.stage)
-    optimizer = make_optimizer(cfg.optim, moving, total)
-    norm = norm_in_float32(grads)
+    share = jnp.ones(()) if count is None else 1.0 / jnp.maximum(count, 1)
+    norm = norm_in_float32(grads) * share
     finite = jnp.isfinite(norm)
     moves = finite & ~jnp.asarray(empty)
-    safe = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), grads)
-    updates, opt_state = optimizer.update(safe, state.opt_state, moving)
-    keep = partial(jax.tree.map, lambda new, old: jnp.where(moves, new, old))
+    factor = share * jnp.where(norm < cfg.optim.clip_norm, 1.0, cfg.optim.clip_norm / norm)
+
+    def advanced(opt_state: optax.OptState) -> optax.OptState:
+        scaled = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
+        return make_optimizer(cfg.optim, moving).update(scaled, opt_state, moving)[1]
+
+    opt_state = jax.lax.cond(moves, advanced, lambda opt_state: opt_state, state.opt_state)
+    params = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved(moving, opt_state, cfg.optim, total), moving)
     state = state.replace(
-        params=join(keep(optax.apply_updates(moving, updates), moving), frozen),
-        opt_state=keep(opt_state, state.opt_state),
+        params=join(params, frozen),
+        opt_state=opt_state,
         nonfinite=jnp.where(empty, state.nonfinite, jnp.where(finite, 0, state.nonfinite + 1)),
         skipped=state.skipped + jnp.where(finite | empty, 0, 1),
     )
