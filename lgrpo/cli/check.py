@@ -33,6 +33,7 @@ def run(options: argparse.Namespace, cfg: Any, remake: Remake) -> int:
     import jax
 
     from lgrpo.config.overrides import apply_diff, to_json
+    from lgrpo.runs.precision import settle_for_run
     from lgrpo.train import check
 
     found, why = check.find_kind(options.experiment, cfg)
@@ -53,6 +54,9 @@ def run(options: argparse.Namespace, cfg: Any, remake: Remake) -> int:
         why += f"; stage {options.stage}"
     devices = options.devices or jax.device_count()
     print(f"checked for `{kind}` ({why})", file=sys.stderr)
+    cfg, chosen = settle_for_run(cfg, options.workdir)
+    if chosen:
+        print(chosen, file=sys.stderr)
     try:
         cfg, tokenizer = check.prepared(cfg, devices, kind)
     finally:

@@ -36,13 +36,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _numerics(options: argparse.Namespace) -> int:
     from lgrpo.config import ExperimentConfig
+    from lgrpo.config.machine import settle_dtype
     from lgrpo.config.overrides import apply_diff, load_experiment
     from lgrpo.config.validate import require_valid
     from lgrpo.selftest import numerics
 
     cfg = load_experiment(options.experiment) if options.experiment else ExperimentConfig()
     given = {"model.dtype": options.dtype, "model.vocab_size": options.vocab, "data.think_end_id": 0, "data.eos_id": 1}
-    cfg = apply_diff(cfg, {path: value for path, value in given.items() if value is not None})
+    cfg, _ = settle_dtype(apply_diff(cfg, {path: value for path, value in given.items() if value is not None}))
     require_valid(cfg, device_count=1, kind="eval")
     return numerics.run(cfg)
 

@@ -50,8 +50,9 @@ class ModelConfig:
     """Epsilon of the RMS norms."""
     tie_embeddings: bool = False
     """Use the embedding table as output projection."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of activations (logits, softmaxes and densities are always float32)."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Type of activations (logits, softmaxes and densities are always float32). auto: the one in which the machine multiplies faster; a run keeps
+    what it began with."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the trained weights."""
     remat: bool = False

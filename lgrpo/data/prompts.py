@@ -13,6 +13,7 @@ from typing import Any
 import tokenizers
 
 from lgrpo.config import DataConfig, ExperimentConfig
+from lgrpo.config.machine import settle_dtype
 from lgrpo.data.chat import ChatTemplate, load_chat_template
 from lgrpo.data.files import digest
 from lgrpo.data.ragged import Ragged
@@ -185,11 +186,12 @@ def pad_id(data_cfg: DataConfig, tokenizer: TextTokenizer) -> int:
 
 def resolve(cfg: ExperimentConfig, tokenizer: TextTokenizer) -> ExperimentConfig:
     """The config with everything that depends on the tokenizer filled in: model.vocab_size, data.think_end_id, data.eos_id,
-    data.more_eos_ids.
+    data.more_eos_ids; and model.dtype=auto, by the machine.
 
     think_end_id is the first id of the text data.think_end: checkpoints without that token spell it in several (`</`, `think`, `>`).
     Errors: UserError for a value that disagrees with the tokenizer or for a model with fewer rows than the tokenizer has ids.
     """
+    cfg, _ = settle_dtype(cfg)
     size = tokenizer.vocab_size
     vocab_size = cfg.model.vocab_size or size
     if vocab_size < size:

@@ -34,6 +34,7 @@ from lgrpo.runs import multihost, storage
 from lgrpo.runs.checkpoint import check_source, load_weights
 from lgrpo.runs.interrupt import EXIT_PREEMPTED, StopFlag
 from lgrpo.runs.metrics import progress, summary_table
+from lgrpo.runs.precision import settle_for_run
 from lgrpo.runs.storage import PathLike, Place, write_text
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh
 from lgrpo.types import Finish, Params, Rollout
@@ -219,6 +220,9 @@ def run(
     is not there, a workdir without checkpoints, results of another evaluation in the folder.
     """
     workdir = storage.place(workdir)
+    cfg, chosen = settle_for_run(cfg, workdir)
+    if chosen:
+        multihost.say(chosen)
     tokenizer = load_tokenizer(cfg.data)
     cfg = settled(resolve(cfg, tokenizer))
     require_valid(cfg, device_count=jax.device_count(), kind="eval")

@@ -28,6 +28,7 @@ from lgrpo.report.text import visible, visible_lines
 from lgrpo.report.trace import Sample, Step, Trace, trace
 from lgrpo.runs import multihost
 from lgrpo.runs.checkpoint import check_source, load_params, saved_step
+from lgrpo.runs.precision import settle_for_run
 from lgrpo.runs.storage import Place, write_text
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh
 from lgrpo.types import PromptBatch
@@ -238,7 +239,7 @@ def run(
     """
     multihost.require_one("trace")
     tokenizer = load_tokenizer(cfg.data)
-    cfg = resolve(cfg, tokenizer)
+    cfg = resolve(settle_for_run(cfg, workdir)[0], tokenizer)
     require_valid(cfg, device_count=jax.device_count(), kind="eval")
     prompts, golds = select_problems(cfg, tokenizer, split or cfg.data.eval_split, problems)
     mesh = make_mesh(cfg.mesh)

@@ -10,6 +10,7 @@ import jax
 from jax.sharding import AbstractMesh, NamedSharding
 
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.machine import settle_dtype
 from lgrpo.config.validate import mesh_sizes
 from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.errors import UserError
@@ -113,6 +114,7 @@ def _batch_line(cfg: ExperimentConfig, mesh: AbstractMesh, rl: bool) -> str:
 
 def table(cfg: ExperimentConfig, devices: int, *, rl: bool) -> str:
     """The layout as text: a row per parameter, its moments beside it, then whatever is placed in another way, and sums. Errors: as layout."""
+    cfg, _ = settle_dtype(cfg)
     if not cfg.model.vocab_size:
         cfg = resolve(cfg, load_tokenizer(cfg.data))
     mesh, rows = abstract_mesh(cfg, devices), layout(cfg, devices, rl=rl)

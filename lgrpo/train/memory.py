@@ -17,6 +17,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
 from lgrpo.config import ExperimentConfig
+from lgrpo.config.machine import settle_dtype
 from lgrpo.config.validate import require_valid
 from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.errors import UserError
@@ -211,6 +212,7 @@ def _mib(size: int) -> str:
 
 def checked(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) -> ExperimentConfig:
     """cfg resolved and fit for so many devices. Errors: UserError."""
+    cfg, _ = settle_dtype(cfg)
     if not cfg.model.vocab_size:
         cfg = resolve(cfg, load_tokenizer(cfg.data))
     require_valid(cfg, device_count=len(devices), kind="train" if rl else "sft")

@@ -35,6 +35,7 @@ from lgrpo.runs.compiling import CompileClock
 from lgrpo.runs.interrupt import EXIT_PREEMPTED
 from lgrpo.runs.lock import Lock
 from lgrpo.runs.metrics import MetricsWriter
+from lgrpo.runs.precision import settle_for_run
 from lgrpo.runs.storage import Place
 from lgrpo.runs.versions import source_digest, versions
 from lgrpo.sharding import ROLLOUT_RULES, make_mesh, replicated
@@ -127,8 +128,12 @@ class Session:
         return code
 
 
-def prepare(cfg: ExperimentConfig, *, kind: str) -> tuple[ExperimentConfig, TextTokenizer]:
-    """Fills in what depends on the tokenizer and checks the whole config. Errors: UserError listing every problem."""
+def prepare(cfg: ExperimentConfig, workdir: Place | None = None, *, kind: str) -> tuple[ExperimentConfig, TextTokenizer]:
+    """Fills in what depends on the machine, or on the run in workdir, and on the tokenizer, and checks the whole config. Errors: UserError listing every
+    problem."""
+    cfg, chosen = settle_for_run(cfg, workdir)
+    if chosen:
+        multihost.say(chosen)
     tokenizer = load_tokenizer(cfg.data)
     cfg = resolve(cfg, tokenizer)
     multihost.say(describe_think_tokens(cfg, tokenizer))
@@ -283,7 +288,7 @@ def open_session(cfg: ExperimentConfig, workdir: Place, *, rl: bool, buffer: Cal
 
     Errors: UserError for an invalid config, a workdir of another config, initial parameters that do not fit.
     """
-    cfg, tokenizer = prepare(cfg, kind="train" if rl else "sft")
+    cfg, tokenizer = prepare(cfg, workdir, kind="train" if rl else "sft")
     lock = _own(workdir)
     try:
         return _open(cfg, tokenizer, workdir, lock, rl=rl, buffer=buffer)

@@ -2,9 +2,9 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
+import forks
 from flags import flags
 
 from lgrpo.ablate.grid import load_grid, plan
@@ -65,6 +65,9 @@ def get_config():
 
 def test_a_killed_run_changes_nothing_in_the_table(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", flags())  # one device is enough, and starts faster
+    python, where = forks.command(tmp_path / "run.py")
+    for name, value in where.items():
+        monkeypatch.setenv(name, value)
     files = {
         "run.py": RUN.format(root=str(tmp_path), lgrpo=str(Path(__file__).parents[2])),
         "experiment.py": EXPERIMENT.format(data=str(tmp_path / "data")),
@@ -76,7 +79,7 @@ def test_a_killed_run_changes_nothing_in_the_table(tmp_path, monkeypatch):
 
     def go(folder):
         todo = plan(tmp_path / "experiment.py", grid, [0], {}, folder)
-        return todo, run_jobs(todo, [Slot()], folder, python=(sys.executable, str(tmp_path / "run.py")))
+        return todo, run_jobs(todo, [Slot()], folder, python=tuple(python))
 
     def tables(folder, todo):
         write_table(grid, todo, folder)

@@ -1,5 +1,6 @@
 """Advantages, invalid-sample masking, first-token selection. Breaks when a group teaches the wrong sample, or its own rounding."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from lgrpo.types import Rollout
 def record(logps, mask, is_latent=None):
     """A Rollout [B,G,T] of which only log-probs and masks matter."""
     empty = np.zeros((*mask.shape, 1))
-    is_latent = np.zeros_like(mask) if is_latent is None else is_latent
+    is_latent = np.zeros(mask.shape, bool) if is_latent is None else is_latent
     return Rollout(empty, empty, empty, is_latent, mask, mask, logps, *[np.zeros(mask.shape[:2])] * 3)
 
 
@@ -35,11 +36,16 @@ def test_golden(size, invalid):
     rewards, mask, valid = arrays["rewards"], arrays["response_mask"], ~arrays["is_truncated"]
     logps = np.where(mask, arrays["old_log_probs"], np.nan)  # what is off the mask must be ignored
     cfg = AlgoConfig(invalid=invalid, lone_survivor="reward", winner_must_be_valid=invalid == "exclude")
-    per_sample = group_advantages(rewards, valid, invalid=invalid, lone_survivor="reward", zero_last=True)
-    scores = winner_scores(record(logps, mask), valid, AlgoConfig(winner_must_be_valid=False))
-    same(np.asarray(token_advantages(per_sample, scores, mask)), arrays["advantages_f64"])
-    want = arrays.get("advantages_zeroed_f64", arrays["advantages_f64"])
-    same(np.asarray(rollout_advantages(record(logps, mask), rewards, valid, cfg)), want)
+
+    @jax.jit
+    def both(rewards, valid, logps, mask):
+        per_sample = group_advantages(rewards, valid, invalid=invalid, lone_survivor="reward", zero_last=True)
+        scores = winner_scores(record(logps, mask), valid, AlgoConfig(winner_must_be_valid=False))
+        return token_advantages(per_sample, scores, mask), rollout_advantages(record(logps, mask), rewards, valid, cfg)
+
+    apart, whole = jax.device_get(both(rewards, valid, logps, mask))
+    same(apart, arrays["advantages_f64"])
+    same(whole, arrays.get("advantages_zeroed_f64", arrays["advantages_f64"]))
 
 
 groups = st.integers(2, 6).flatmap(

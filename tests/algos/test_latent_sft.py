@@ -26,7 +26,7 @@ def test_golden_distillation(case):
         chosen = token_logps(logits, ids, jnp.full(len(ids), temperature)).chosen
         return temperature**2 * sparse_kl(probs, chosen).mean()
 
-    value, grad = jax.value_and_grad(loss)(jnp.asarray(G[f"kd_{case}_student_logits"]))
+    value, grad = jax.jit(jax.value_and_grad(loss))(G[f"kd_{case}_student_logits"])
     np.testing.assert_allclose(value, G[f"kd_{case}_loss_f64"], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(grad, G.get(f"kd_{case}_grad_f64", G[f"kd_{case}_grad"]), rtol=1e-5, atol=1e-5)
 
@@ -147,11 +147,18 @@ def test_losses_and_their_counts():
     rng = np.random.default_rng(0)
     logps = -rng.exponential(size=targets.ids.shape).astype(np.float32)
     mask, is_latent = np.asarray(targets.mask), np.asarray(targets.is_latent)
-    ce, kl = sft_loss(targets, jnp.where(mask[..., None], logps, jnp.nan), kl_weight=0.3)
+    dirty = np.where(mask[..., None], logps, np.float32("nan"))
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def losses(logps):
+        terms = sft_loss(targets, logps, kl_weight=0.3)
+        return sum(term.total for term in terms), terms
+
+    grads, (ce, kl) = losses(dirty)
     tokens = mask & ~is_latent
     assert ce.count == tokens.sum() == 1 + 2 + 1 + 3 and kl.count == is_latent.sum() == 2 + 1
     assert float(ce.total) == pytest.approx(-logps[..., 0][tokens].sum(), rel=1e-5)
     want = sum(oracle.kl(targets.weights[n, t], logps[n, t]) for n, t in np.argwhere(is_latent))
     assert float(kl.total) == pytest.approx(0.3 * want, rel=1e-4)
-    grads = jax.grad(lambda x: sum(term.total for term in sft_loss(targets, x, kl_weight=0.3)))(jnp.where(mask[..., None], logps, jnp.nan))
     assert np.isfinite(grads).all() and not np.asarray(grads)[~mask].any()

@@ -109,7 +109,7 @@ def test_sequence_ratios_are_those_of_gspo():
         kw = {"clip_low": 0.1, "clip_high": 0.15, "dual_clip": 1e9, "ratio_of": "sequence", "weights": sequence_weights(jnp.asarray(mask))}
         return policy_loss(x, old, advantages, mask, **kw)[0].value()
 
-    value, grad = jax.value_and_grad(loss)(jnp.asarray(dirty))
+    value, grad = jax.device_get(jax.jit(jax.value_and_grad(loss))(dirty))
     assert float(value) == pytest.approx(gspo(logps, old, advantages, mask, 0.1, 0.15), rel=1e-5)
     for row, column in np.argwhere(mask):
         up, down = (logps.astype(np.float64) for _ in range(2))
@@ -122,9 +122,9 @@ def test_sequence_ratios_are_those_of_gspo():
 
 def test_mean_over_completions_against_float64():
     logps, old, advantages, mask = (np.asarray(x) for x in inputs("a"))
-    weights = sequence_weights(jnp.asarray(mask))
-    got = policy_loss(logps, old, advantages, mask, weights=weights, **CLIP)[0]
-    each = [policy_loss(*(x[i : i + 1] for x in (logps, old, advantages, mask)), **CLIP)[0] for i in range(len(mask)) if mask[i].any()]
+    got = jax.jit(lambda *rows: policy_loss(*rows, weights=sequence_weights(rows[-1]), **CLIP)[0])(logps, old, advantages, mask)
+    one = jax.jit(lambda *row: policy_loss(*row, **CLIP)[0])
+    each = [one(*(x[i : i + 1] for x in (logps, old, advantages, mask))) for i in range(len(mask)) if mask[i].any()]
     assert float(got.count) == pytest.approx(len(each)) and float(got.value()) == pytest.approx(
         np.mean([float(m.value()) for m in each]), rel=1e-5
     )

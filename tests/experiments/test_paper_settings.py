@@ -7,8 +7,8 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 
+import forks
 import jax
 import numpy as np
 import pytest
@@ -97,8 +97,9 @@ def test_a_toy_run_is_trained_exported_and_imported(base, tmp_path):
     # One device, as on a user's CPU, and not in the repository: nothing may depend on where it is started.
     argv = ["train", str(ROOT / "experiments" / f"{base}_smoke.py"), "--workdir", "w", "--train.num-steps", "1", "--evaluation.every", "0"]
     argv += ["--algo.dynamic.max-rounds", "1", "--logging.progress", "False"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags()}
-    done = subprocess.run([sys.executable, "-m", "lgrpo", *argv], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    command, where = forks.command("-m", "lgrpo", *argv)
+    env = os.environ | where | {"XLA_FLAGS": flags()}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "think_end '</think>': </|" in done.stderr and "first prompt: <|" in done.stderr
     cfg = saved_config(tmp_path / "w")

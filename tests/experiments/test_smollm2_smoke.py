@@ -8,9 +8,9 @@ import shutil
 import signal
 import string
 import subprocess
-import sys
 import time
 
+import forks
 import pytest
 import tokenizers
 from flags import flags
@@ -65,8 +65,8 @@ def study(tmp_path_factory):
 def start(study, transfer=None):
     environment = os.environ | {"XLA_FLAGS": flags()}  # one device, as on a user's machine
     options = ["--transfer", str(transfer)] if transfer else []
-    command = [sys.executable, "-m", "experiments.smollm2", "--budget", "smoke", "--workdir", str(study.parent), *options]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command, where = forks.command("-m", "experiments.smollm2", "--budget", "smoke", "--workdir", study.parent, *options)
+    return subprocess.Popen(command, cwd=ROOT, env=environment | where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def stop_when(process, file):

@@ -1,12 +1,14 @@
 """The command that users run to see that their machine resumes exactly; and that it finds a difference where there is one."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
 import sys
 
 import pytest
+from flags import flags
 
 from lgrpo.runs import storage
 from lgrpo.selftest import kills, same
@@ -16,7 +18,7 @@ STEP = {"step": 1, "policy/loss": 0.5, "reward/mean": 0.25}
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    """(finished process, workdir) of two kills on the mesh of the tests."""
+    """(finished process, workdir) of two kills on a mesh of two by two."""
     workdir = tmp_path_factory.mktemp("selftest") / "runs"
     command = [
         sys.executable,
@@ -33,7 +35,8 @@ def result(tmp_path_factory):
         "--workdir",
         str(workdir),
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=550, check=False), workdir
+    env = os.environ | {"XLA_FLAGS": flags(4)}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=550, check=False), workdir
 
 
 def test_two_kills(result):
@@ -44,9 +47,10 @@ def test_two_kills(result):
     assert "FAILED" not in done.stdout
 
 
-def test_two_kills_in_a_bucket(result, bucket):
+def test_two_kills_in_a_bucket(result, bucket, monkeypatch):
     """Against the run on the disk. At each kill: no half line, and no checkpoint without its lines or fewer of them than at the kill before."""
     _, workdir = result
+    monkeypatch.setenv("XLA_FLAGS", flags(4))
     tally, told = kills.Tally(), []
     job = kills.Job(("--steps", "6", "--fsdp", "2"), workdir)
     expect, seed = same.lines(workdir / "whole"), 7

@@ -1,4 +1,4 @@
-"""Runs of several real processes on loopback. Each is started as a user would on its host; a run that hangs is killed."""
+"""Runs of several real processes on loopback, with the variables that a user sets on each host; a run that hangs is killed."""
 
 import os
 import socket
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 from flags import flags
 
 MAIN = Path(__file__).with_name("main.py")
@@ -70,7 +71,7 @@ def free_port():
 def start(processes, *args, devices=4, interrupt="", program=MAIN, only=None, more=None):
     """The same command on `processes` processes that have `devices` CPU devices together. main.py explains `interrupt`.
 
-    only: the numbers of those that are started; more: further arguments of some.
+    only: the numbers of those that are started; more: further arguments of some. main.py is forked, and no test of how processes end.
     """
     common = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_NUM", "JAX_COORD", "JAX_PROCESS"))}
     common["XLA_FLAGS"] = flags(devices // processes)
@@ -80,8 +81,9 @@ def start(processes, *args, devices=4, interrupt="", program=MAIN, only=None, mo
     found = []
     for index in range(processes) if only is None else only:
         env = common | ({"JAX_NUM_PROCESSES": str(processes), "JAX_PROCESS_ID": str(index)} if processes > 1 else {})
-        command = [sys.executable, str(program), *map(str, (*args, *(more or {}).get(index, ())))]
-        found.append(subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        words = [str(program), *map(str, (*args, *(more or {}).get(index, ())))]
+        command, where = forks.command(*words) if program == MAIN else ([sys.executable, *words], {})
+        found.append(subprocess.Popen(command, env=env | where, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     return found
 
 

@@ -1,0 +1,27 @@
+"""model.dtype=auto: the type in which the machine at hand computes faster."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from lgrpo.config.settings import ExperimentConfig
+
+
+def best_dtype(backend: str) -> tuple[str, str]:
+    """(type, why) for a backend of JAX. On CPU also where the processor multiplies bfloat16: docs/performance.md has what was measured."""
+    if backend == "cpu":
+        return "float32", "on a CPU bfloat16 is no faster, with or without instructions for it"
+    return "bfloat16", f"the type of products on {backend}"
+
+
+def settle_dtype(cfg: ExperimentConfig, begun: tuple[str, str] | None = None) -> tuple[ExperimentConfig, str]:
+    """(cfg with a type in place of auto, what was chosen and why in one line; "" where nothing was to be chosen).
+
+    begun: (type, why) of a run that has begun, in place of what the machine says.
+    """
+    if cfg.model.dtype != "auto":
+        return cfg, ""
+    dtype, why = begun or best_dtype(jax.default_backend())
+    return dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, dtype=dtype)), f"model.dtype=auto: {dtype}, {why}"
