@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from lgrpo.rewards.notation import words
-from lgrpo.rewards.units import KNOWN
+from lgrpo.rewards.units import DENYING, KNOWN
 
 MAX_TEXT = 16_384
 """Characters of a completion that are searched, counted from its end; what stands before cannot hold the answer."""
@@ -20,12 +20,23 @@ _BETWEEN = re.compile(
 _SAID = re.compile(r"\b(?:answers?|result|solution)(?:\s+(?:is|are|was|equals|would be|must be)\b\s*:?|\s*[:=])[\s*_`]*", re.IGNORECASE)
 _SENTENCE_ENDS = re.compile(r"[.!?](?=\s+[A-Z]|\s*$)|\n")
 _SENTENCE_END = re.compile(r"[.;!?:]$|^(?![\d,]*\d,?$).*,$")
-# Words of a sentence that belong to the expression beside them, and words behind it that change it.
-_JOINERS = words("or and to of out by times plus minus over")
-_CHANGING = words("hundred thousand million billion trillion dozen dozens half percent squared cubed hundreds thousands millions billions")
-_ASSIGNMENTS = re.compile(r"(?:[A-Za-z] ?= ?[^\s,]+(?:, ?|$)){2,}")
+# Words of a sentence that belong to the expression beside them, words before it that change or deny it, and words behind it that do.
+_JOINERS = words("or and to of out by times plus minus over &")
+_BEFORE = re.compile(
+    rf"n['’]t\b|\b(?:{'|'.join(DENYING)}|over|under|above|below|nearly|almost|remainder|divided|multiplied|times|power|instead)\b"
+    r"|\b(?:sqrt|log|ln|sin|cos|tan)(?![a-z])|\b(?:\d+|one) in\b|\b(?:root|square|cube|percent|third|quarter|out) of\b|\band$",
+    re.IGNORECASE,
+)
+_BEHIND = re.compile(
+    r"(?:hundred|thousand|million|billion|trillion|dozen)s?\b|times (?:as|more|larger|greater|bigger|the)\b|\w+ than\b|"
+    r"(?:half|squared|cubed|factorial|plus|minus|divided|to the|out of)\b",
+    re.IGNORECASE,
+)
+# Left of the last `=`: arithmetic, perhaps behind a name, which need not be repeated in the answer.
+_SUM = re.compile(r"\s*(?:[A-Za-z] ?=)?(?:[^A-Za-z\\√^|]|[xX](?= ?[\d$.(])|(?<=\d)/[a-z]{3,})*")
 _ANCHOR = re.compile(r"[\d¹²³⁰-₉]|\\[A-Za-z]|\$[^$]|[√π∞]")
-_PART = re.compile(r"[^A-Za-z]*[-+*/=^<>(){}\[\]%|×·÷−$][^A-Za-z]*|[*`\"'.,;:!?$()]*[b-zB-HJ-Z][*`\"'.,;:!?$()]*")
+_PART = re.compile(r"[^A-Za-z]*[-+*/=^<>(){}\[\]%|×·÷−$≤≥≠≈±∈][^A-Za-z]*|[*`\"'.,;:!?$()]*[b-zB-HJ-Z][*`\"'.,;:!?$()]*")
+_CLAUSE = re.compile(r"[,;.!?](?:\s|$)|\bequals\b")
 _MAX_TOKENS = 24
 
 
@@ -45,8 +56,8 @@ def answer_text(completion: str) -> str | None:
     if said := list(_SAID.finditer(text)):
         rest = _SENTENCE_ENDS.split(text[said[-1].end() :], maxsplit=1)[0]
         if (found := _expression(rest, first=True)) is not None:
-            return found
-    return _expression(text, first=False)
+            return found or None
+    return _expression(text, first=False) or None
 
 
 def hash_line(text: str) -> str | None:
@@ -84,28 +95,39 @@ def joined_boxes(text: str) -> str | None:
 
 
 def _expression(text: str, first: bool) -> str | None:
-    """The first or last run of words that are mathematics, in whole: without the sentence around it, and without what it is said to equal."""
-    tokens = text.split()
+    """The first or last run of words that are mathematics, in whole: without the sentence around it, and without the sum that it is. None: there
+    is none; "": the words around it change it."""
+    lines = [line.split() for line in text.split("\n")]
+    tokens = next((line for line in (lines if first else reversed(lines)) if any(_kind(token) == "anchor" for token in line)), [])
     order = range(len(tokens)) if first else range(len(tokens) - 1, -1, -1)
     at = next((n for n in order if _kind(tokens[n]) == "anchor"), None)
     if at is None:
         return None
     before, after = tokens[max(0, at - _MAX_TOKENS) : at][::-1], tokens[at + 1 : at + 1 + _MAX_TOKENS]
     start, stop = at - _reach(before, before), at + _reach(after, tokens[at:])
-    if (whole := _composite(tokens, start, stop)) is not None:
-        return " ".join(tokens[whole : stop + 2]).rstrip(".,;:!?")
-    if tokens[stop + 1 :] and not _SENTENCE_END.search(tokens[stop]) and tokens[stop + 1].strip(".,;!?").lower() in _CHANGING:
-        stop += 1
-    run = " ".join(tokens[start : stop + 1]).rstrip(".,;:!?*`")
-    left, _, right = run.rpartition("=")
-    list_of_some = _JOINERS & set(tokens[start : stop + 1]) or _ASSIGNMENTS.fullmatch(run)
-    if not list_of_some and not (re.search(r"\d", left) and not re.search(r"\d|\\", right)):  # but the whole of 12 = x
-        run = right
-    run = run.strip("*` \"'")
+    run = " ".join(tokens[start : stop + 1]).rstrip(".,;:!*`")
+    left, sign, right = run.rpartition("=")
+    summed = sign and not _JOINERS & set(tokens[start : stop + 1]) and _SUM.fullmatch(left) and re.search(r"\d|\\", right)
+    if (
+        re.search(r"[(^_\\]", "".join(tokens[max(0, start - 1) : start]))
+        if summed and not left
+        else not summed and _changed(tokens, start, stop)
+    ):
+        return _expression(" ".join(tokens[stop + 1 :]), first=False) or "" if first else ""  # not 3 but 4
+    run = (right if summed else run).strip("*` \"'")
     if run.endswith(")") and "(" not in run:  # of a list, or of nothing
         opened = next((n for n in range(start - 1, max(-1, start - 9), -1) if "(" in tokens[n]), None)
         return run[:-1] if opened is None else " ".join(tokens[opened : stop + 1])
-    return run or None
+    return run
+
+
+def _changed(tokens: list[str], start: int, stop: int) -> bool:
+    """Whether the words beside a run make something else of it: not 5, half of 10, 5 hundred, 3 kg and 200 g."""
+    words_before = _CLAUSE.split(" ".join(tokens[max(0, start - 3) : start]))[-1].split()
+    behind = "" if _SENTENCE_END.search(tokens[stop]) else " ".join(tokens[stop + 1 : stop + 3])
+    unit = "".join(words_before[-1:]).lower()
+    piece = (unit in KNOWN or unit.rstrip("s") in KNOWN or unit == "feet") and _kind("".join(words_before[-2:-1])) == "anchor"
+    return bool(piece or _BEFORE.search(" ".join(words_before)) or _BEHIND.match(behind))
 
 
 def _reach(tokens: list[str], bounds: list[str]) -> int:
@@ -120,15 +142,6 @@ def _reach(tokens: list[str], bounds: list[str]) -> int:
         elif token.lower() not in _JOINERS or not _kind("".join(tokens[n : n + 1])):
             break
     return reach
-
-
-def _composite(tokens: list[str], start: int, stop: int) -> int | None:
-    """Where `4 hours and 30 minutes` begins, of which the last number is a piece; None where there is no such thing."""
-    at = start - 2 if start > 0 and tokens[start - 1] == "and" else start - 1
-    units = [tokens[n].strip(".,;").lower() for n in (at, stop + 1) if 0 < n < len(tokens)]
-    known = len(units) == 2 and all(unit in KNOWN or unit.rstrip("s") in KNOWN for unit in units)
-    known = known or units in (["ft", "in"], ["feet", "in"], ["foot", "in"])
-    return at - 1 if known and _kind(tokens[at - 1]) == "anchor" else None
 
 
 def _kind(token: str) -> str:

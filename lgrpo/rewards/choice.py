@@ -13,7 +13,7 @@ _DECORATION = re.compile(r"[*`$\"]|</?[A-Za-z]{1,10}>|\\[()\[\]]")
 _GOLD = re.compile(rf"\(?\s*([{LETTERS}])\s*\)?")
 # The whole of an answer: B, (B), B., **B**, (B) Mitochondria, B: Mitochondria. Not `B Mitochondria`, nor `A cat`.
 _ALONE = re.compile(
-    rf"(?:the\s+)?(?:(?:final\s+|correct\s+)?(?:answer|option|choice)(?:\s+is)?\s*:?)?\s*\(?\s*(?P<letter>[{LETTERS}])\s*\)?[.:]?",
+    rf"(?:the\s+)?(?:(?:final\s+|correct\s+)?(?:answer|option|choice)(?:\s+is)?\s*:?)?\s*\(?\s*(?P<letter>[{LETTERS}])\s*\)?(?:[.:]?|,?\s+(?:because|since)\b.*)",
     re.IGNORECASE,
 )
 _LABELLED = re.compile(rf"(?:\((?P<in>[{LETTERS}])\)|(?P<out>[{LETTERS}])[).:])(?=\s*\S)")
@@ -21,21 +21,25 @@ _LETTER = rf"(?:\(\s*(?P<in>[{LETTERS}{LETTERS.lower()}])\s*\)|(?P<out>[{LETTERS
 _FILLERS = (
     r"(?:\s{0,9}(?::|(?:the|my|is|be|option|choice|letter|answer|indeed|just|then|thus|hence|either|probably|[a-z]{2,12}ly)\b)){0,6}\s{0,9}"
 )
-_VERB = r"(?:is|would be|must be|should be|will be|has to be|was|est|es|ist|è|:|=|→)"
-_SAID = r"\b(?:answer|choice|réponse|respuesta|antwort|risposta|solution)\b"
+_VERB = r"(?:is|would be|must be|should be|will be|has to be|was|est|es|ist|è|:|=|→|-(?=\s))"
+_SAID = r"\b(?:answer|ans|choice|réponse|respuesta|antwort|risposta|solution)\b"
 _STRONG = re.compile(rf"(?i:{_SAID}(?:[^.\n:=]{{0,60}}?(?<!\w){_VERB}(?!\w)|\s{{0,9}}[>:]?){_FILLERS})(?<!\w){_LETTER}")
 _WEAK = re.compile(rf"(?i:\b(?:option|choose|pick|select|choice)\b{_FILLERS}){_LETTER}")
-_CORRECTED = re.compile(rf"(?i:\b(?:not|n[o']t)\b|n['’]t)\s*(?:option\s*)?\(?[{LETTERS}]\)?,?\s+(?i:but|rather)(?:\s+rather)?\s+{_LETTER}")
+_CORRECTED = re.compile(
+    rf"(?i:\b(?:not|n[o']t)\b|n['’]t)\s*(?:option\s*)?\(?[{LETTERS}]\)?,?\s+(?i:but|rather|it['’]s|it is)(?:\s+rather)?\s+{_LETTER}"
+)
 _SUBJECT = re.compile(rf"(?<![\w]){_LETTER}(?i:\s{{1,9}}is\s{{1,9}}(?:the\s{{1,9}})?(?:correct|right|best|answer)\b)")
 _BRACKETED = re.compile(rf"\((?P<in>[{LETTERS}])\)")
 _LAST_WORDS = re.compile(
-    rf"(?i:(?:so|thus|hence|therefore|it is|it's|i choose|i pick|i would say|i say|it must be|must be|final)[,:]?\s+)+{_LETTER}[.!]?\s*"
+    r"(?i:(?:so|thus|hence|therefore|it is|it's|i think|i choose|i pick|i would say|i say|it must be|must be|final)[,:]?\s+)+"
+    rf"{_LETTER}(?:,? not \(?[{LETTERS}]\)?)?[.!]?\s*"
 )
 _DENIED = re.compile(
     r"\b(?:not|doubt|cannot|never|neither|nor|no(?!,)|wrong|incorrect|unlikely|eliminate[sd]?|exclude[sd]?|rules? out|except)\b|n['’]t\b",
     re.IGNORECASE,
 )
-_JOINED = re.compile(rf"\)?\s{{0,9}}(?:or|and|/|,|&)\s{{0,9}}\(?[{LETTERS}]\b")
+_JOINED = re.compile(rf"\)?\s{{0,9}}(?:or|and|/|,|&)\s{{0,9}}(?:maybe\s|perhaps\s|possibly\s)?\(?[{LETTERS}]\b")
+_JOINS = re.compile(rf"(?<!\w)[{LETTERS}]\)?\s{{0,9}}(?:or|and|/|&)\s{{0,9}}$")
 _REFUTED = re.compile(
     r"[)\s]{0,9}(?:(?:is|are|was|seems|can|would|could|does)\b\s{0,9})?(?:(?:clearly|definitely|also|be)\b\s{0,9}){0,3}"
     r"(?:(?:not|wrong|incorrect|false|impossible|cannot|fails?|if)\b|(?:is|can|does)n['’]?t\b|n['’]t\b|\?)",
@@ -66,16 +70,20 @@ def chosen_letter(text: str) -> str | None:
     text = text.rstrip()[-MAX_TEXT:]
     if found := boxes(text):
         _, start, end = found[-1]
-        return _letter(text[start:end]) or _last(_STRONG, _bare(text[end + 1 :]))
+        return _letter(text[start:end]) or _said(_bare(text[end + 1 :]))
     line = hash_line(text)
     if line is not None:
         return _letter(line)
-    text = _bare(text)
+    return _said(_bare(text))
+
+
+def _said(text: str) -> str | None:
+    """The letter that sentences settle on."""
     said = (_last(pattern, text, reach) for pattern, reach in ((_CORRECTED, 0), (_STRONG, 60), (_SUBJECT, 60), (_WEAK, 60)))
     if (letter := next(filter(None, said), None)) is not None:
         return letter
     line = text.rpartition("\n")[2].strip()
-    so = _LAST_WORDS.fullmatch(line)
+    so = _LAST_WORDS.fullmatch(_SENTENCE.split(line)[-1].strip())
     return _letter(line) or (_named(so) if so else _last(_BRACKETED, text, reach=9))
 
 
@@ -85,7 +93,8 @@ def _last(pattern: re.Pattern[str], text: str, reach: int = 60) -> str | None:
     for match in pattern.finditer(text):
         at = match.end()
         sentence = _SENTENCE.split(text[max(0, match.start() - reach) : at])[-1] if reach else ""
-        if not _DENIED.search(sentence) and not _JOINED.match(text, at) and not _REFUTED.match(text, at):
+        joined = _JOINED.match(text, at) or _JOINS.search(text[max(0, match.start() - 16) : match.start()])
+        if not _DENIED.search(sentence) and not joined and not _REFUTED.match(text, at):
             letter = _named(match)
     return letter
 

@@ -29,7 +29,7 @@ _COMMAND = re.compile(r"\\(?!text|approx)[a-zA-Z]|\^|\||[0-9)]!")
 _NAME = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 _WORD = re.compile(r"\\text\{([^{}]*)\}|(?<![\\A-Za-z])([A-Za-z]{4,})")
 # A gold answer of a few letters is a product, a longer one a word.
-_MATH = re.compile(r"\\[a-zA-Z]|[\d^_+\-*/=<>(\[|,]|^[a-zA-Z]{2,3}$")
+_MATH = re.compile(r"\\[a-zA-Z]|[\d^_+\-*/=<>(\[|,]|^[a-zA-Z]{1,3}$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +100,10 @@ def _equal(found: Reading, wanted: Reading) -> bool | None:
 
     Integers take nothing but themselves; where neither side is one, within a relative TOLERANCE. 50% is 50 and 0.5. Text must be the same.
     """
-    if (found.unit or found.name) and (clash(found.unit, wanted.unit) or _other_name(found.name, wanted.name)):
+    if found.unit and clash(found.unit, wanted.unit):
         return False
+    if found.name and _other_name(found.name, wanted.name):  # x = y/2 for y = 2x is another thing than y = 3 for x = 3
+        return None if wanted.name in _NAME.findall(found.latex) else False
     if found.text == wanted.text:  # most right answers
         return True
     a, b = found.number, wanted.number
@@ -123,7 +125,7 @@ def _other_name(a: str, b: str) -> bool:
 
 def _steps(found: Reading, wanted: Reading) -> list[str]:
     """Sides that are no names. Where the gold answer is no equation, m+n in `m+n = 205` is what was asked for; k^2 in `k^2 = 205` is not."""
-    letters = [{name for name in _NAME.findall(side) if name.isalpha()} for side in found.sides]
+    letters = [set(re.findall("[A-Z]{2,}|[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", side))) for side in found.sides]
     return [side for side, of in zip(found.sides, letters, strict=True) if wanted.name or side.startswith(APPROX) or len(of) < 2]
 
 
@@ -137,15 +139,19 @@ def _for_parser(found: Reading, wanted: Reading) -> tuple[str, str] | None:
     """The pair that the LaTeX parser shall compare, or None where the fast reading has the last word."""
     sides = _steps(found, wanted)
     gold, answer = wanted.latex, found.latex
-    if (wanted.sides or wanted.name) and sides:  # 2x = 6 for x = 3
+    if (wanted.sides or wanted.name) and (sides or _other_name(found.name, wanted.name)):  # 2x = 6 for x = 3
         gold, answer, sides = wanted.equation, found.equation, []
     elif wanted.sides:
         gold, answer = wanted.equation, found.equation
     if not gold or not answer:
         return None
-    if wanted.number is not None and not wanted.name and not sides and not _COMMAND.search(answer):
+    if wanted.number is not None and not (wanted.name or wanted.sides or sides) and not _COMMAND.search(answer):
         return None
-    if DEGREE in (found.unit, wanted.unit) and (found.number is None) != (wanted.number is None) and "\\pi" in gold + answer:
+    if (
+        DEGREE in (found.unit, wanted.unit)
+        and (found.number is None) != (wanted.number is None)
+        and re.search(r"\\pi|\\arc", gold + answer)
+    ):
         gold, answer = (latex + "^\\circ" * (reading.unit == DEGREE) for latex, reading in ((gold, wanted), (answer, found)))
     elif "\\$" in gold + answer or gold.count("\\%") != answer.count("\\%"):
         return None

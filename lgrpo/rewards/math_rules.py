@@ -30,7 +30,8 @@ _DIGITS = 400
 def parsed(latex: str, real: bool) -> Any:
     """The sympy object. Raises what the parser raises."""
     spelled = normalize_latex(latex, _SPELLING)
-    return latex2sympy(spelled, is_real=real, convert_degrees=True, normalization_config=None, conversion_config=_CASE)
+    value = latex2sympy(spelled, is_real=real, convert_degrees=True, normalization_config=None, conversion_config=_CASE)
+    return _imaginary(value)
 
 
 def judge(gold: str, answer: str) -> str:
@@ -58,15 +59,31 @@ def _agrees(value: str, side: str) -> bool:
 
 def _equal(gold: str, answer: str) -> bool:
     real = not (should_treat_as_complex(gold) or should_treat_as_complex(answer))
-    a, b = parsed(gold, real), parsed(answer, real)
+    a, b = _read(gold, real), _read(answer, real)
     decided = _equations(a, b)
     if decided is not None:
         return decided
-    equal = verify([a], [_as_set(a, b)], timeout_seconds=None, raise_on_error=True, allow_set_relation_comp=True)
+    a, b = _as_sets(a, b)
+    equal = verify([a], [b], timeout_seconds=None, raise_on_error=True, allow_set_relation_comp=True)
     return equal and not _apart(a, b) and not _other_order(a, b, gold.startswith("\\{") != answer.startswith("\\{"))
 
 
+def _read(latex: str, real: bool) -> Any:
+    """What is written, or where `\\wedge` joins inequalities in one variable, the numbers of which all of them hold."""
+    parts = [parsed(part, real) for part in latex.split("\\wedge")]
+    if len(parts) == 1:
+        return parts[0]
+    if len({symbol for part in parts for symbol in part.free_symbols}) != 1:
+        raise ValueError("of several variables")
+    return sympy.Intersection(*(part.as_set() for part in parts))
+
+
 # Corrections of what math-verify takes for equal, or misses. tests/rewards/test_math.py has a case for each that fails without it.
+
+
+def _imaginary(value: Any) -> Any:
+    """i as the imaginary unit, but where it is an index: math-verify takes it for a letter."""
+    return value.subs({s: sympy.I for s in value.free_symbols if s.name == "i"}) if isinstance(value, sympy.Expr) else value
 
 
 def _equations(a: Any, b: Any) -> bool | None:
@@ -80,13 +97,23 @@ def _equations(a: Any, b: Any) -> bool | None:
     if not (isinstance(a, sympy.Eq) and isinstance(b, sympy.Eq)) or a.has(sympy.Set) or b.has(sympy.Set):
         return None
     ratio = sympy.simplify((a.lhs - a.rhs) / (b.lhs - b.rhs))
-    return bool(ratio.is_number and ratio.is_finite and ratio.is_zero is False)
+    return bool(ratio.is_number and ratio.is_finite and ratio.is_zero is False and a.free_symbols)
 
 
-def _as_set(a: Any, b: Any) -> Any:
-    """The set that several inequalities describe where the gold answer is one: x < 1 or x > 2."""
-    several = isinstance(a, sympy.Union | sympy.Interval) and isinstance(b, sympy.FiniteSet)
-    return sympy.Union(*(x.as_set() for x in b.args)) if several and all(isinstance(x, _Relation) for x in b.args) else b
+def _as_sets(a: Any, b: Any) -> tuple[Any, Any]:
+    """Inequalities in one variable as the numbers of which one of them holds. math-verify does not read several, nor |x| < 3 for -3 < x < 3."""
+    told = [_inequalities(x) for x in (a, b)]
+    free = {symbol for parts in told for part in parts for symbol in part.free_symbols}
+    if len(free) != 1 or not all(parts or isinstance(x, sympy.Set) for parts, x in zip(told, (a, b), strict=True)):
+        return a, b
+    a, b = (sympy.Union(*(part.as_set() for part in parts)) if parts else x for parts, x in zip(told, (a, b), strict=True))
+    return a, b
+
+
+def _inequalities(x: Any) -> tuple[Any, ...]:
+    if isinstance(x, sympy.FiniteSet):
+        return x.args if all(isinstance(part, _Relation) for part in x.args) else ()
+    return (x,) if isinstance(x, _Relation | And) and not isinstance(x, sympy.Eq) else ()
 
 
 def _apart(a: Any, b: Any) -> bool:

@@ -52,12 +52,17 @@ _UPRIGHT = re.compile(r"\\mathrm\s*\{([^{}]*)\}")
 _LOOKS = re.compile(
     rf"\\(?:{'|'.join(_TO_NOTHING.split())}|framebox|underbar|uline)(?![A-Za-z])\s*\{{([^{{}}]*)\}}|\\(?:textcolor|color)\s*\{{\w*\}}\s*(?:\{{([^{{}}]*)\}})?"
 )
-_TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|\[/?INST\]|\[(?:EOS|END|PAD)\]|</?(?:s|eos|bos|pad|b|i|em|strong|u|code|p|br|answer)\s*/?>")
+_TOKENS = re.compile(
+    r"<\|[^<>|]{1,40}\|>|\[/?INST\]|\[(?:EOS|END|PAD)\]|</?(?:s|eos|bos|pad|end_of_turn|b|i|em|strong|u|code|p|br|answer)\s*/?>"
+)
 _MARKDOWN = re.compile(r"(?<![\w)*}\\])(\*\*\*|\*\*|\*|__|_|`{1,3})(?=\S)([^*`]{1,200}?)\1(?![\w(*{])")
 _MATH_MODE = re.compile(r"(?<!\\)\\[()\[\]]|(?<!\\)\$\$")
 _DOLLAR = re.compile(r"(?<!\\)\$")
 _BLANKS = re.compile(r"\s+")
 _ROOT_OF = re.compile(r"\\sqrt\s*(\[3\])?\s*(?:\(([^()]*)\)|([0-9]+(?:\.[0-9]+)?))")
+# A command in the place of braces, which the parser does not read: \\frac\\pi2, \\frac1\\pi, \\sqrt\\pi.
+_BARE = re.compile(r"(\\(?:sqrt|frac(?:\s*(?:\{[^{}]*\}|[0-9]))?)\s*)(\\[A-Za-z]+)(?![A-Za-z{\[])\s*")
+_CLOCK = re.compile(r"(?<=[\d\s\ue000])([AaPp])\.?\s?[Mm]\b\.?")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))\s*")
 
 
@@ -75,11 +80,12 @@ def spelled(answer: str) -> str:
     """The answer in one spelling. Linear but for a few nested commands of bounded text; call it with bounded text only."""
     text = unicodedata.normalize("NFC", answer)
     if not text.isascii():
+        text = re.sub("((?:\\d[\u0305\u0304])+)", lambda m: "\\overline{" + re.sub(r"\D", "", m[1]) + "}", text)
         text = "".join(map(_plain_sign, text))
         text = _RAISED.sub(lambda m: m[1] + "{" + "".join(re.findall(rf"{re.escape(m[1])}\{{([^{{}}]*)\}}", m[0])) + "}", text)
     if not text.isprintable():
         text = "".join(c if c.isprintable() else " " for c in text)
-    text = _TOKENS.sub(" ", text).replace("{,}", ",")
+    text = _TOKENS.sub(" ", text).replace("{,}", ",").replace("{:}", ":")
     text = re.sub(r"\\!\s*", "", text)
     text = (_SPACING_IN_ROWS if "\\begin" in text else _SPACING).sub(" ", _MATH_MODE.sub(" ", text))
     if len(_DOLLAR.findall(text)) % 2 == 0:  # pairs enclose mathematics; a single one is money
@@ -91,9 +97,11 @@ def spelled(answer: str) -> str:
         text = _UPRIGHT.sub(lambda m: m[1].strip() if m[1].strip() in ("i", "e", "d", "\\%") else OPEN + m[1] + CLOSE, text)
         text = _WORDS.sub(lambda m: OPEN + m[1] + CLOSE, text)
     text = _COMMAND.sub(lambda m: _COMMANDS.get(m[1], m[0]), text)
+    text = _BARE.sub(r"\1{\2}", _BARE.sub(r"\1{\2}", text)).replace("{bmatrix}", "{pmatrix}")
     text = _MARKDOWN.sub(r" \2 ", text)
     text = _DEGREE.sub(r"^\\circ ", text.replace("...", "\\ldots "))
     text = _ROOT_OF.sub(lambda m: f"\\sqrt{m[1] or ''}{{{m[2] or m[3]}}}", text) if "√" in answer or "∛" in answer else text
+    text = _CLOCK.sub(lambda m: m[1].lower() + "m", text) if ":" in text else text
     return _BLANKS.sub(" ", text).strip()
 
 

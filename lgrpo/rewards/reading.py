@@ -51,10 +51,11 @@ _FORMS = [
     re.compile(rf"{_SIGN}(?P<whole>[0-9]+)\s*(?: (?P<c>[0-9]+)\s*/\s*(?P<d>[0-9]+)(?![0-9.,])|{_FRAC})", re.ASCII),
     re.compile(_SIGN + _FRAC, re.ASCII),
     re.compile(rf"{_SIGN}(?P<start>[0-9]*\.[0-9]*)(?:\\(?:overline|bar|dot)\s*(?:\{{(?P<cycle>[0-9]+)\}}|(?P<digit>[0-9]))|\((?P<inner>[0-9]+)\))", re.ASCII),
+    re.compile(rf"{_SIGN}(?P<start>[0-9]*\.[0-9]*?)(?:(?P<cycle>[0-9])(?P=cycle){{2,}}|(?P<digit>[0-9]{{2,6}})(?P=digit)+)\s*\\ldots", re.ASCII),
     re.compile(rf"{_SIGN}(?P<a>{_UNSIGNED})\s*/\s*(?P<b>[-+]?\s*{_UNSIGNED})(?![0-9,])", re.ASCII),
     re.compile(
         rf"{_SIGN}(?P<a>{_UNSIGNED})(?:[eE](?P<e>[-+]?[0-9]{{1,3}})(?![0-9])|"
-        rf"\s*(?:\*|\\times|\\cdot)\s*10\s*\^\s*(?:\{{\s*(?P<e1>[-+]?[0-9]{{1,3}})\s*\}}|(?P<e2>[-+]?[0-9]{{1,3}}(?![0-9]))))?(?![0-9,])",
+        rf"\s*(?:\*|x|\\times|\\cdot)\s*10\s*\^\s*(?:\{{\s*(?P<e1>[-+]?[0-9]{{1,3}})\s*\}}|(?P<e2>[-+]?[0-9]{{1,3}}(?![0-9]))))?(?![0-9,])",
         re.ASCII,
     ),
 ]  # fmt: skip
@@ -65,13 +66,16 @@ _UNIT_BEHIND_FORMULA = re.compile(
 )
 _MONEY = re.compile(r"([-+]?\s*)((?:\\\$|[€£¥₹₩₽]|(?:US|CA|AU)?\\\$|(?:USD|EUR|GBP|INR|JPY|CAD|AUD|Rs)\b\.?)\s*)")
 _MODULO = re.compile(r"\s*(?:\\pmod\s*(?:\{([^{}]*)\}|(\w))|\(?\s*\\?b?mod\b\s*\{?(\w+)\}?\s*\)?)$")
-_BASED = re.compile(r"[({]?\s*([0-9][0-9A-Za-z]*)\s*[)}]?\s*_\s*\{?\s*([0-9]+|[a-z]+)\s*\}?")
+_BASED = re.compile(r"[({]?\s*([0-9][0-9A-Za-z]*)\s*[)}]?\s*(?:_|\(?\bbase\b)\s*\{?\s*([0-9]+|[a-z]+)\s*[)}]?")
 _BASE_WORDS = "two three four five six seven eight nine ten eleven twelve"
 _BASES = {word: n for n, word in enumerate(_BASE_WORDS.split(), 2)} | {"sixteen": 16}
 _CHOICE = re.compile(r"\s*(\([A-E]\))\s*(?=\d|\\(?:frac|sqrt|\$))")
 
 # Around the answer
-_ENDS = re.compile(r"^(?:[\s#\"`*,;:=]|\\Rightarrow(?![a-z])|\\to(?![a-z])|\\approx(?![a-z]))+|(?:[\s.,;:#\"`*]|\\(?=$))+$")
+_ENDS = re.compile(
+    rf"[\s.,;:]+(?={CLOSE}$)|"
+    r"^(?:[-=]+>|[\s#\"`*,;:=]|\\Rightarrow(?![a-z])|\\to(?![a-z])|\\approx(?![a-z]))+|(?:[\s.,;:#\"`*]|\\(?=$))+$"
+)
 _LABEL = re.compile(
     r"(?:[A-Za-z']+\s+){0,8}?(?:[A-Za-z']+\s*:|(?:is|are|was|be|equals|has|have|had|needs?|gets?|got|costs?|makes?|made|pays?|paid|earns?|spends?|takes?)\b:?|"
     r"(?:answer|ans|total|result)\s+(?=[-\d\\.])|"
@@ -87,7 +91,7 @@ _GREEK = "alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|iota|kappa|lambd
 _VARIABLE = rf"(?:\\(?i:{_GREEK})(?![a-zA-Z])|[A-Za-z])\s*'*(?:_\s*(?:\{{[^{{}}]*\}}|\w))?'*"
 VARIABLE = re.compile(_VARIABLE)
 _NAME = re.compile(
-    rf"{_VARIABLE}(?:\s*(?:\^\s*\{{-1\}})?\s*\([^()]*\))?|\({_VARIABLE}(?:\s*,\s*{_VARIABLE})+\s*\)|[A-Z]{{2,4}}|[\[|]\s*[A-Z]{{2,5}}\s*[\]|]|"
+    rf"{_VARIABLE}(?:\s*(?:\^\s*\{{-1\}})?\s*\([^()]*\))?|\({_VARIABLE}(?:\s*,\s*{_VARIABLE})+\s*\)|[A-Z]{{2,4}}|[\[|]\s*(?:\\triangle\s*)?[A-Z]{{1,5}}\s*[\]|]|\\(?:det|dim|max|min)\s*\(?[A-Z]?\)?|"
     r"(?:m\s*)?\\(?:angle|triangle|overline|overrightarrow|vec|bar|hat|widehat|measuredangle)\s*\{?\s*[A-Za-z]{1,4}\s*\}?"
 )
 _NAMING_WORDS = re.compile(r"(?:\\(?:triangle|angle)(?![a-z])|[A-Za-z'\s])+")
@@ -96,6 +100,8 @@ _SEPARATOR = re.compile("[,;]")
 _WRAPPED = re.compile(r"\{(.*)\}|\((.*)\)|\\\{(.*)\\\}|\[(.*)\]", re.DOTALL)
 _EQUALS = re.compile(r"=|\\(?:approx|equiv)(?![a-z])|\\in(?![a-z])")
 _JOINER = re.compile(rf"\s*,?\s*(?:{OPEN}\s*,?\s*(?:and|or)\s*{CLOSE}|(?<![A-Za-z])(?:and|or)(?![A-Za-z])(?![^{OPEN}{CLOSE}]*{CLOSE}))\s*")
+# A number in front of brackets, which math-verify adds to a fraction within them.
+_FACTOR = re.compile(r"(?<![\w.^_\\,])(\d+(?:\.\d+)?)\s*(?=\()")
 # What folds its case; in mathematics r and R are two things.
 _FOLDED = re.compile(r"[A-Z]?[a-z]{3,}|[A-Z][a-z]{2}|[A-Z]{4,}|(?i:no|yes|odd)|[A-Za-z']{2,}(?:[ .-]+[A-Za-z']+)+")
 
@@ -125,7 +131,7 @@ def read_answer(answer: str) -> Reading:
     value, unit, number = _measured(value)
     sides = tuple(side for side in sides if number is None or not _same_number(side, number))
     latex = _latex(value) if number is None else _number_latex(value, number)
-    if based := _BASED.fullmatch(words_as_blanks(value)):
+    if based := _BASED.fullmatch(words_as_blanks(value).strip()):
         value = f"{based[1]}_{_BASES.get(based[2], based[2])}"
     if based or "\\ldots" in value:
         latex = ""
@@ -188,9 +194,9 @@ def _same_number(side: str, number: Fraction) -> bool:
 
 def _taken_apart(text: str) -> tuple[str, tuple[str, ...], str]:
     """(name, other sides, value): the value is the last side, or what stands before `\\approx`."""
+    if _RELATION.search(text):  # `and` and `or` are two things there
+        return "", (), _JOINER.sub(lambda m: "\\wedge " if "and" in m[0] else ", ", text)
     text = _JOINER.sub(", ", text)
-    if _RELATION.search(text):
-        return "", (), text
     signs = _top_level(text, _EQUALS)
     commas = _top_level(text, _SEPARATOR)
     if commas and (len(signs) != 1 or signs[0].start() > commas[0].start()):
@@ -301,8 +307,8 @@ def _value(parts: dict[str, str | None]) -> Fraction | None:
 def _normal(text: str) -> str:
     """Without blanks, but for those between digits, and in lower case where it is words."""
     text = words_as_blanks(text).strip()
-    if _FOLDED.fullmatch(text):
-        text = text.casefold()
+    if _FOLDED.fullmatch(text):  # but for single letters, which are names
+        text = re.sub(r"\w\w+|\b[AI] ", lambda word: word[0].casefold(), text)
     return re.sub(r"(?<=\d)\s+(?=\d)", "\x00", text).replace(" ", "").replace("\x00", " ")
 
 
@@ -322,4 +328,5 @@ def _latex(text: str) -> str:
     else:
         text = "".join(", " if char == "," and depth > 0 else char for char, depth in zip(text, depths(text, "([", ")]"), strict=True))
     text = re.sub("([A-Za-z])('+)", lambda m: f"{m[1]}_{{{'p' * len(m[2])}rime}}", text)
+    text = _FACTOR.sub(r"\1*", text)
     return text.replace(OPEN, "\\text{").replace(CLOSE, "}").strip()

@@ -27,7 +27,7 @@ DENYING = words(
     "half double twice triple minus negative not no never cannot wrong incorrect least most than neither nor if or false except"
 )
 CHANGING = DENYING | words("""and to plus times over by mod modulo squared cubed choose pi sqrt point is isn are aren was be but none
-    doubled tripled thrice halved factorial inverse reciprocal root power opposite unless instead either maybe
+    th st nd rd under below over above doubled tripled thrice halved factorial inverse reciprocal root power opposite unless instead either maybe
     halves third thirds quarter quarters hundred hundreds thousand thousands million millions billion billions trillion trillions
     dozen dozens score pair pairs mil bn zero one two three four five six seven eight nine ten eleven twelve
     twenty thirty forty fifty sixty seventy eighty ninety""")
@@ -79,4 +79,4 @@ def clash(a: Unit, b: Unit) -> bool:
 
 def _singular(word: str) -> str:
     word = word.lower()
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+    return word[:-1] if len(word) > 2 and word.endswith("s") and not word.endswith("ss") else word

@@ -32,7 +32,7 @@ from lgrpo.rewards.reading import MAX_ANSWER, read_answer
         ("}}} \\boxed{2}", "2"),
         ("The answer is 1,234.50.", "1,234.50"),
         ("12-5", "12-5"),
-        ("x = -5", "-5"),
+        ("x = -5", "x = -5"),
         ("it is −5", "−5"),
         ("about 3 / 4 of it", "3 / 4"),
         ("a 2e5", "2e5"),

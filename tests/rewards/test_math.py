@@ -54,7 +54,10 @@ def test_equivalent_latex():
         ("_equations", lambda a, b: None, "5", "k^2=5", "wrong"),
         ("_equations", lambda a, b: None, "x=3", "2x=6", "correct"),
         ("_equations", lambda a, b: None, "1=1", "2=3", "wrong"),
-        ("_as_set", lambda a, b: b, "(-\\infty,1)\\cup(2,\\infty)", "x<1, x>2", "correct"),
+        ("_as_sets", lambda a, b: (a, b), "(-\\infty,1)\\cup(2,\\infty)", "x<1, x>2", "correct"),
+        ("_as_sets", lambda a, b: (a, b), "|x|\\leq 3", "-3\\leq x\\leq 3", "correct"),
+        ("_read", lambda latex, real: math_rules.parsed(latex.replace("\\wedge", ","), real), "\\emptyset", "x<1\\wedge x>2", "correct"),
+        ("_imaginary", lambda value: value, "-1", "i^2", "correct"),
         ("_apart", lambda a, b: False, "\\frac{1}{2^{61}}", "\\frac{1}{2^{60}}", "wrong"),
         ("_other_order", lambda a, b, braces: False, "2,5", "(5,2)", "wrong"),
         ("_agrees", lambda value, side: True, "5", "4\n5", "wrong"),
@@ -63,7 +66,9 @@ def test_equivalent_latex():
 def test_each_correction_of_math_verify_has_a_case_that_needs_it(monkeypatch, correction, without, gold, answer, right):
     assert math_rules.judge(gold, answer) == right
     monkeypatch.setattr(math_rules, correction, without)
+    math_rules.parsed.cache_clear()
     assert math_rules.judge(gold, answer) not in (right, "unparsable")
+    math_rules.parsed.cache_clear()
 
 
 def test_without_the_parser_only_equal_text_counts():
