@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -108,10 +109,18 @@ def _put(x: jax.Array, ids: jax.Array, values: jax.Array | float) -> jax.Array:
     return x.at[jnp.arange(x.shape[0])[:, None], ids].set(values)
 
 
+def _compared(x: jax.Array, ids: jax.Array) -> jax.Array:
+    """As _put with 0, inside the operation that makes x: K comparisons of each entry."""
+    at = jax.lax.broadcasted_iota(ids.dtype, x.shape, 1)
+    return jnp.where(functools.reduce(jnp.logical_or, (at == ids[:, k, None] for k in range(ids.shape[1]))), 0.0, x)
+
+
 def _outside(scaled: jax.Array, saved: _Saved, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Probabilities [M,V] among the tokens outside `ids`, 0 at ids."""
     probs = jnp.exp(jnp.minimum(saved.norm.logp(scaled) - saved.out.rest[:, None], 0.0))
-    return _put(probs, ids, 0.0).astype(dtype)
+    # A TPU lays all of it out anew before a scatter, and again after it.
+    kept = jax.lax.platform_dependent(probs, ids, tpu=_compared, default=lambda x, ids: _put(x, ids, 0.0))
+    return kept.astype(dtype)
 
 
 def _forward_slice(plan: _Plan, table: jax.Array, at: _Positions, *, backward: bool, frozen: bool) -> _Saved:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lgrpo.latent.logprobs import BANNED, ban, chunked_logps, token_logps
+from lgrpo.latent.logprobs import BANNED, _compared, _put, ban, chunked_logps, token_logps
 from lgrpo.models.decoder import logits_of
 
 ROWS, LENGTH, WIDTH, VOCAB, K = 3, 5, 8, 300, 4
@@ -123,3 +123,9 @@ def test_the_survey_has_values_and_no_gradient():
     assert not jax.grad(lambda h: (found(h, fixed[0]).kth + found(h, fixed[0]).end).sum())(hidden).any()
     best = found(hidden, jnp.argmax(logps, axis=-1)[..., None])
     np.testing.assert_array_equal(best.chosen[..., 0], best.kth)
+
+
+def test_both_ways_to_leave_ids_out_are_one():
+    x = jax.random.normal(jax.random.key(0), (5, 300))
+    ids = jnp.array([[0, 299, 7], [7, 7, 7], [1, 2, 3], [299, 0, 299], [150, 151, 150]], jnp.int32)
+    np.testing.assert_array_equal(_compared(x, ids), _put(x, ids, 0.0))

@@ -62,6 +62,17 @@ def test_the_output_table_is_gathered_once_an_update(modules):
     assert sum(times for _, times in tables) <= CFG.train.updates_per_step
 
 
+def test_a_slice_of_the_log_probs_moves_neither_the_table_nor_its_logits(modules):
+    """A TPU lays all logits out anew before a scatter, and again after it."""
+    if modules["mesh"].devices.flat[0].platform != "tpu":
+        pytest.skip("elsewhere a scatter costs what it writes")
+    for ran in hlo.runs(modules["update"]):
+        inner = [i for _, i in hlo.inside(modules["update"], ran.instruction) if i.op == "scatter"]
+        moving = [ran.instruction] if ran.instruction.op in ("copy", "copy-start", "transpose", "scatter") else inner
+        large = [i for i in moving if any(V in s.dims and math.prod(s.dims) >= SHAPE["logprob_chunk"] // 8 * V for s in i.shapes)]
+        assert not (ran.loops and large), large
+
+
 def test_nothing_sorts_the_vocabulary(modules):
     for name in ("rollout", "update"):
         for ran in hlo.runs(modules[name]):
