@@ -233,9 +233,8 @@ def _is_name(side: str) -> bool:
 
 def _unwrapped(value: str) -> str:
     """Without brackets around all of it that add nothing: {205}, (5), \\{5\\}, (C)."""
-    value = re.sub(rf"^{OPEN}\s*\((\w)\)\s*{CLOSE}$", r"\1", value).strip()
     for _ in range(3):
-        match = _WRAPPED.fullmatch(value)
+        match = _WRAPPED.fullmatch(words_as_blanks(value).strip() if value.startswith(OPEN) else value)
         inner = match[match.lastindex or 0].strip() if match else ""
         depth = depths(inner)
         if not inner or _SEPARATOR.search(inner) or min(depth) < 0 or depth[-1] or (value[0] in "\\[" and _number(inner) is None):
@@ -246,12 +245,10 @@ def _unwrapped(value: str) -> str:
 
 def _without_money(value: str) -> tuple[str, Unit]:
     """A currency in front is a unit: -\\$18.00."""
-    view = words_as_blanks(value).strip()
-    money = _MONEY.match(view if value.startswith(OPEN) else value)
-    if not money:
+    view = words_as_blanks(value).strip() if value.startswith(OPEN) else value
+    if not (money := _MONEY.match(view)):
         return value, ()
-    rest = (view if value.startswith(OPEN) else value)[money.end() :]
-    return money[1] + rest, read_unit(money[2].replace("US\\$", "\\$").replace(".", ""), only_known=True) or ()
+    return money[1] + view[money.end() :], read_unit(money[2].replace("US\\$", "\\$").replace(".", ""), only_known=True) or ()
 
 
 def _measured(value: str) -> tuple[str, Unit, Fraction | None]:
@@ -261,14 +258,12 @@ def _measured(value: str) -> tuple[str, Unit, Fraction | None]:
         return value[: modulo.start()].strip(), (f"mod {modulo[modulo.lastindex or 0]}",), number
     if found := _number_in_front(view):
         number, end = found
-        rest = view[end:]
-        if not rest.strip():
+        if not (rest := view[end:]).strip():
             return value, (), number
-        word = re.match(r"\s*[A-Za-z]+", rest)
-        if _UNIT.fullmatch(rest) and (not word or rest[0] == " " or word[0] in ATTACHED):
-            unit = read_unit(rest, only_known=False)
-            if unit is not None:
-                return view[:end].strip(), unit, number
+        word = re.match("[A-Za-z]+", rest)  # touches the number
+        fits = _UNIT.fullmatch(rest) and (not word or word[0] in ATTACHED)
+        if fits and (unit := read_unit(rest, only_known=False)) is not None:
+            return view[:end].strip(), unit, number
     behind = _UNIT_BEHIND_FORMULA.search(value)
     if behind and (unit := read_unit((behind[1] or behind[2] or "") + (behind[3] or ""), only_known=True)) is not None:
         return value[: behind.start()].strip(), unit, None
