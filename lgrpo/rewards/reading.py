@@ -16,7 +16,6 @@ MAX_ANSWER = 256
 """Characters of an answer that is interpreted; a longer one is compared as it is."""
 APPROX = "\\approx "
 """In front of a side that is said to be a rounding of the value."""
-ROUNDED = Fraction(1, 100)
 
 
 class Reading(NamedTuple):
@@ -129,7 +128,7 @@ def read_answer(answer: str) -> Reading:
     name, sides, value = _taken_apart(_balanced(text[choice.end() :]) if choice else text)
     value, money = _without_money(_unwrapped(value))
     value, unit, number = _measured(value)
-    sides = tuple(side for side in sides if number is None or not _same_number(side, number))
+    sides = tuple(side for side in sides if number is None or _number(side) != number)
     latex = _latex(value) if number is None else _number_latex(value, number)
     if based := _BASED.fullmatch(words_as_blanks(value).strip()):
         value = f"{based[1]}_{_BASES.get(based[2], based[2])}"
@@ -185,13 +184,6 @@ def _top_level(text: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:
     return [match for match in pattern.finditer(text) if depth[match.start()] == 0]
 
 
-def _same_number(side: str, number: Fraction) -> bool:
-    """Whether a side is this number; behind `\\approx` within ROUNDED of it."""
-    rounded = side.startswith(APPROX)
-    other = _number(side.removeprefix(APPROX))
-    return other is not None and (abs(other - number) <= ROUNDED * abs(number) if rounded else other == number)
-
-
 def _taken_apart(text: str) -> tuple[str, tuple[str, ...], str]:
     """(name, other sides, value): the value is the last side, or what stands before `\\approx`."""
     if _RELATION.search(text):  # `and` and `or` are two things there
@@ -226,9 +218,8 @@ def _is_name(side: str) -> bool:
     if _NAME.fullmatch(side):
         return True
     view = words_as_blanks(side)
-    words = re.findall(r"(?<!\\)[A-Za-z']+", view)
-    wordy = OPEN in side or any(len(word) > 3 for word in words)
-    return bool(wordy and words and _NAMING_WORDS.fullmatch(view) and not DENYING & {word.lower() for word in words})
+    wordy = OPEN in side or re.search(r"(?<![\\A-Za-z])[A-Za-z]{4}", view)
+    return bool(wordy and _NAMING_WORDS.fullmatch(view) and not DENYING & set(re.findall("[a-z]+", view.lower())))
 
 
 def _unwrapped(value: str) -> str:
