@@ -36,7 +36,9 @@ def run(options: argparse.Namespace) -> int:
     from lgrpo.ablate.jobs import STEPS, command, read_times
     from lgrpo.ablate.run import make_slots, own_cores, run_jobs
     from lgrpo.ablate.table import write_table
+    from lgrpo.runs.multihost import require_alone
 
+    require_alone("ablate")
     grid = load_grid(find_grid(options.grid, options.experiment), options.base)
     if options.jobs < 0:
         raise UserError(f"--jobs {options.jobs}: must be at least 1, or 0 for all cores")

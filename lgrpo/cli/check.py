@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from lgrpo.cli.common import Remake
+from lgrpo.runs.storage import place
 
 WHAT = "do what a command does up to its first batch: resolved config and ids, first prompt with its target, and what is wrong"
 
@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     which = "which command the config is meant for; default: found from the module"
     parser.add_argument("--kind", choices=("train", "sft", "eval"), help=which)
     parser.add_argument("--stage", default="encoder", help="of a module whose get_config takes a stage: which one to check")
-    parser.add_argument("--workdir", type=Path, help="also check what is in it: a run to go on with, or to evaluate")
+    parser.add_argument("--workdir", type=place, help="also check what is in it: a run to go on with, or to evaluate")
     parser.add_argument("--fast", action="store_true", help="leave the data out")
     parser.add_argument("--devices", type=int, default=0, help="number of devices to check against; default: those of this machine")
     parser.add_argument("--mesh-table", type=int, nargs="+", metavar="N", help="print where every tensor lies on a mesh of N devices")

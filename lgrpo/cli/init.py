@@ -7,17 +7,20 @@ from importlib import resources
 from pathlib import Path
 
 from lgrpo.errors import UserError
+from lgrpo.runs.storage import remote
 
 WHAT = "a new folder with experiments of your own on the embedded task, an ablation and a Makefile: lgrpo init DIR"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="new or empty folder")
+    parser.add_argument("folder", metavar="DIR", help="new or empty folder")
 
 
 def run(options: argparse.Namespace) -> int:
     """Errors: UserError when the folder holds something or cannot be made."""
-    folder: Path = options.folder
+    if remote(options.folder):
+        raise UserError(f"{options.folder}: give a folder of this machine; its experiments' workdirs may lie in a bucket")
+    folder = Path(options.folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):

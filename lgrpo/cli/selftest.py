@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from lgrpo.runs.storage import place
+
 WHAT = "check this machine: kill a tiny run, restart it, compare (resume, soak); gradients of the log-probs (numerics)"
 
 _TESTS = "resume: a number of kills; soak: as many as fit into some minutes; numerics: gradients of the log-probs against float32 autodiff"
@@ -16,7 +18,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kills", type=int, default=20, help="resume: how often to kill")
     parser.add_argument("--minutes", type=float, default=30.0, help="soak: how long to go on")
     parser.add_argument("--processes", type=int, default=2, help="soak: runs side by side")
-    parser.add_argument("--workdir", type=Path, help="new folder for the runs; default: a temporary one, which stays when something failed")
+    parser.add_argument(
+        "--workdir",
+        type=place,
+        help="new folder for the runs, or gs://BUCKET/FOLDER; default: a temporary one; stays when something failed",
+    )
     parser.add_argument("--steps", type=int, default=12, help="length of a run")
     parser.add_argument("--seed", type=int, default=0, help="chooses the moments")
     parser.add_argument("--fsdp", type=int, default=1, help="devices over which weights are sharded")
@@ -46,8 +52,10 @@ def run(options: argparse.Namespace) -> int:
     """Exit code: 0 when nothing differed (numerics: by more than its limit), else 1. Errors: UserError when the test cannot be made at all."""
     if options.test == "numerics":
         return _numerics(options)
+    from lgrpo.runs.multihost import require_alone
     from lgrpo.selftest import kills
 
+    require_alone("selftest")
     job = ("--steps", str(options.steps), "--fsdp", str(options.fsdp), "--tensor", str(options.tensor))
     common: dict[str, Any] = {"workdir": options.workdir, "seed": options.seed, "options": job}
     if options.test == "resume":

@@ -25,9 +25,10 @@ from lgrpo.config import GymConfig
 from lgrpo.config.gym import WITH_CHAINS, complaints, parameters
 from lgrpo.config.overrides import leaves_with_bounds
 from lgrpo.data.equations import extract
-from lgrpo.data.prepare import local_root
+from lgrpo.data.prepare import keep, local_root
 from lgrpo.data.registry import normal_text
 from lgrpo.errors import UserError
+from lgrpo.runs import storage
 
 _CHUNK = 4096  # problems of one generator
 _SPAN = 10**7  # generator seeds of one split: problem i of a generator with seed s is drawn from s + i
@@ -54,7 +55,7 @@ def prepared(cfg: GymConfig, data_dir: str) -> pathlib.Path:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     out = local_root(data_dir) / "reasoning_gym" / f"{cfg.dataset}-{digest}"
     try:
-        write(Gym(out=str(out), **dataclasses.asdict(cfg)))
+        keep(out, data_dir, "dataset.json", lambda: write(Gym(out=str(out), **dataclasses.asdict(cfg))))
     except OSError as error:
         raise UserError(f"data.data_dir: cannot write {out}: {error}; free space or choose a writable folder") from error
     return out
@@ -151,6 +152,10 @@ def _split(
 
 def write(cfg: Gym) -> dict[str, Any]:
     """Writes the folder unless it is there, whole or not at all; returns what dataset.json holds. Errors: UserError."""
+    if storage.remote(cfg.out):
+        raise UserError(
+            f"{cfg.out}: give a folder of this machine; what a run prepares itself is kept in data.data_dir, which may lie in a bucket"
+        )
     params, out = _check(cfg), pathlib.Path(cfg.out).expanduser()
     settings = settings_of(cfg)
     if out.exists():

@@ -17,7 +17,7 @@ import numpy as np
 from lgrpo.config import ExperimentConfig
 from lgrpo.data import labels, packing, prompts
 from lgrpo.data.prompts import TextTokenizer
-from lgrpo.data.tokenise import NO_CHAIN, Ids, Table, tokenise
+from lgrpo.data.tokenise import NO_CHAIN, Table, tokenise
 from lgrpo.errors import UserError
 from lgrpo.types import PromptBatch
 
@@ -144,8 +144,8 @@ def sft_stream(
     table = tokenise(cfg, tokenizer, split, supervised=True)
     pad = prompts.pad_id(cfg.data, tokenizer)
     columns = _prompt_columns(table, cfg, tokenizer)
-    columns["chain_tokens"], columns["chain_mask"] = _pad(table.chains, cfg.sft.max_chain, pad, left=False)
-    columns["answer_tokens"], columns["answer_mask"] = _pad(table.answers, cfg.sft.max_answer, pad, left=False)
+    columns["chain_tokens"], columns["chain_mask"] = table.chains.padded(cfg.sft.max_chain, pad, left=False)
+    columns["answer_tokens"], columns["answer_mask"] = table.answers.padded(cfg.sft.max_answer, pad, left=False)
 
     fingerprint, more = _fingerprint(table), {}
     if cfg.sft.stage == "latent" and cfg.sft.labels == "encoder":
@@ -171,7 +171,7 @@ def sft_stream(
 
 def _packing_sizes(table: Table, cfg: ExperimentConfig) -> packing.Records:
     per = cfg.sft.compression if cfg.sft.stage == "latent" else 1
-    prompts, chains, answers = (np.array([len(row) for row in ids], np.int64) for ids in (table.prompts, table.chains, table.answers))
+    prompts, chains, answers = (ids.sizes for ids in (table.prompts, table.chains, table.answers))
     widest = -(-cfg.sft.max_chain // per) + 1 + cfg.sft.max_answer
     return packing.Records(prompts, -(-chains // per) + 1 + answers, cfg.data.max_prompt, widest)
 
@@ -186,8 +186,8 @@ def _fingerprint(table: Table) -> str:
     """Identity of tokenised records: their uids and all their tokens, whatever they are padded to."""
     found = hashlib.sha256(table.uid.tobytes())
     for ids in (part for part in (table.prompts, table.chains, table.answers) if part):
-        found.update(np.array([len(row) for row in ids], np.int32).tobytes())
-        found.update(np.concatenate([np.asarray(row, np.int32) for row in ids]).tobytes())
+        found.update(ids.sizes.astype(np.int32).tobytes())
+        found.update(ids.values.tobytes())
     return found.hexdigest()[:16]
 
 
@@ -237,19 +237,9 @@ def describe_stream(stream: Stream[Any], tokenizer: TextTokenizer) -> str:
 
 
 def _prompt_columns(table: Table, cfg: ExperimentConfig, tokenizer: TextTokenizer) -> dict[str, np.ndarray]:
-    tokens, mask = _pad(table.prompts, cfg.data.max_prompt, prompts.pad_id(cfg.data, tokenizer), left=True)
+    tokens, mask = table.prompts.padded(cfg.data.max_prompt, prompts.pad_id(cfg.data, tokenizer), left=True)
     return {"prompt_tokens": tokens, "prompt_mask": mask, "uid": table.uid}
 
 
 def _prompt_batch(columns: dict[str, np.ndarray], rows: np.ndarray) -> PromptBatch:
     return PromptBatch(tokens=columns["prompt_tokens"][rows], mask=columns["prompt_mask"][rows], uid=columns["uid"][rows])
-
-
-def _pad(ids: Ids, width: int, pad: int, *, left: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Ragged rows as (tokens int32 [M, width], mask bool [M, width])."""
-    tokens = np.full((len(ids), width), pad, np.int32)
-    lengths = np.array([len(row) for row in ids])
-    at = np.arange(width)
-    mask = at >= width - lengths[:, None] if left else at < lengths[:, None]
-    tokens[mask] = np.concatenate([np.asarray(row, np.int32) for row in ids])  # row-major, as the mask is read
-    return tokens, mask

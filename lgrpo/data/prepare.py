@@ -1,4 +1,4 @@
-"""The one way in which a tensorflow-datasets builder is made to write its data, and where it writes it."""
+"""The one way in which a tensorflow-datasets builder is made to write its data, where it writes it, and what a bucket keeps of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import pathlib
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from lgrpo.config import DataConfig
@@ -20,24 +21,37 @@ def local_root(data_dir: str) -> pathlib.Path:
     return pathlib.Path(DataConfig.data_dir).expanduser().parent / "buckets" / str(at).removeprefix("gs://") if storage.remote(at) else at
 
 
+def keep(here: pathlib.Path, data_dir: str, last: str, make: Callable[[], Any]) -> None:
+    """A folder below local_root. What data.data_dir has of it in a bucket is fetched; else `make` makes it, and it is put there. last: the file
+    that says that the others are there.
+
+    Errors: those of `make` and of storage.errors().
+    """
+    there = storage.place(data_dir) / here.relative_to(local_root(data_dir)).as_posix() if storage.remote(data_dir) else None
+    kept = there is not None and (there / last).exists()
+    if kept and not here.exists():
+        _fetch(there, here)
+        return
+    make()
+    if there is not None and not kept:
+        storage.upload(here, there, last=last)
+
+
 def download_and_prepare(builder: Any, data_dir: str) -> None:
     """Prepares quietly: tfds prints, but stdout belongs to the caller, and by default it would first ask its cloud bucket, which may hang
-    without a network. What data.data_dir has in a bucket is fetched, what it lacks there is put there. builder: with local_root as its folder.
+    without a network. builder: with local_root as its folder.
 
     Errors: whatever the builder raises; those of storage.errors().
     """
-    here = pathlib.Path(builder.data_path)
-    there = storage.place(data_dir) / here.relative_to(local_root(data_dir)) if storage.remote(data_dir) else None
-    if there is not None and (there / _INFO).exists():
-        _fetch(there, here)
-        return
-    import tensorflow_datasets as tfds  # here, because runs on JSON lines do not need it
 
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(sys.stderr):
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-    if there is not None:
-        storage.upload(here, there, last=_INFO)
+    def make() -> None:
+        import tensorflow_datasets as tfds  # here, because runs on JSON lines do not need it
+
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(sys.stderr):
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+
+    keep(pathlib.Path(builder.data_path), data_dir, _INFO, make)
 
 
 def _fetch(source: storage.Place, target: pathlib.Path) -> None:

@@ -16,6 +16,7 @@ from lgrpo.config import DataConfig, ExperimentConfig
 from lgrpo.config.machine import settle_dtype
 from lgrpo.data.chat import ChatTemplate, load_chat_template
 from lgrpo.data.files import digest
+from lgrpo.data.ragged import Ragged
 from lgrpo.data.registry import INSTRUCTION
 from lgrpo.errors import UserError
 from lgrpo.runs import storage
@@ -56,10 +57,10 @@ class TextTokenizer:
     def encode(self, text: str) -> list[int]:
         return self.inner.encode(text, add_special_tokens=False).ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> Ragged:
         """Ids of each text. The library's threads share the texts of a part; an encoding is some kB, so the parts are bounded."""
         parts = (list(texts[at : at + _PART]) for at in range(0, len(texts), _PART))
-        return [e.ids for part in parts for e in self.inner.encode_batch_fast(part, add_special_tokens=False)]
+        return Ragged.joined(Ragged.of([e.ids for e in self.inner.encode_batch_fast(part, add_special_tokens=False)]) for part in parts)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, special tokens included. Ids outside the vocabulary have no text."""

@@ -78,7 +78,7 @@ def survey(cfg: ExperimentConfig, tokenizer: TextTokenizer, file: Place, *, show
     long = {what: found > limit for what, (_, limit, found) in lengths.items()}
     supervised = long["prompt"] | long["chain"] | long["answer"]
     unknown = tokenizer.find(prompts.UNK)
-    lost = [] if unknown is None else [r["uid"] for r, row in zip(records, ids, strict=True) if unknown in row]
+    lost = [] if unknown is None else np.flatnonzero(ids.holds([unknown])).tolist()
     parts = [
         f"{file}: {len(records)} records; columns with something in them: {named}"
         + (f"; not read: {', '.join(ignored)}" if ignored else ""),

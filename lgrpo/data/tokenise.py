@@ -11,12 +11,12 @@ from lgrpo.config import ExperimentConfig
 from lgrpo.config.reads import end_ids
 from lgrpo.data import prompts
 from lgrpo.data.prompts import TextTokenizer
+from lgrpo.data.ragged import Ragged
 from lgrpo.data.registry import DATA_SETS, instruction_of, locate
 from lgrpo.data.sources import Record, load_records
 from lgrpo.errors import UserError
 from lgrpo.runs import multihost
 
-Ids = list[list[int]]
 NO_CHAIN = "no chain"
 
 
@@ -24,9 +24,9 @@ NO_CHAIN = "no chain"
 class Table:
     """Tokenised records that fit, in file order: M rows."""
 
-    prompts: Ids
-    chains: Ids
-    answers: Ids
+    prompts: Ragged
+    chains: Ragged  # no rows where they are not asked for; answers too
+    answers: Ragged
     gold: list[str]
     uid: np.ndarray  # int32 [M]
     left_out: dict[str, int]  # records by reason; `all`: each once
@@ -36,7 +36,7 @@ class Table:
 class _Part:
     """One text of every record, tokenised."""
 
-    ids: Ids
+    ids: Ragged
     sizes: np.ndarray  # int64 [M]; tokens, or the characters of a text that is so long that nobody counts its tokens
     limit: int
     field: str
@@ -58,7 +58,7 @@ def tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, sup
         fits = part.sizes <= part.limit
         if cfg.data.overlong == "error" and not fits.all():
             uid = int(np.argmin(fits))
-            unit = "tokens" if part.ids[uid] else "characters"
+            unit = "tokens" if part.ids.sizes[uid] == part.sizes[uid] else "characters"
             raise UserError(
                 f"data: {split} record {uid}: {what} has {part.sizes[uid]} {unit}, {part.field} is {part.limit}; "
                 "raise it or set data.overlong=drop"
@@ -76,8 +76,8 @@ def tokenise(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, *, sup
             f"data: none of the {len(records)} {split} records fits {limits}; the shortest lengths are {shortest}; raise the limits"
         )
 
-    def chosen(what: str) -> Ids:
-        return [parts[what].ids[i] for i in kept] if what in parts else []
+    def chosen(what: str) -> Ragged:
+        return parts[what].ids.kept(keep) if what in parts else Ragged.of(())
 
     return Table(
         prompts=chosen("prompt"),
@@ -104,16 +104,16 @@ def prompt_texts(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, re
     return prompts.render_prompts(problems, cfg.data.template, cfg.data.think_start, chat=tokenizer.chat, **asked)
 
 
-def prompt_ids(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, records: Sequence[Record]) -> tuple[list[str], Ids, np.ndarray]:
+def prompt_ids(
+    cfg: ExperimentConfig, tokenizer: TextTokenizer, split: str, records: Sequence[Record]
+) -> tuple[list[str], Ragged, np.ndarray]:
     """(texts, ids, sizes int64 [M]) of the prompts of a split; what `bounded_ids` says of long texts holds for problems."""
     # What is too long is not put into a template either.
     most = _most_characters(tokenizer, cfg.data.max_prompt)
     texts = prompt_texts(cfg, tokenizer, split, [r if len(r["problem"]) <= most else r | {"problem": ""} for r in records])
     ids, sizes = bounded_ids(tokenizer, texts, cfg.data.max_prompt)
-    for i, record in enumerate(records):
-        if len(record["problem"]) > most:
-            ids[i], sizes[i] = [], len(record["problem"])
-    return texts, ids, sizes
+    long = _lengths([r["problem"] for r in records])
+    return texts, ids, np.where(long > most, long, sizes)
 
 
 def _bare(cfg: ExperimentConfig, split: str, records: Sequence[Record]) -> np.ndarray:
@@ -151,13 +151,14 @@ def _supervised_parts(cfg: ExperimentConfig, tokenizer: TextTokenizer, split: st
     answers = _tokens(tokenizer, answer_texts(cfg, split, records), records, cfg.sft.max_answer, "sft.max_answer")
     controls = {cfg.data.think_end_id, *end_ids(cfg.data)}
     for part in (chains, answers):
-        for record, row in zip(records, part.ids, strict=True):
-            if not controls.isdisjoint(row):
-                raise UserError(
-                    f"data: record {record['uid']}: chain or answer contains data.think_end or an end of sequence; remove it from the text"
-                )
+        early = part.ids.holds(controls)
+        if early.any():
+            raise UserError(
+                f"data: record {records[int(np.argmax(early))]['uid']}: chain or answer contains data.think_end or an end of sequence; "
+                "remove it from the text"
+            )
     head, tail = prompts.think_end_ids(cfg.data, tokenizer)[1:], [cfg.data.eos_id]
-    ends = [head + row + tail if len(row) == size else [] for row, size in zip(answers.ids, answers.sizes, strict=True)]
+    ends = answers.ids.between(head, tail)
     return {"chain": chains, "answer": dataclasses.replace(answers, ids=ends, sizes=answers.sizes + len(head) + len(tail))}
 
 
@@ -166,11 +167,16 @@ def _most_characters(tokenizer: TextTokenizer, limit: int) -> int:
     return max(100_000, 4 * limit * tokenizer.longest)
 
 
-def bounded_ids(tokenizer: TextTokenizer, texts: Sequence[str], limit: int) -> tuple[Ids, np.ndarray]:
+def _lengths(texts: Sequence[str]) -> np.ndarray:
+    """Characters, int64 [M]."""
+    return np.fromiter(map(len, texts), np.int64, len(texts))
+
+
+def bounded_ids(tokenizer: TextTokenizer, texts: Sequence[str], limit: int) -> tuple[Ragged, np.ndarray]:
     """(ids, sizes int64 [M]). A text with so many characters that it must be longer than `limit` tokens is not read: no ids, its size in characters."""
-    most = _most_characters(tokenizer, limit)
+    most, long = _most_characters(tokenizer, limit), _lengths(texts)
     ids = tokenizer.encode_batch([text if len(text) <= most else "" for text in texts])
-    return ids, np.array([len(row) if len(text) <= most else len(text) for row, text in zip(ids, texts, strict=True)], np.int64)
+    return ids, np.where(long > most, long, ids.sizes)
 
 
 def _tokens(tokenizer: TextTokenizer, texts: Sequence[str], records: Sequence[Record], limit: int, field: str) -> _Part:
@@ -183,8 +189,9 @@ def _known(tokenizer: TextTokenizer, records: Sequence[Record], part: _Part) -> 
     """Errors: UserError when the tokenizer lacks a token for some of it: that part of the problem would be lost."""
     unk = tokenizer.find(prompts.UNK)
     if unk is not None:
-        bad = next((i for i, row in enumerate(part.ids) if unk in row), None)
-        if bad is not None:
+        unknown = part.ids.holds([unk])
+        if unknown.any():
+            bad = int(np.argmax(unknown))
             shown = tokenizer.decode(part.ids[bad])[:200]
             raise UserError(
                 f"data: record {records[bad]['uid']} has text unknown to the {tokenizer.name} tokenizer: {shown!r}; "

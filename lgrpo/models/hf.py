@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -238,15 +238,15 @@ def tensor_sizes(cfg: ModelConfig) -> list[tuple[str, int]]:
     return [(name, math.prod(hf_shape(spec)) * width) for name, spec, _ in hf_tensors(cfg)]
 
 
-def export_tensors(params: Params, cfg: ModelConfig) -> Iterator[np.ndarray]:
-    """Host arrays in Hugging Face's layout and in cfg.param_dtype, in the order of tensor_sizes; one layer at a time."""
+def export_tensors(params: Params, cfg: ModelConfig, fetch: Callable[[jax.Array], np.ndarray] = jax.device_get) -> Iterator[np.ndarray]:
+    """Host arrays in Hugging Face's layout and in cfg.param_dtype, in the order of tensor_sizes; one layer at a time. fetch: brings one here."""
     by_name = {
         spec.hf: value for spec, value in zip(_specs(cfg), jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, jax.Array)), strict=True)
     }
     dtype = jnp.dtype(cfg.param_dtype)
     for _, spec, layer in hf_tensors(cfg):
         value = by_name[spec.hf]
-        block = np.asarray(jax.device_get(value if layer is None else value[layer]))
+        block = np.asarray(fetch(value if layer is None else value[layer]))
         inputs = spec.hf_inputs
         if inputs:
             block = block.transpose(*range(inputs, block.ndim), *range(inputs))

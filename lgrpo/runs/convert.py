@@ -13,11 +13,11 @@ import pathlib
 import shlex
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from lgrpo.config import CheckpointConfig, DataConfig, ExperimentConfig, MeshConfig, ModelConfig
@@ -41,9 +41,9 @@ from lgrpo.runs import multihost, storage
 from lgrpo.runs.checkpoint import Checkpoints, load_weights, saved_config, write_config
 from lgrpo.runs.integrity import require_finite
 from lgrpo.runs.model_card import model_card
-from lgrpo.runs.storage import PathLike
+from lgrpo.runs.storage import PathLike, Place
 from lgrpo.runs.stored import flatten
-from lgrpo.sharding import make_mesh
+from lgrpo.sharding import make_mesh, replicated
 from lgrpo.types import TrainState
 
 ExtraTokens = Literal["refuse", "drop", "pad"]
@@ -243,7 +243,7 @@ def import_hf(
                 cfg = apply_diff(cfg, {"data.tokenizer": str(workdir / "hf")})
             params = import_params(files, model, _shardings(model, placed), rows=rows, fresh=fresh)
             require_finite(flatten(params), where, "download the model again, or import other weights")
-            zero = jnp.zeros((), jnp.int32)
+            zero = jax.device_put(np.int32(0), replicated(placed))  # a scalar of one process alone cannot be saved by several
             state = TrainState(zero, params, None, zero, zero, None)
             checkpoints.save(0, state=state, data={}, buffer=None, cfg=cfg, extra={"seconds": 0.0, "source": source}, metric=None)
         finally:
@@ -296,23 +296,42 @@ def export_hf(
 
     Writes safetensors (several with an index above shard_bytes), config.json, the tokenizer's files, latent_config.json and a model card with
     the evaluations that lie in the workdir. tokenizer: where its files are now, when the folder that the run used has moved.
+    Of several processes the main one writes, and each tensor is gathered when its turn comes; the others return no names.
     Errors: UserError when `out` exists, or there is nothing to export.
     """
     out = storage.absolute(out)
     if out.exists():
         raise UserError(f"{out}: exists already; choose another folder or remove it")
-    multihost.require_one("export-hf")
     cfg = saved_config(workdir)
     if tokenizer:
         cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, tokenizer=tokenizer))
     text_tokenizer = load_tokenizer(cfg.data)
     cfg = resolve(cfg, text_tokenizer)
     ways = math.gcd(jax.device_count(), cfg.model.d_model)  # spread, so that no device needs room for the whole model
+    if multihost.several() and ways < jax.device_count():  # some process would hold nothing
+        multihost.require_one(f"export-hf of a model whose width, {cfg.model.d_model}, does not divide over {jax.device_count()} devices")
     mesh = make_mesh(MeshConfig(data=1, fsdp=ways), jax.devices()[:ways])
     params, step = load_weights(workdir, abstract_params(cfg.model, param_shardings(cfg.model, mesh)), best=best)
     prompt = prompt_texts(cfg, text_tokenizer, cfg.data.eval_split, [Record(problem="{problem}", cot="", answer="", uid=0)])[0]
-    about = {"step": step, "digest": params_digest(compute_params(params, cfg.model)), "prompt": prompt}
+    source = _text_source(cfg)
+    licences = sorted(file.name for pattern in _LICENCES for file in source.glob(pattern)) if source.is_dir() else []
+    about = {"step": step, "digest": params_digest(compute_params(params, cfg.model)), "prompt": prompt, "licences": licences}
+    card = model_card(cfg, storage.place(workdir), **about)  # Orbax opens the runs before on all processes or on none
     model = cfg.model if dtype == "keep" else dataclasses.replace(cfg.model, param_dtype=dtype)
+    tensors = export_tensors(params, model, multihost.host)
+    names: list[str] = []
+    if multihost.is_main():
+        names = _write_model(out, cfg, model, tensors, shard_bytes, prompt, card)
+    for _ in tensors:  # the other processes have their part in each
+        pass
+    multihost.barrier("lgrpo_export")
+    return names
+
+
+def _write_model(
+    out: Place, cfg: ExperimentConfig, model: ModelConfig, tensors: Iterable[np.ndarray], shard_bytes: int, prompt: str, card: str
+) -> list[str]:
+    """The folder `out`, whole or not at all. Returns the names of the weight files."""
     away = storage.remote(out)
     if not away:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -320,9 +339,8 @@ def export_hf(
         folder = pathlib.Path(temporary) / "model"
         folder.mkdir()
         _write_texts(folder, cfg, model, prompt)
-        licences = sorted(file.name for pattern in _LICENCES for file in folder.glob(pattern))
-        (folder / "README.md").write_text(model_card(cfg, storage.place(workdir), licences=licences, **about), encoding="utf-8")
-        names = write_tensors(folder, tensor_sizes(model), export_tensors(params, model), shard_bytes)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        names = write_tensors(folder, tensor_sizes(model), tensors, shard_bytes)
         if away:
             storage.upload(folder, out, last="config.json")  # without which there is no model
         else:
@@ -330,9 +348,14 @@ def export_hf(
     return names
 
 
+def _text_source(cfg: ExperimentConfig) -> pathlib.Path:
+    """The tokenizer's file, or the folder with what else came with it."""
+    return ASSET if cfg.data.tokenizer == "embedded" else storage.local(cfg.data.tokenizer)
+
+
 def _write_texts(folder: pathlib.Path, cfg: ExperimentConfig, model: ModelConfig, prompt: str) -> None:
     """Everything but the weights and the model card."""
-    source = ASSET if cfg.data.tokenizer == "embedded" else storage.local(cfg.data.tokenizer)
+    source = _text_source(cfg)
     if source.is_dir():
         _copy_texts(source, folder)
     else:

@@ -50,7 +50,7 @@ def initialize(patience: float = 300.0) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (results are printed once)
 
 
-def _announced(env: os._Environ[str]) -> bool:
+def _announced(env: Mapping[str, str]) -> bool:
     hosts = env.get("TPU_WORKER_HOSTNAMES", "")
     slurm = "SLURM_STEP_ID" in env and int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1"))) > 1
     return env.get("LGRPO_DISTRIBUTED") == "1" or "," in hosts or "MEGASCALE_COORDINATOR_ADDRESS" in env or slurm
@@ -103,6 +103,14 @@ def require_one(command: str) -> None:
 def is_main() -> bool:
     """The one process that prints and writes metrics."""
     return jax.process_index() == 0
+
+
+def require_alone(command: str, env: Mapping[str, str] = os.environ) -> None:
+    """For what starts processes of its own, which would look for others. Errors: UserError where the environment announces several."""
+    count = int(env.get("JAX_NUM_PROCESSES", "1")) > 1
+    if count or _announced(env):
+        name = "JAX_NUM_PROCESSES" if count else "LGRPO_DISTRIBUTED and what the cluster has set"
+        raise UserError(f"{command}: starts processes of its own; unset {name}, or run what it starts over all hosts yourself")
 
 
 def say(text: str) -> None:

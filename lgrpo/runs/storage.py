@@ -37,6 +37,8 @@ _SECRET = re.compile(
     r"(?i)(\bbearer\s+|\btoken[=:\s]+|\bkey[=:\s]+|[?&][\w-]*(?:token|signature|credential|upload_id|key)[\w-]*=)[^\s&'\"]+|ya29\.[\w.-]+"
 )
 _THREADS = 8
+PART = ".part"
+"""Ends the name of what is about to be added to an object."""
 
 
 def remote(path: PathLike) -> bool:
@@ -359,7 +361,7 @@ def append(path: Place, data: bytes, version: int) -> int:
     """
     from google.api_core.exceptions import NotFound, PreconditionFailed
 
-    whole, part = _blob(path), _blob(f"{path}.part")
+    whole, part = _blob(path), _blob(f"{path}{PART}")
     part.upload_from_string(data, retry=_retry())
     try:
         whole.reload(retry=_retry())

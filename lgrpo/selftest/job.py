@@ -1,7 +1,8 @@
 """The job that selftest kills: a tiny run of the real RL loop that says on stderr what it is about to do.
 
 python -m lgrpo.selftest.job WORKDIR --data-dir DIR [--steps N] [--seed S] [--fsdp N] [--tensor N]. Once finished it writes WORKDIR/final.json, a
-hash of every array of the final state and of the buffer, and the position in the data.
+hash of every array of the final state and of the buffer, and the position in the data. In a bucket the record follows all the time, event files too,
+so that kills meet that.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,12 +33,13 @@ from lgrpo.config import (
     RolloutConfig,
     TrainConfig,
 )
-from lgrpo.runs import multihost, output, partners
+from lgrpo.runs import multihost, output, partners, storage
 from lgrpo.runs.checkpoint import Checkpoints
+from lgrpo.runs.writers import mirror
+from lgrpo.selftest.same import FINAL
 from lgrpo.train import collect, health, rl
 from lgrpo.train.setup import open_session
 
-FINAL = "final.json"
 MARK = "selftest:"
 """Begins the lines on stderr that announce a phase."""
 
@@ -59,7 +60,7 @@ def config(options: argparse.Namespace) -> ExperimentConfig:
         train=TrainConfig(num_steps=options.steps, prompts_per_step=rows),
         checkpoint=CheckpointConfig(every=2),
         evaluation=EvaluationConfig(every=3, problems=rows, batch=rows, samples=1, bootstrap=10),
-        logging=LoggingConfig(tensorboard=False, progress=False),
+        logging=LoggingConfig(tensorboard=storage.remote(options.workdir), progress=False),
         mesh=MeshConfig(data=-1, fsdp=options.fsdp, tensor=options.tensor),
     )
 
@@ -115,7 +116,7 @@ def _digests(tree: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(path): hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest() for path, leaf in leaves}
 
 
-def write_final(cfg: ExperimentConfig, workdir: Path) -> None:
+def write_final(cfg: ExperimentConfig, workdir: storage.Place) -> None:
     """What must be equal bit for bit, read from the checkpoint of the last step."""
     session = open_session(cfg, workdir, rl=True, buffer=collect.placed_buffer)
     session.close()
@@ -124,21 +125,20 @@ def write_final(cfg: ExperimentConfig, workdir: Path) -> None:
     final = {"state": _digests(session.state), "buffer": _digests(session.restored.buffer), "data": session.restored.data}
     if not multihost.is_main():
         return
-    temporary = workdir / (FINAL + ".tmp")
-    temporary.write_text(json.dumps(final, indent=1, sort_keys=True))
-    temporary.replace(workdir / FINAL)
+    storage.write_text(workdir / FINAL, json.dumps(final, indent=1, sort_keys=True))
 
 
 def main() -> int:
     """Exit code of the run."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("workdir", type=Path)
+    parser.add_argument("workdir", type=storage.place)
     parser.add_argument("--data-dir", required=True)
     for name, default in (("--steps", 12), ("--seed", 0), ("--fsdp", 1), ("--tensor", 1)):
         parser.add_argument(name, type=int, default=default)
     options = parser.parse_args()
     multihost.initialize()
     partners.GONE = 20.0  # of the kills of one process only the first part is waiting
+    mirror.INTERVAL = 0.2
     cfg = config(options)
     instrument()
     code = rl.run(cfg, options.workdir)

@@ -1,7 +1,8 @@
 """Harms a tiny run again and again, and compares it with one that nobody harmed: python -m lgrpo selftest resume|soak.
 
 The parent starts lgrpo.selftest.job, waits until it announces a phase chosen at random, waits a random moment longer, does one of FAULTS and starts
-it again where it ended. Equal means: every line of metrics.jsonl (without time/ and perf/) and every bit of the final state, the buffer and the data position.
+it again where it ended. Equal means: every line of metrics.jsonl (without time/ and perf/) and every bit of the final state, the buffer and the data
+position. The runs may lie in a bucket; what the processes share beside them stays on this machine.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import json
 import os
 import random
 import resource
@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from lgrpo.errors import UserError
-from lgrpo.runs.metrics import FILE, read_metrics
+from lgrpo.runs import storage
+from lgrpo.runs.storage import PathLike, Place
+from lgrpo.selftest.same import compare_final, compare_lines, leftovers, lines, lost, saved
 
 PHASES = ("rollout", "refill", "update", "save", "evaluation", "restore")
 _MOST = {"rollout": 5, "refill": 2, "update": 5, "save": 3, "evaluation": 2, "restore": 1}
@@ -35,7 +37,7 @@ _LAST_UPDATE = 6
 """A process that comes so far without reaching its kill is killed at whatever it announces next."""
 FAULTS = ("kill", "stop", "full", "damage")
 """SIGKILL to one of its processes; SIGSTOP to one for some seconds; files that cannot grow any more; SIGKILL, and then the newest checkpoint damaged."""
-FINAL, MARK = "final.json", "selftest:"  # as in selftest.job, which imports JAX
+MARK = "selftest:"  # as in selftest.job
 _ROOM = 512
 """Bytes that a file may have on a disk that is full."""
 _DATELESS = ("commit_success.txt", "_CHECKPOINT_METADATA")  # hold no data: damage there changes nothing
@@ -48,14 +50,16 @@ class Job:
     """How to start it."""
 
     options: tuple[str, ...]
-    cache: Path
+    desk: Path
+    """A folder of this machine: data, compiled programs and logs."""
     processes: int = 1
     """More than one: on CPU, each with devices of its own."""
 
-    def start(self, workdir: Path) -> list[subprocess.Popen[str]]:
-        """Its processes; the first one's stderr is a pipe, those of the others are files beside the workdir."""
-        env = {"JAX_COMPILATION_CACHE_DIR": str(self.cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"} | dict(os.environ)
-        command = [sys.executable, "-m", "lgrpo.selftest.job", str(workdir), *self.options]
+    def start(self, workdir: Place) -> list[subprocess.Popen[str]]:
+        """Its processes; the first one's stderr is a pipe, those of the others are files on the desk."""
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(self.desk / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+        env = cache | dict(os.environ)
+        command = [sys.executable, "-m", "lgrpo.selftest.job", str(workdir), "--data-dir", str(self.desk / "data"), *self.options]
         common: dict[str, Any] = {"stdout": subprocess.DEVNULL, "text": True, "errors": "replace"}
         if self.processes == 1:
             return [subprocess.Popen(command, stderr=subprocess.PIPE, env=env, **common)]
@@ -64,10 +68,10 @@ class Job:
             address = f"127.0.0.1:{free.getsockname()[1]}"
         env |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_PROCESSES": str(self.processes), "JAX_COORDINATOR_ADDRESS": address}
         found = []
-        workdir.parent.mkdir(parents=True, exist_ok=True)
+        self.desk.mkdir(parents=True, exist_ok=True)
         for index in range(self.processes):
             with contextlib.ExitStack() as stack:
-                log = stack.enter_context((workdir.parent / f"process{index}.log").open("w")) if index else subprocess.PIPE
+                log = stack.enter_context((self.desk / f"{workdir.parent.name}-process{index}.log").open("w")) if index else subprocess.PIPE
                 found.append(subprocess.Popen(command, stderr=log, env=env | {"JAX_PROCESS_ID": str(index)}, **common))
         return found
 
@@ -159,56 +163,27 @@ def _until(processes: Sequence[subprocess.Popen[str]], plan: Plan, tally: Tally)
     return harmed, "".join(tail)
 
 
-def _damage(workdir: Path, rng: random.Random) -> str:
+def _damage(workdir: Place, rng: random.Random) -> str:
     """A flipped byte in the newest checkpoint, where there is one before it to go back to. Returns the file, "" for none."""
-    folder = workdir / "checkpoints"
-    steps = sorted((int(p.name) for p in folder.iterdir() if p.name.isdecimal()), reverse=True) if folder.is_dir() else []
+    steps = saved(workdir)
     if len(steps) < 2:
         return ""
-    files = [p for p in sorted((folder / str(steps[0])).rglob("*")) if p.is_file() and p.stat().st_size and p.name not in _DATELESS]
-    path = rng.choice(files)
-    data = bytearray(path.read_bytes())
+    folder = workdir / "checkpoints" / str(steps[-1])
+    found = {name: (folder / name).read_bytes() for name in storage.files_below(folder) if os.path.basename(name) not in _DATELESS}
+    name = rng.choice([name for name, data in found.items() if data])
+    data = bytearray(found[name])
     data[rng.randrange(len(data))] ^= 0xFF
-    path.write_bytes(data)
-    return str(path.relative_to(workdir))
+    storage.write_bytes(folder / name, bytes(data))
+    return f"{folder / name}"
 
 
-def _lines(workdir: Path) -> list[dict[str, Any]]:
-    """Metrics without what a clock measured."""
-    if not (workdir / FILE).exists():
-        return []
-    return [{k: v for k, v in row.items() if not k.startswith(("time/", "perf/"))} for row in read_metrics(workdir)]
-
-
-def compare_lines(whole: Sequence[dict[str, Any]], parts: Sequence[dict[str, Any]], *, finished: bool) -> str:
-    """The first difference of metrics, "" for none. An unfinished run is compared as far as it got."""
-    for ours, theirs in zip(whole, parts, strict=False):
-        if ours != theirs:
-            names = sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n))
-            shown = ", ".join(f"{n} is {theirs.get(n)} instead of {ours.get(n)}" for n in names[:3])
-            return f"step {ours['step']}: {shown}"
-    if len(parts) > len(whole) or (finished and len(parts) != len(whole)):
-        return f"{len(parts)} lines of metrics instead of {len(whole)}"
-    return ""
-
-
-def compare_final(whole: Path, parts: Path) -> str:
-    """The first difference of the final states, "" for none."""
-    ours, theirs = (json.loads((folder / FINAL).read_text()) for folder in (whole, parts))
-    for part, values in ours.items():
-        if theirs[part] != values:
-            differing = [n for n in values if theirs[part].get(n) != values[n]] if part != "data" else []
-            return f"{part} differs" + (f" in {', '.join(differing[:3])}" if differing else "")
-    return ""
-
-
-def unbroken(job: Job, workdir: Path) -> list[dict[str, Any]]:
+def unbroken(job: Job, workdir: Place) -> list[dict[str, Any]]:
     """The run to compare with. Errors: UserError with the end of its stderr when it fails."""
     processes = job.start(workdir)
     _, tail = _until(processes, Plan(), Tally())
     if any(process.returncode for process in processes):
         raise UserError(f"selftest: the run that is not killed failed with exit code {processes[0].returncode}:\n{tail}")
-    return _lines(workdir)
+    return lines(workdir)
 
 
 def _choose(rng: random.Random, number: int, faults: Sequence[str]) -> Plan:
@@ -231,11 +206,21 @@ def _ended_as_planned(processes: Sequence[subprocess.Popen[str]], plan: Plan, ta
     return "" if good else f"exit codes {codes}:\n{tail}"
 
 
+def _after_fault(
+    what: str, plan: Plan, workdir: Place, expect: Sequence[dict[str, Any]], least: int | None, tally: Tally, out: Callable[[str], None]
+) -> int | None:
+    """What is on disk once a fault ended a job. least: the newest checkpoint at the fault before. Returns the newest now; None: do not ask again."""
+    found = lines(workdir)
+    problem = compare_lines(expect, found, finished=False) or ("" if least is None else lost(workdir, least))
+    tally.check(f"{what}, {len(found)} steps on disk", problem, out)
+    return None if least is None or plan.fault == "damage" else max(saved(workdir), default=0)
+
+
 def kill_loop(
     job: Job,
-    whole: Path,
+    whole: Place,
     expect: Sequence[dict[str, Any]],
-    folder: Path,
+    folder: Place,
     tally: Tally,
     *,
     rng: random.Random,
@@ -246,17 +231,16 @@ def kill_loop(
 ) -> None:
     """Runs jobs in `folder`/<n>, one after another, until `kills` of them were harmed or the deadline (time.monotonic) has passed.
 
-    The last job is always allowed to finish. Every fault that ends a job is two checks (how it ended, and the metrics on disk agree so far), every
+    The last job is always allowed to finish. Every fault that ends a job is two checks (how it ended, and the files on disk are right so far), every
     finished run another two.
     """
     number, runs = rng.randrange(len(PHASES)), 0
-    done, workdir = 0, folder / "0"
+    done, workdir, least = 0, folder / "0", 0
     while True:
         more = (kills is None or done < kills) and time.monotonic() < deadline
         plan = _choose(rng, number, faults) if more else Plan()
         processes = job.start(workdir)
         harmed, tail = _until(processes, plan, tally)
-        lines = _lines(workdir)
         finished = all(process.returncode == 0 for process in processes)
         if harmed:
             number, done = number + 1, done + 1
@@ -264,8 +248,8 @@ def kill_loop(
                 tally.kills[harmed] += 1
                 tally.faults[plan.fault] += 1
         if harmed and not finished and plan.fault != "stop":
-            what = f"{plan.fault} {done} ({harmed}, {plan.delay * 1000:.0f} ms later), {len(lines)} steps on disk"
-            tally.check(what, compare_lines(expect, lines, finished=False), out)
+            what = f"{plan.fault} {done} ({harmed}, {plan.delay * 1000:.0f} ms later)"
+            least = _after_fault(what, plan, workdir, expect, least, tally, out)
             if problem := _ended_as_planned(processes, plan, tail):
                 tally.check(f"{plan.fault} {done}", problem, out)
                 return
@@ -276,42 +260,43 @@ def kill_loop(
         if not finished:
             tally.check(name, f"exit codes {[process.returncode for process in processes]}:\n{tail}", out)
         else:
-            tally.check(f"{name}: metrics of {len(lines)} steps", compare_lines(expect, lines, finished=True), out)
-            tally.check(f"{name}: final state", compare_final(whole, workdir), out)
-        with tally.lock:
-            tally.steps += len(lines)
+            found = lines(workdir)
+            tally.check(f"{name}: metrics of {len(found)} steps", compare_lines(expect, found, finished=True), out)
+            tally.check(f"{name}: final state", compare_final(whole, workdir) or leftovers(workdir), out)
+            tally.steps += len(found)
         if not more or len(tally.failures) > 5:
             return
-        runs += 1
         if not tally.failures:
-            shutil.rmtree(workdir)
+            storage.remove_folder(workdir)
+        runs, least = runs + 1, 0
         workdir = folder / str(runs)
 
 
-def _prepare(workdir: Path | None, options: Sequence[str]) -> tuple[Path, Job, bool]:
-    """(folder, job, whether the folder is ours to remove). Errors: UserError for a folder that is not empty."""
-    folder = workdir or Path(tempfile.mkdtemp(prefix="lgrpo-selftest-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise UserError(f"{folder}: not empty; give a new --workdir")
-    return folder, Job(("--data-dir", str(folder / "data"), *options), folder / "cache"), workdir is None
+def _prepare(workdir: PathLike | None, options: Sequence[str]) -> tuple[Place, Job, Path | None]:
+    """(folder of the runs, job, what goes at the end). Errors: UserError for a folder that is not empty."""
+    folder = storage.place(workdir or tempfile.mkdtemp(prefix="lgrpo-selftest-"))
+    with storage.explained(folder):
+        if storage.files_below(folder):
+            raise UserError(f"{folder}: not empty; give a new --workdir")
+    desk = folder if isinstance(folder, Path) else Path(tempfile.mkdtemp(prefix="lgrpo-selftest-"))
+    return folder, Job(tuple(options), desk), None if workdir and desk == folder else desk
 
 
-def _finish(tally: Tally, folder: Path, temporary: bool) -> int:
+def _finish(tally: Tally, folder: Place, temporary: Path | None) -> int:
     """The last line, and the exit code."""
-    if temporary and not tally.failures:
-        shutil.rmtree(folder)
-    elif tally.failures:
+    if tally.failures:
         print(f"the runs are in {folder}")
+    elif temporary:
+        shutil.rmtree(temporary)
     print(f"{tally.passed} passed, {len(tally.failures)} failed")
     return int(bool(tally.failures))
 
 
-def resume(*, kills: int, workdir: Path | None, seed: int, options: Sequence[str] = ()) -> int:
+def resume(*, kills: int, workdir: PathLike | None, seed: int, options: Sequence[str] = ()) -> int:
     """The resume test. options: further ones of selftest.job. Returns 0 when all agreed, else 1."""
     folder, job, temporary = _prepare(workdir, options)
     expect = unbroken(job, folder / "whole")
-    print(f"unbroken run: {len(expect)} steps", flush=True)
+    print(f"unbroken run: {len(expect)} steps; seed {seed} chooses the moments", flush=True)
     tally = Tally()
     out = lambda text: print(text, flush=True)  # noqa: E731
     kill_loop(job, folder / "whole", expect, folder / "killed", tally, rng=random.Random(seed), kills=kills, out=out)
@@ -319,21 +304,23 @@ def resume(*, kills: int, workdir: Path | None, seed: int, options: Sequence[str
     return _finish(tally, folder, temporary)
 
 
-def soak(*, minutes: float, processes: int, workdir: Path | None, seed: int, options: Sequence[str] = ()) -> int:
-    """Jobs side by side for so many minutes, all FAULTS mixed, the last job of two processes; then what was found. Exit code as resume."""
+def soak(*, minutes: float, processes: int, workdir: PathLike | None, seed: int, options: Sequence[str] = ()) -> int:
+    """Jobs side by side for so many minutes, all FAULTS mixed (in a bucket no full disk), the last job of two processes. Exit code as resume."""
     folder, job, temporary = _prepare(workdir, options)
     jobs = [job] * (processes - 1) + [dataclasses.replace(job, processes=2)]
     names = ["whole"] * (processes - 1) + ["whole_two"]
     expected = {name: unbroken(each, folder / name) for name, each in dict(zip(names, jobs, strict=True)).items()}
+    faults = [fault for fault in FAULTS if fault != "full" or not storage.remote(folder)]
     tally, before, deadline = Tally(), _resident("self"), time.monotonic() + 60 * minutes
-    print(f"unbroken runs are done; {processes} jobs side by side for {minutes:g} minutes, one of them of two processes", flush=True)
+    print(f"unbroken runs are done; seed {seed} chooses the moments", flush=True)
+    print(f"{processes} jobs side by side for {minutes:g} minutes, one of them of two processes", flush=True)
 
     def loop(index: int) -> None:
         out = lambda text: print(f"[{index}] {text}", flush=True)  # noqa: E731
         where, rng = folder / f"killed{index}", random.Random(1000 * seed + index)
         try:
             name = names[index]
-            kill_loop(jobs[index], folder / name, expected[name], where, tally, rng=rng, deadline=deadline, out=out, faults=FAULTS)
+            kill_loop(jobs[index], folder / name, expected[name], where, tally, rng=rng, deadline=deadline, out=out, faults=faults)
         except Exception as error:  # a thread's error would go unseen
             tally.check(f"job {index}", f"{type(error).__name__}: {error}", out)
 
@@ -343,7 +330,7 @@ def soak(*, minutes: float, processes: int, workdir: Path | None, seed: int, opt
     for thread in threads:
         thread.join()
     after = _resident("self")
-    print("faults survived: " + ", ".join(f"{tally.faults[f]} {f}" for f in FAULTS))
+    print("faults survived: " + ", ".join(f"{tally.faults[f]} {f}" for f in faults))
     print(f"phases: {sum(tally.kills.values())} (" + ", ".join(f"{tally.kills[p]} in {p}" for p in PHASES) + ")")
     print(f"steps compared: {tally.steps}")
     print(f"differences found: {len(tally.failures)}")

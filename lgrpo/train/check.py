@@ -17,6 +17,7 @@ from lgrpo.data.prompts import TextTokenizer, describe_think_tokens, load_tokeni
 from lgrpo.errors import UserError
 from lgrpo.evaluation.about import settled
 from lgrpo.runs.checkpoint import check_source, saved_config, saved_step
+from lgrpo.runs.storage import Place
 from lgrpo.train.sft import heldout_batches
 
 _COMMAND = r"lgrpo\s+(train|sft|eval)\s+\S*?{file}"
@@ -55,7 +56,7 @@ def prepared(cfg: ExperimentConfig, devices: int, kind: Kind) -> tuple[Experimen
     return cfg, tokenizer
 
 
-def weights(cfg: ExperimentConfig, tokenizer: TextTokenizer, workdir: pathlib.Path | None, kind: Kind) -> str:
+def weights(cfg: ExperimentConfig, tokenizer: TextTokenizer, workdir: Place | None, kind: Kind) -> str:
     """Which weights the command would take, in words. Errors: UserError when they are not there or are another model's, or the workdir another run's."""
     if workdir is not None and (workdir / "checkpoints").is_dir():
         check_source(workdir, cfg.model, tokenizer.vocabulary)
@@ -93,7 +94,7 @@ def data(cfg: ExperimentConfig, tokenizer: TextTokenizer, devices: int, kind: Ki
     return said
 
 
-def report(cfg: ExperimentConfig, tokenizer: TextTokenizer, workdir: pathlib.Path | None, devices: int, kind: Kind, *, fast: bool) -> str:
+def report(cfg: ExperimentConfig, tokenizer: TextTokenizer, workdir: Place | None, devices: int, kind: Kind, *, fast: bool) -> str:
     """All of it as text. cfg: as `prepared` returns it. fast: without the data."""
     parts = [describe_think_tokens(cfg, tokenizer), f"vocabulary: {tokenizer.vocab_size} ids, model.vocab_size={cfg.model.vocab_size}"]
     parts.append(weights(cfg, tokenizer, workdir, kind))

@@ -32,16 +32,16 @@ def dump_batch(folder: Place, step: int, batch: Any) -> Place | None:
 
     Read it with numpy.load. None when DUMPS batches are there already, or when the disk or the bucket does not take it.
     """
-    if not storage.remote(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     many = jax.process_count() > 1
     own = f".p{jax.process_index()}.npz" if many else ".npz"
-    if sum(1 for name in storage.files_below(folder) if name.startswith("step") and name.endswith(own)) >= DUMPS:
-        return None
-    leaves = jax.tree_util.tree_leaves_with_path(batch)
-    arrays = {jax.tree_util.keystr(path, simple=True, separator="."): _local(leaf) for path, leaf in leaves}
     path = folder / f"step{step}{own}"
     try:
+        if not storage.remote(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        if sum(1 for name in storage.files_below(folder) if name.startswith("step") and name.endswith(own)) >= DUMPS:
+            return None
+        leaves = jax.tree_util.tree_leaves_with_path(batch)
+        arrays = {jax.tree_util.keystr(name, simple=True, separator="."): _local(leaf) for name, leaf in leaves}
         packed = io.BytesIO()
         np.savez_compressed(packed, **arrays)
         storage.write_bytes(path, packed.getvalue())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import shutil
+import sys
 import tempfile
 from typing import Any, Self
 
@@ -51,8 +52,11 @@ class Profile:
             return
         jax.profiler.stop_trace()
         if storage.remote(self._target):
-            storage.upload(self._folder, self._target)
-            shutil.rmtree(self._folder)
+            try:
+                storage.upload(self._folder, self._target)
+                shutil.rmtree(self._folder)
+            except storage.errors() as error:  # no reason to end a run
+                print(f"warning: {self._target}: not written ({storage.clean(error)}); the trace lies in {self._folder}", file=sys.stderr)
         self._folder = None
 
     def __enter__(self) -> Self:

@@ -132,6 +132,7 @@ def test_mean_over_completions_against_float64():
 
 def test_a_step_with_sequence_ratios_does_not_depend_on_slices():
     cfg = tiny(model__n_layers=1, rollout__max_new_tokens=6, algo__ratio="sequence", algo__loss_mean="sequence", algo__kl_coef=0.1)
+    cfg = change(cfg, train__diagnostics="off")
     batch = train_batch(cfg)
     outs = [train_step(fresh_state(cfg), batch, cfg=change(cfg, train__microbatch=size))[1] for size in (0, 2)]
     for name in ("policy/loss", "policy/ratio", "policy/kl_k3", "grad/norm"):

@@ -146,6 +146,12 @@ def test_no_room_for_a_batch_does_not_stop_the_run(tmp_path, monkeypatch, capsys
     assert list((tmp_path / "nonfinite").iterdir()) == []
 
 
+def test_a_batch_is_not_worth_a_run_where_nothing_can_be_written(tmp_path, capsys):
+    (tmp_path / "nonfinite").write_text("a file in the way of the folder")
+    guards(tmp_path).after(1, {"grad/skipped": 1.0, "grad/nonfinite": 1.0}, {"x": np.arange(3)})
+    assert "the batch was not kept" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("field", "limit", "metric", "good", "bad", "said"),
     [

@@ -14,6 +14,7 @@ BASE = tiny(
     rollout__latent__law=Exact(),
     optim__clip_norm=1e9,
     optim__lr=1e-3,
+    train__diagnostics="off",
 )
 SETTINGS = {
     "prompt repeated for every sample": {"train__share_prefix": False},

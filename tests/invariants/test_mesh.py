@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from support import END, assert_rounding, first_moments, fresh_state, params, prompts, tiny
+from support import END, assert_rounding, change, first_moments, fresh_state, params, prompts, tiny
 
 from lgrpo.config import MeshConfig
 from lgrpo.models.spec import param_shardings
@@ -14,6 +14,7 @@ from lgrpo.train.setup import publish, state_shardings
 from lgrpo.train.steps.rl import group, make_train_batch, rollout_step, train_step
 
 CFG = tiny(rollout__group_size=2, rollout__max_new_tokens=5, rollout__latent__max_latent=2, optim__clip_norm=1e9, train__prompts_per_step=8)
+CFG = change(CFG, train__diagnostics="off")
 
 
 @functools.cache

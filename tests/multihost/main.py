@@ -1,5 +1,6 @@
 """The command line with another grader: an untrained model never scores, so its rewards would have no spread.
 
+Several commands with `then` between them run one after another: starting processes costs seconds.
 At its end the main process says how many bytes the largest array had that it gathered whole from the others.
 TEST_SIGNAL=module:name:n:p lets process p send itself SIGTERM in its n-th call of module.name: a real signal at a moment that tests can name.
 """
@@ -49,7 +50,17 @@ def watch_gathers():
     return sizes
 
 
+def one_after_another(argv, honest=__main__.run):
+    """Exit code of the first that fails. The processes find each other once."""
+    for part in " ".join(argv).split(" then "):
+        if code := honest(part.split(" ")):
+            return code
+        multihost.initialize = lambda *_: None
+    return 0
+
+
 if __name__ == "__main__":
+    __main__.run = one_after_another
     rl.score = lucky
     gathered = watch_gathers()
     if "TEST_SIGNAL" in os.environ:

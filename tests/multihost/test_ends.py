@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from multihost.worlds import config, finish, start, write_experiment
 
+from lgrpo.__main__ import run as command
 from lgrpo.errors import UserError
 from lgrpo.report import trace_view
-from lgrpo.runs import convert, multihost, rendezvous
+from lgrpo.runs import multihost, rendezvous
 
 PARTNER = Path(__file__).with_name("partner.py")
 
@@ -80,13 +81,14 @@ def test_a_setting_that_differs_on_one_host_starts_no_run(tmp_path):
 def test_what_runs_in_one_process_says_so(tmp_path, monkeypatch):
     """In one line, and before anything is read."""
     monkeypatch.setattr(multihost, "several", lambda: True)
-    cfg = config(tmp_path / "data")
-    for what, said in (
-        (lambda: trace_view.run(cfg, tmp_path), "trace: runs in one process"),
-        (lambda: convert.export_hf(tmp_path, tmp_path / "out"), "export-hf: runs in one process"),
-    ):
-        with pytest.raises(UserError, match=said):
-            what()
+    with pytest.raises(UserError, match="trace: runs in one process"):
+        trace_view.run(config(tmp_path / "data"), tmp_path)
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    grid = ("--grid", "stabilizers", "--workdir", str(tmp_path / "runs"))
+    for argv in (["ablate", str(write_experiment(tmp_path, tmp_path / "data")), *grid], ["selftest", "resume"]):
+        with pytest.raises(UserError, match=f"{argv[0]}: starts processes of its own; unset JAX_NUM_PROCESSES"):
+            command(argv)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_cluster_that_jax_finds_by_itself_is_not_waited_for_either(capfd, monkeypatch):

@@ -11,14 +11,16 @@ from multihost.main import lucky
 from multihost.worlds import config, run, write_experiment
 from support import change
 
+from lgrpo.algos.stage1 import stage1_specs
 from lgrpo.config import MeshConfig
 from lgrpo.evaluation import evaluate
-from lgrpo.models.spec import abstract_params
+from lgrpo.models.spec import abstract_params, spec_abstract
+from lgrpo.runs import convert, storage
 from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config
 from lgrpo.runs.interrupt import EXIT_PREEMPTED
 from lgrpo.runs.metrics import read_metrics
 from lgrpo.runs.writers.jsonl import SAMPLES
-from lgrpo.train import rl, sft
+from lgrpo.train import labels, rl, sft
 
 QUIET = ("--evaluation.every", "0", "--checkpoint.every", "1", "--checkpoint.keep", "9")
 SAME = {"evaluation__every": 0, "checkpoint__every": 1, "checkpoint__keep": 9}
@@ -35,15 +37,23 @@ def lines(workdir):
     return [{k: v for k, v in row.items() if not k.startswith(("time/", "perf/"))} for row in read_metrics(workdir)]
 
 
-def assert_same_run(a, b):
+def load_policy(workdir):
+    return load_params(workdir, abstract_params(saved_config(workdir).model))
+
+
+def load_stage1(workdir):
+    model = saved_config(workdir).model
+    return load_params(workdir, spec_abstract(stage1_specs(model), model))
+
+
+def assert_same_run(a, b, load=load_policy):
     mine, theirs = lines(a), lines(b)
     assert [x["step"] for x in mine] == [x["step"] for x in theirs] == [1, 2, 3]
     for x, y in zip(mine, theirs, strict=True):
         assert x.keys() == y.keys()
         for name in x:
             np.testing.assert_allclose(x[name], y[name], rtol=1e-5, atol=1e-5, err_msg=name)
-    cfg = saved_config(a)
-    for x, y in zip(*(jax.tree.leaves(load_params(w, abstract_params(cfg.model))) for w in (a, b)), strict=True):
+    for x, y in zip(*(jax.tree.leaves(load(w)) for w in (a, b)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
 
 
@@ -100,6 +110,38 @@ def test_a_signal_to_one_of_two_stops_both_at_the_same_step(world, sft_alone):
     checkpoints = Checkpoints(workdir, config("").checkpoint)
     assert checkpoints.best() == 2
     checkpoints.close()
+
+
+def test_two_processes_make_labels_and_convert(world):
+    """Stage 1, its labels, export and import, in one pair of processes. Labels and files are those of this process, from the same weights."""
+    experiment, folder = world
+    parts, own = folder / "chain", ("--data.train-split", "train[:40]", "--data.eval-split", "test[:16]")
+    cfg = change(
+        config(folder / "data"), mesh=MeshConfig(data=4, fsdp=2), data__train_split="train[:40]", data__eval_split="test[:16]",
+        sft__stage="union", evaluation__every=0,
+    )  # fmt: skip
+    stage1 = ("sft", experiment, "--workdir", parts / "union", *own, "--sft.stage", "union", "--evaluation.every", 0)
+    made = ("sft", experiment, "--workdir", parts, *own, "--stage", "labels")
+    out = ("export-hf", parts / "union", folder / "hf2"), ("import-hf", folder / "hf2", "--workdir", folder / "imported2")
+    text = run(2, *stage1, "then", *made, "then", *out[0], "then", *out[1])
+    assert ["model.safetensors" in x for x in text] == [True, False]
+    assert sft.run(cfg, folder / "union1") == 0
+    assert_same_run(parts / "union", folder / "union1", load_stage1)
+
+    assert labels.run(labels.with_source(cfg, str(parts / "union"), best=False), folder / "labels1") == 0
+    for split in ("train[:40]", "test[:16]"):  # the last batch of the first is short
+        mine, theirs = (np.load(where / split / "labels.npz") for where in (parts / "labels", folder / "labels1"))
+        np.testing.assert_array_equal(mine["ids"], theirs["ids"])
+        np.testing.assert_allclose(mine["probs"], theirs["probs"], rtol=1e-5, atol=1e-6)
+        assert (mine["probs"].sum(-1) > 0).any() and mine["uid"].tolist() == theirs["uid"].tolist() == [*range(len(mine["uid"]))]
+
+    convert.export_hf(parts / "union", folder / "hf1")
+    convert.import_hf(str(folder / "hf1"), folder / "imported1")
+    names = storage.files_below(folder / "hf1")
+    assert names == storage.files_below(folder / "hf2") and "model.safetensors" in names
+    assert all((folder / "hf1" / name).read_bytes() == (folder / "hf2" / name).read_bytes() for name in names)
+    one, two = (load_policy(folder / name) for name in ("imported1", "imported2"))
+    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True))
 
 
 def test_two_processes_evaluate_a_checkpoint(world, sft_alone):

@@ -6,8 +6,9 @@ import io
 import numpy as np
 import pytest
 
-from lgrpo.config import DataConfig
-from lgrpo.data import labels
+from lgrpo.__main__ import run as command
+from lgrpo.config import DataConfig, GymConfig
+from lgrpo.data import gym, labels
 from lgrpo.data.prompts import load_tokenizer
 from lgrpo.data.rows import read_rows
 from lgrpo.data.sources import load_records
@@ -60,3 +61,30 @@ def test_labels_count_once_they_are_whole(bucket, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         labels.write_labels(bucket / "train", {"split": "train"}, **arrays)
     assert labels.read_manifest(bucket / "train") is None
+
+
+def test_generated_problems_are_kept_and_fetched(bucket, tmp_path, monkeypatch):
+    """The second host makes none."""
+    made = []
+
+    def write(cfg):
+        made.append(cfg.out)
+        for name in ("train.jsonl", "dataset.json"):
+            storage.write_text(storage.place(cfg.out) / name, LINE)
+
+    monkeypatch.setattr(gym, "write", write)
+    for host in ("one", "two"):
+        monkeypatch.setenv("HOME", str(tmp_path / host))
+        folder = gym.prepared(GymConfig(), str(bucket))
+        assert (folder / "train.jsonl").read_text() == LINE and folder.is_relative_to(tmp_path / host)
+    assert len(made) == 1
+    assert storage.files_below(bucket / "reasoning_gym" / folder.name) == ["dataset.json", "train.jsonl"]
+
+
+def test_what_wants_a_folder_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="gs://bucket/x: give a folder of this machine"):
+        command(["init", "gs://bucket/x"])
+    with pytest.raises(UserError, match="gs://bucket/x: give a folder of this machine"):
+        gym.write(gym.Gym(out="gs://bucket/x"))
+    assert list(tmp_path.iterdir()) == []

@@ -38,6 +38,16 @@ def test_whole_lines_follow_by_parts(bucket):
     assert storage.files_below(bucket) == ["events/a", FILE] and not mirror.folder.exists()
 
 
+def test_parts_of_a_killed_process_go(bucket):
+    """TensorBoard would read one as an event file of its own."""
+    for name in (f"{FILE}.part", "events/old", "events/old.part"):
+        storage.write_text(bucket / name, "x")
+    mirror = Mirror(bucket, files=(FILE, "other"), folders=("events",))
+    mirror.start()
+    assert storage.files_below(bucket) == ["events/old"]
+    mirror.close()
+
+
 def test_a_run_that_goes_on_rewinds(bucket):
     with MetricsWriter(bucket, QUIET) as writer:
         for step in (1, 2, 3):

@@ -82,7 +82,8 @@ def test_evaluated_compared_and_reported(runs, tmp_path, capsys):
     for workdir in (disk, bucket):
         assert command(["eval", str(experiment), "--workdir", str(workdir)]) == 0
     assert storage.text_of(bucket / "eval" / "eval.jsonl") == (disk / "eval" / "eval.jsonl").read_text()
-    capsys.readouterr()
+    assert command(["check", str(experiment), "--fast", "--workdir", str(bucket)]) == 0
+    assert f"weights: step {STEPS} of {bucket}" in capsys.readouterr().err
     assert command(["compare", str(disk), str(bucket)]) == 0
     assert "differ in more" not in capsys.readouterr().out
     assert command(["report", str(bucket), "--out", str(bucket.parent / "page.html")]) == 0

@@ -86,6 +86,7 @@ def test_an_update_of_two_slices_costs_what_one_costs():
 def test_the_kl_beside_a_score_gradient_takes_no_second_pass():
     """The same products as with the plain gradient: both log-probs come from one pass. And each term keeps its own gradient."""
     cfg = tiny(model__n_layers=1, rollout__max_new_tokens=6, rollout__latent__max_latent=3, rollout__latent__law__one_sided=False)
+    cfg = change(cfg, train__diagnostics="off")
     batch, start, other = train_batch(cfg), params(cfg.model), params(cfg.model, 1)
     batch = batch.replace(advantages=jnp.where(batch.loss_mask, -1.0, 0.0))  # below 0, where the score gradient differs
     found, flops = {}, []

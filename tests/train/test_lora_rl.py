@@ -44,6 +44,7 @@ CFG = tiny(
     algo__lora=LoraConfig(rank=2, alpha=6.0),
     optim__lr=1e-2,
     optim__clip_norm=1e9,
+    train__diagnostics="off",
 )
 FULL = change(CFG, algo__lora=LoraConfig())
 

@@ -52,3 +52,17 @@ def test_steps_that_are_none_are_refused():
     cfg = apply_diff(load_experiment("experiments/demo/latent_grpo.py"), {"train.profile_steps": (13, 10)})
     with pytest.raises(UserError, match=r"train.profile_steps=\(13, 10\).*\(10, 13\)"):
         require_valid(cfg, device_count=1, kind="train")
+
+
+def test_a_trace_that_a_bucket_does_not_take_stays_here(monkeypatch, tmp_path, capsys):
+    def away(*_):
+        raise OSError("the bucket is away")
+
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder, **_: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: None)
+    monkeypatch.setattr(storage, "remote", lambda path: True)
+    monkeypatch.setattr(storage, "upload", away)
+    with Profile(apply_diff(config(tmp_path / "data"), {"train.profile_steps": (1, 2)}), tmp_path) as profile:
+        profile.before(1)
+    said = capsys.readouterr().err
+    assert "profile: not written (the bucket is away); the trace lies in " in said and "\n" not in said.strip()

@@ -19,6 +19,7 @@ from lgrpo.train.steps.sft import _sft_batch, processed_tokens, sft_step
 from lgrpo.train.steps.update import init_state
 
 CFG = tiny(model__n_layers=1, rollout__max_new_tokens=6, rollout__latent__max_latent=2, optim__lr=1e-2, optim__clip_norm=1e9)
+CFG = change(CFG, train__diagnostics="off")  # they have tests of their own, and are a quarter of what is compiled
 
 
 @functools.cache
@@ -97,7 +98,7 @@ def test_token_mean_over_batch_or_microbatch():
 
 
 def test_two_updates_equal_two_steps():
-    both, metrics = step(change(CFG, train__updates_per_step=2), batch())
+    both, metrics = step(change(CFG, train__updates_per_step=2, train__diagnostics="full"), batch())
     middle, first = step(CFG, part(slice(0, 2)))
     last, second = step(CFG, part(slice(2, 4)), middle)
     assert both.step == 1 and last.step == 2
@@ -220,7 +221,7 @@ def test_which_positions_count(invalid):
 
 def test_gradient_of_the_kl_alone():
     """A policy that has moved, without advantages: the update goes down the KL."""
-    cfg = change(CFG, algo__kl_coef=0.5, train__diagnostics="off")
+    cfg = change(CFG, algo__kl_coef=0.5)
     nothing = batch().replace(advantages=jnp.zeros_like(batch().advantages))
     start = params(cfg.model)
     moved = jax.tree.map(lambda x: x + 0.05 * jnp.cos(100 * x), start)

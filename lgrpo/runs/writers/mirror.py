@@ -36,8 +36,22 @@ class Mirror:
 
     def start(self) -> None:
         """Sends what is there as it is now, and follows from here on. Errors: UserError."""
+        with storage.explained(self._target):
+            self._tidy()
         self.send()
         self._thread.start()
+
+    def _tidy(self) -> None:
+        """Parts of a process that was killed: readers of a folder of event files would take one for a file of its own."""
+        parts = [f"{name}{storage.PART}" for name in self._files]
+        parts += [
+            f"{name}/{child}"
+            for name in self._folders
+            for child in storage.files_below(self._target / name)
+            if child.endswith(storage.PART)
+        ]
+        for part in parts:
+            (self._target / part).unlink(missing_ok=True)
 
     def _follow(self) -> None:
         while not self._ended.wait(INTERVAL):
