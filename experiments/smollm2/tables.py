@@ -93,10 +93,11 @@ def _main_table(stages: Stages) -> str:
     return _table("Accuracy on `test`, and what it had cost:", columns, rows)
 
 
-def difference(stages: Stages, a: str, b: str, how: str) -> dict[str, float] | None:
-    """Accuracy of b less that of a over the problems and the seeds that both have, which are averaged first. None where there are none."""
+def difference(stages: Stages, a: str, b: str, how: str, only: Sequence[int] | None = None) -> dict[str, float] | None:
+    """Accuracy of b less that of a over the problems and the seeds that both have (`only` these), which are averaged first. None where there are
+    none."""
     first, second = ({s.seed: s.outcomes[how] for s in stages.get(name, []) if how in s.outcomes} for name in (a, b))
-    seeds = sorted(first.keys() & second.keys())
+    seeds = sorted(first.keys() & second.keys() & set(first if only is None else only))
     if not seeds or any(first[seed].keys() != second[seed].keys() for seed in seeds):
         return None
     right = [np.mean([[side[seed][uid] for uid in sorted(first[seeds[0]], key=int)] for seed in seeds], 0) for side in (first, second)]
@@ -104,17 +105,21 @@ def difference(stages: Stages, a: str, b: str, how: str) -> dict[str, float] | N
 
 
 def _paired_table(stages: Stages) -> str:
+    """A row for each seed, and one for several together."""
     rows = []
     for name, (kind, start, _) in STAGES.items():
         if kind != "train" or name not in stages:
             continue
-        cells = [difference(stages, start, name, how) for how in PASSES]
-        against = difference(stages, "explicit_grpo", name, PASSES[0]) if name != "explicit_grpo" else None
-        if any(cells):
-            seeds = sorted({s.seed for s in stages[name]} & {s.seed for s in stages[start]})
-            rows.append([name, start, ", ".join(map(str, seeds)), *(_shown(cell, signed=True) for cell in (*cells, against))])
+        both = sorted({s.seed for s in stages[name]} & {s.seed for s in stages.get(start, [])})
+        for seeds in [[seed] for seed in both] + [both] * (len(both) > 1):
+            cells = [difference(stages, start, name, how, seeds) for how in PASSES]
+            against = difference(stages, "explicit_grpo", name, PASSES[0], seeds) if name != "explicit_grpo" else None
+            if any(cells):
+                rows.append([name, start, ", ".join(map(str, seeds)), *(_shown(cell, signed=True) for cell in (*cells, against))])
     columns = ("RL stage", "start", "seeds", "noise-free, less its start", "sampled, less its start", "noise-free, less `explicit_grpo`")
-    return _table("What RL changed, paired over the problems of `test`, of several seeds the mean:", columns, rows)
+    return _table(
+        "What RL changed, paired over the problems of `test`, 95 % intervals over these; of several seeds the mean:", columns, rows
+    )
 
 
 def _arms_table(stages: Stages) -> str:
@@ -173,7 +178,7 @@ def markdown(results: pathlib.Path = RESULTS) -> str:
             tables.append(_choice_table(read_candidates(results / budget)))
             parts.append("\n".join(part for part in (head, *tables, note) if part))
     image = [f"![Accuracy over FLOP: {figure_said(drawn)}](images/smollm2.svg)\n"] if (drawn := _main_figure(results)) else []
-    note = "Intervals: 95 % over problems for one seed; mean, lowest and highest seed for several.\n"
+    note = "Of differences intervals are over problems. Elsewhere: 95 % over problems for one seed; mean, lowest and highest seed for several.\n"
     return "\n".join([*image, *parts, note]) if parts else NOT_RUN
 
 

@@ -27,6 +27,7 @@ MAX_DEPTH = 24
 # What makes an answer to a numeric question more than an exercise: bare arithmetic (12-5, 9**9) and letters are refused.
 _COMMAND = re.compile(r"\\(?!text|approx)[a-zA-Z]|\^|\||[0-9)]!")
 _NAME = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
+_CAPITAL = re.compile(r"\\[A-Z][a-z]+|(?<![A-Za-z])I(?![A-Za-z])")  # math-verify takes \Gamma for \gamma, and I for i
 _WORD = re.compile(r"\\text\{([^{}]*)\}|(?<![\\A-Za-z])([A-Za-z]{4,})")
 # A gold answer of a few letters is a product, a longer one a word.
 _MATH = re.compile(r"\\[a-zA-Z]|[\d^_+\-*/=<>(\[|,]|^[a-zA-Z]{1,3}$")
@@ -109,9 +110,7 @@ def _equal(found: Reading, wanted: Reading) -> bool | None:
     a, b = found.number, wanted.number
     if wanted.sides or _steps(found, wanted):
         apart = a is not None and b is not None and not _close(a, b) and not wanted.name and not wanted.sides
-        return False if apart or (wanted.sides and not found.equation) else None
-    if found.sides and found.text.rpartition("=")[2] == wanted.text:
-        return True
+        return False if apart else None
     if a is None or b is None:
         return None
     percents = [reading.unit == PERCENT for reading in (found, wanted)]
@@ -139,19 +138,14 @@ def _for_parser(found: Reading, wanted: Reading) -> tuple[str, str] | None:
     """The pair that the LaTeX parser shall compare, or None where the fast reading has the last word."""
     sides = _steps(found, wanted)
     gold, answer = wanted.latex, found.latex
-    if (wanted.sides or wanted.name) and (sides or _other_name(found.name, wanted.name)):  # 2x = 6 for x = 3
+    if wanted.sides or (wanted.name and (sides or _other_name(found.name, wanted.name))):  # 2x = 6 for x = 3
         gold, answer, sides = wanted.equation, found.equation, []
-    elif wanted.sides:
-        gold, answer = wanted.equation, found.equation
     if not gold or not answer:
         return None
     if wanted.number is not None and not (wanted.name or wanted.sides or sides) and not _COMMAND.search(answer):
         return None
-    if (
-        DEGREE in (found.unit, wanted.unit)
-        and (found.number is None) != (wanted.number is None)
-        and re.search(r"\\pi|\\arc", gold + answer)
-    ):
+    one_number = (found.number is None) != (wanted.number is None)
+    if one_number and DEGREE in (found.unit, wanted.unit) and re.search(r"\\pi|\\arc", gold + answer):
         gold, answer = (latex + "^\\circ" * (reading.unit == DEGREE) for latex, reading in ((gold, wanted), (answer, found)))
     elif "\\$" in gold + answer or gold.count("\\%") != answer.count("\\%"):
         return None
@@ -167,12 +161,9 @@ def _words(latex: str) -> list[str]:
 
 
 def _differ_in_case(a: str, b: str) -> bool:
-    """Formulas that are equal but for the case of their letters: R - r and r - R, \\Delta and \\delta. math-verify folds the case of names."""
+    """Formulas that are equal but for the case of their letters, R - r and r - R, or have other capitals of the kind that math-verify folds."""
     a, b = (x.replace(" ", "") for x in (a, b))
-    if a.casefold() == b.casefold():
-        return a != b
-    names, others = (set(_NAME.findall(x)) for x in (a, b))
-    return names != others and {x.casefold() for x in names} == {x.casefold() for x in others}
+    return (a != b and a.casefold() == b.casefold()) or set(_CAPITAL.findall(a)) != set(_CAPITAL.findall(b))
 
 
 def _choice(text: str, wanted: str | None) -> Verdict:

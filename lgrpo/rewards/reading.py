@@ -16,7 +16,6 @@ MAX_ANSWER = 256
 """Characters of an answer that is interpreted; a longer one is compared as it is."""
 APPROX = "\\approx "
 """In front of a side that is said to be a rounding of the value."""
-ROUNDED = Fraction(1, 100)
 
 
 class Reading(NamedTuple):
@@ -129,7 +128,7 @@ def read_answer(answer: str) -> Reading:
     name, sides, value = _taken_apart(_balanced(text[choice.end() :]) if choice else text)
     value, money = _without_money(_unwrapped(value))
     value, unit, number = _measured(value)
-    sides = tuple(side for side in sides if number is None or not _same_number(side, number))
+    sides = tuple(side for side in sides if number is None or _number(side) != number)
     latex = _latex(value) if number is None else _number_latex(value, number)
     if based := _BASED.fullmatch(words_as_blanks(value).strip()):
         value = f"{based[1]}_{_BASES.get(based[2], based[2])}"
@@ -185,13 +184,6 @@ def _top_level(text: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:
     return [match for match in pattern.finditer(text) if depth[match.start()] == 0]
 
 
-def _same_number(side: str, number: Fraction) -> bool:
-    """Whether a side is this number; behind `\\approx` within ROUNDED of it."""
-    rounded = side.startswith(APPROX)
-    other = _number(side.removeprefix(APPROX))
-    return other is not None and (abs(other - number) <= ROUNDED * abs(number) if rounded else other == number)
-
-
 def _taken_apart(text: str) -> tuple[str, tuple[str, ...], str]:
     """(name, other sides, value): the value is the last side, or what stands before `\\approx`."""
     if _RELATION.search(text):  # `and` and `or` are two things there
@@ -226,16 +218,14 @@ def _is_name(side: str) -> bool:
     if _NAME.fullmatch(side):
         return True
     view = words_as_blanks(side)
-    words = re.findall(r"(?<!\\)[A-Za-z']+", view)
-    wordy = OPEN in side or any(len(word) > 3 for word in words)
-    return bool(wordy and words and _NAMING_WORDS.fullmatch(view) and not DENYING & {word.lower() for word in words})
+    wordy = OPEN in side or re.search(r"(?<![\\A-Za-z])[A-Za-z]{4}", view)
+    return bool(wordy and _NAMING_WORDS.fullmatch(view) and not DENYING & set(re.findall("[a-z]+", view.lower())))
 
 
 def _unwrapped(value: str) -> str:
     """Without brackets around all of it that add nothing: {205}, (5), \\{5\\}, (C)."""
-    value = re.sub(rf"^{OPEN}\s*\((\w)\)\s*{CLOSE}$", r"\1", value).strip()
     for _ in range(3):
-        match = _WRAPPED.fullmatch(value)
+        match = _WRAPPED.fullmatch(words_as_blanks(value).strip() if value.startswith(OPEN) else value)
         inner = match[match.lastindex or 0].strip() if match else ""
         depth = depths(inner)
         if not inner or _SEPARATOR.search(inner) or min(depth) < 0 or depth[-1] or (value[0] in "\\[" and _number(inner) is None):
@@ -246,12 +236,10 @@ def _unwrapped(value: str) -> str:
 
 def _without_money(value: str) -> tuple[str, Unit]:
     """A currency in front is a unit: -\\$18.00."""
-    view = words_as_blanks(value).strip()
-    money = _MONEY.match(view if value.startswith(OPEN) else value)
-    if not money:
+    view = words_as_blanks(value).strip() if value.startswith(OPEN) else value
+    if not (money := _MONEY.match(view)):
         return value, ()
-    rest = (view if value.startswith(OPEN) else value)[money.end() :]
-    return money[1] + rest, read_unit(money[2].replace("US\\$", "\\$").replace(".", ""), only_known=True) or ()
+    return money[1] + view[money.end() :], read_unit(money[2].replace("US\\$", "\\$").replace(".", ""), only_known=True) or ()
 
 
 def _measured(value: str) -> tuple[str, Unit, Fraction | None]:
@@ -261,14 +249,12 @@ def _measured(value: str) -> tuple[str, Unit, Fraction | None]:
         return value[: modulo.start()].strip(), (f"mod {modulo[modulo.lastindex or 0]}",), number
     if found := _number_in_front(view):
         number, end = found
-        rest = view[end:]
-        if not rest.strip():
+        if not (rest := view[end:]).strip():
             return value, (), number
-        word = re.match(r"\s*[A-Za-z]+", rest)
-        if _UNIT.fullmatch(rest) and (not word or rest[0] == " " or word[0] in ATTACHED):
-            unit = read_unit(rest, only_known=False)
-            if unit is not None:
-                return view[:end].strip(), unit, number
+        word = re.match("[A-Za-z]+", rest)  # touches the number
+        fits = _UNIT.fullmatch(rest) and (not word or word[0] in ATTACHED)
+        if fits and (unit := read_unit(rest, only_known=False)) is not None:
+            return view[:end].strip(), unit, number
     behind = _UNIT_BEHIND_FORMULA.search(value)
     if behind and (unit := read_unit((behind[1] or behind[2] or "") + (behind[3] or ""), only_known=True)) is not None:
         return value[: behind.start()].strip(), unit, None

@@ -134,6 +134,14 @@ def test_what_rl_changed_is_paired_over_problems_of_the_seeds_that_both_have(stu
     assert tables.difference(stages, "exact", "explicit_grpo", "noise_free") is None
     both = {name: [*stages[name], replace(stages[name][0], seed=9)] for name in ("explicit_sft", "explicit_grpo")}
     assert tables.difference(both, "explicit_sft", "explicit_grpo", "sampled") == found
+    unlike = {seed: dict.fromkeys(map(str, range(20)), float(seed)) for seed in (0, 1)}
+    pair = {"exact": (0, 1), "exact_k2": (1, 1)}  # of seed 0 all problems more, of seed 1 none
+    made = {
+        name: [replace(stages["exact"][0], seed=i, outcomes={"sampled": unlike[right]}) for i, right in enumerate(of)]
+        for name, of in pair.items()
+    }
+    differences = [tables.difference(made, *pair, "sampled", only)["value"] for only in ([0], [1], None)]
+    assert differences == [1.0, 0.0, 0.5] and tables.difference(made, *pair, "sampled", [7]) is None
     rows = [line for line in tables.markdown(tmp_path).splitlines() if line.startswith("| explicit_grpo | explicit_sft |")]
     cell = f"+0.200 [+{found['low']:.3f}, +{found['high']:.3f}]"
     assert rows == [f"| explicit_grpo | explicit_sft | 0 | {cell} | {cell} | – |"]
