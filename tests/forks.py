@@ -5,7 +5,7 @@ variables, folder and descriptors; nothing has asked JAX for a backend before. `
 of a few milliseconds that lends its descriptors, passes signals on and ends as the other one does, by a code or by a signal.
 
 The forked process runs all that Python has registered for its end, and then leaves: destructors of libraries that were loaded before the fork are not
-its own. A test of how processes end starts them itself.
+its own. SIGKILL from outside reaches it a moment after the one that lends has gone. A test of how processes end, or that kills one, starts it itself.
 """
 
 import atexit

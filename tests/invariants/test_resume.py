@@ -5,13 +5,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
-import forks
 import jax
 import numpy as np
 import pytest
-from multihost.worlds import MAIN, write_experiment
+from multihost.worlds import write_experiment
 
 from lgrpo.config import (
     AlgoConfig,
@@ -168,16 +168,17 @@ def test_interruption_between_generations_repeats_the_step(tmp_path, data_dir, l
 def test_killed_process_resumes(tmp_path, data_dir, whole_run):
     """SIGKILL at an arbitrary moment, through the command line."""
     cfg = config(data_dir)
+    tests = os.path.dirname(os.path.dirname(__file__))
     experiment = write_experiment(tmp_path, data_dir, "invariants.test_resume")
-    command, where = forks.command(MAIN, "train", experiment, "--workdir", tmp_path / "parts")  # with the lucky grader
-    env = os.environ | where
-    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    command = [sys.executable, os.path.join(tests, "multihost", "main.py"), "train", str(experiment), "--workdir"]  # with the lucky grader
+    env = os.environ | {"PYTHONPATH": os.path.dirname(tests)}
+    process = subprocess.Popen([*command, str(tmp_path / "parts")], env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     log, deadline = tmp_path / "parts" / "metrics.jsonl", time.time() + 120
     while time.time() < deadline and process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 3):
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert subprocess.run(command, env=env, capture_output=True, timeout=240, check=False).returncode == 0
+    assert subprocess.run([*command, str(tmp_path / "parts")], env=env, capture_output=True, timeout=240, check=False).returncode == 0
     assert lines(tmp_path / "parts") == lines(whole_run)
     assert_same(final_state(cfg, tmp_path / "parts", is_rl=True)[0], final_state(cfg, whole_run, is_rl=True)[0])
     meta = [json.loads(line)["step"] for line in log.read_text().splitlines()]
