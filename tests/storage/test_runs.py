@@ -6,12 +6,11 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from emulator import BUCKET
 from invariants.test_resume import STEPS, assert_same, config, final_state, lines, lucky
-from multihost.worlds import write_experiment
+from multihost.worlds import MAIN, write_experiment
 
 from lgrpo.__main__ import run as command
 from lgrpo.config.overrides import to_json
@@ -19,8 +18,6 @@ from lgrpo.runs import storage
 from lgrpo.runs.checkpoint import saved_config, saved_step
 from lgrpo.runs.metrics import read_metrics
 from lgrpo.train import rl
-
-TESTS = Path(__file__).parents[1]
 
 
 def configured(data_dir):
@@ -35,10 +32,10 @@ def runs(emulator, tmp_path_factory):
     here, data = tmp_path_factory.mktemp("runs"), f"gs://{BUCKET}/data"
     there, objects = f"gs://{BUCKET}/runs/killed", emulator.folder / BUCKET / "runs" / "killed"
     experiment = write_experiment(here, data, "storage.test_runs", "configured")
-    main = [sys.executable, str(TESTS / "multihost" / "main.py")]  # with the lucky grader
-    env = os.environ | {"PYTHONPATH": str(TESTS.parent), "HOME": str(here / "theirs")}
+    train = [sys.executable, str(MAIN), "train", str(experiment), "--workdir", there]  # with the lucky grader
+    env = os.environ | {"PYTHONPATH": str(MAIN.parents[2]), "HOME": str(here / "theirs")}
     with (here / "log").open("w") as log:
-        killed = subprocess.Popen([*main, "train", str(experiment), "--workdir", there], env=env, stdout=log, stderr=log)
+        killed = subprocess.Popen(train, env=env, stdout=log, stderr=log)
     with pytest.MonkeyPatch.context() as patch:
         lucky(patch)
         patch.setenv("HOME", str(here / "mine"))
@@ -85,7 +82,8 @@ def test_evaluated_compared_and_reported(runs, tmp_path, capsys):
     for workdir in (disk, bucket):
         assert command(["eval", str(experiment), "--workdir", str(workdir)]) == 0
     assert storage.text_of(bucket / "eval" / "eval.jsonl") == (disk / "eval" / "eval.jsonl").read_text()
-    capsys.readouterr()
+    assert command(["check", str(experiment), "--fast", "--workdir", str(bucket)]) == 0
+    assert f"weights: step {STEPS} of {bucket}" in capsys.readouterr().err
     assert command(["compare", str(disk), str(bucket)]) == 0
     assert "differ in more" not in capsys.readouterr().out
     assert command(["report", str(bucket), "--out", str(bucket.parent / "page.html")]) == 0
