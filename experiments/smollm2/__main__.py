@@ -53,6 +53,14 @@ def evaluated(cfg: ExperimentConfig, folder: pathlib.Path, transfer_from: str) -
     }
 
 
+def start_evaluated(name: str, folder: pathlib.Path, budget: Budget, seed: int) -> bool:
+    """Evaluates the start of an RL stage under the stage's sampler, where it has another. Whether it is there now; a signal stops it."""
+    out, start = stages.compared_as(name), folder / f"seed{seed}" / STAGES[name][1]
+    if not out or (start / out / "eval.json").exists():
+        return True
+    return evaluate.run(stages.start_as(name, folder, budget, seed), start, out=out) != EXIT_PREEMPTED
+
+
 def _read(file: pathlib.Path) -> dict[str, Any]:
     """A JSON object; empty where there is no such file."""
     return json.loads(file.read_text()) if file.exists() else {}
@@ -72,7 +80,7 @@ def run_seed(folder: pathlib.Path, budget: Budget, seed: int, names: list[str], 
         cfg = stage_config(name, folder, budget, seed)
         result = finish_stage(cfg, runs / name, LOOPS[STAGES[name][0]])
         others = None if result is None else evaluated(cfg, runs / name, transfer_from)
-        if result is None or others is None:
+        if result is None or others is None or not start_evaluated(name, folder, budget, seed):
             return None
         last = read_metrics(runs / name)[-1]
         results[name] = result | {"own": {cost: last[cost] for cost in COSTS if cost in last}}

@@ -32,8 +32,8 @@ class Stage:
     cost: dict[str, float]
     """flop and seconds of the stage alone; what it did not log is left out."""
     evaluations: dict[str, dict[str, Any]]
-    outcomes: dict[str, dict[str, float]]
-    """By pass, the share of right samples of each problem of `test`, by its number."""
+    outcomes: dict[str, dict[str, dict[str, float]]]
+    """By folder of the evaluation (eval, as_<stage>) and by pass, the share of right samples of each problem of `test`, by its number."""
 
 
 def _without_places(result: dict[str, Any], stage: str) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def _collect_stage(source: pathlib.Path, out: pathlib.Path) -> None:
         to = out / file.relative_to(source)
         to.parent.mkdir(parents=True, exist_ok=True)
         to.write_text(json.dumps(_without_places(json.loads(file.read_text()), source.name), indent=1) + "\n", encoding="utf-8")
-    if (rows := source / "eval" / RESULT).exists():
-        (out / OUTCOMES).write_text(json.dumps(_outcomes(rows)) + "\n", encoding="utf-8")
+    for rows in [*source.glob(f"eval/{RESULT}"), *source.glob(f"as_*/{RESULT}")]:
+        (out / rows.parent.name / OUTCOMES).write_text(json.dumps(_outcomes(rows)) + "\n", encoding="utf-8")
 
 
 def collect(source: pathlib.Path, out: pathlib.Path = RESULTS) -> list[str]:
@@ -97,7 +97,7 @@ def _read_stage(folder: pathlib.Path, seed: int) -> Stage:
     last = (read_metrics(folder) or [{}])[-1]
     cost = {what: last[metric] for what, metric in COSTS.items() if metric in last}
     found = {str(file.parent.relative_to(folder).as_posix()): json.loads(file.read_text()) for file in folder.glob("**/eval.json")}
-    outcomes = json.loads((folder / OUTCOMES).read_text()) if (folder / OUTCOMES).exists() else {}
+    outcomes = {file.parent.name: json.loads(file.read_text()) for file in folder.glob(f"*/{OUTCOMES}")}
     return Stage(seed, cost, found, outcomes)
 
 

@@ -79,6 +79,24 @@ STAGES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+def sampler(name: str, how: str = "sampled") -> dict[str, Any]:
+    """Settings of a stage that say how its evaluation samples; how: `sampled`, or `noise_free`, where only the mixtures' size and sharpness count.
+
+    An RL stage is compared with its start under its own: another K alone moves the accuracy of the same weights.
+    """
+    kind, _, changes = STAGES[name]
+    if kind == "sft":
+        changes = EXPLICIT if name == "explicit_sft" else EXACT
+    law = {path: value for path, value in changes.items() if path.startswith("rollout.") and path != "rollout.max_new_tokens"}
+    return law if how == "sampled" else {path: law.get(path) for path in ("rollout.mode", "rollout.latent.k", "rollout.latent.tau")}
+
+
+def compared_as(name: str) -> str:
+    """Folder, beside the evaluation of the start, of that under the RL stage's sampler; "" where the start has it already."""
+    kind, start, _ = STAGES[name]
+    return f"as_{name}" if kind == "train" and sampler(name) != sampler(start) else ""
+
+
 def origins(name: str) -> list[str]:
     """A stage and those that it started from, newest first."""
     out = []
@@ -159,6 +177,12 @@ def with_arms(cfg: ExperimentConfig) -> ExperimentConfig:
     """A stage's config with what its thinking carries. It is no part of the stage: arms are added to its finished evaluation."""
     curve = tuple(latents(n) if cfg.rollout.mode == "latent" else n for n in KEPT)
     return apply_diff(cfg, {"evaluation.arms": True, "evaluation.curve": curve, "evaluation.answer_budget": MAX_ANSWER})
+
+
+def start_as(name: str, folder: pathlib.Path, budget: Budget, seed: int) -> ExperimentConfig:
+    """Config of a stage's start that samples as the stage does."""
+    start = stage_config(STAGES[name][1], folder, budget, seed)
+    return dataclasses.replace(start, rollout=stage_config(name, folder, budget, seed).rollout)
 
 
 def held_out(cfg: ExperimentConfig) -> ExperimentConfig:

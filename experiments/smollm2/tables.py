@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments.demo.__main__ import exit_code
 from experiments.smollm2.results import PASSES, RESULTS, Stage, collect, read, read_candidates, with_start
-from experiments.smollm2.stages import BUDGETS, STAGES, TRANSFER
+from experiments.smollm2.stages import BUDGETS, STAGES, TRANSFER, compared_as, sampler
 from lgrpo.evaluation.compare import paired
 from lgrpo.report.plots import Figure, Style, draw_lines, render
 from lgrpo.runs import markdown as markdown_of
@@ -93,10 +93,22 @@ def _main_table(stages: Stages) -> str:
     return _table("Accuracy on `test`, and what it had cost:", columns, rows)
 
 
+def _start_at(name: str, how: str) -> str:
+    """Folder of the evaluation of an RL stage's start that samples as the stage does."""
+    return "eval" if sampler(STAGES[name][1], how) == sampler(name, how) else compared_as(name)
+
+
 def difference(stages: Stages, a: str, b: str, how: str, only: Sequence[int] | None = None) -> dict[str, float] | None:
     """Accuracy of b less that of a over the problems and the seeds that both have (`only` these), which are averaged first. None where there are
-    none."""
-    first, second = ({s.seed: s.outcomes[how] for s in stages.get(name, []) if how in s.outcomes} for name in (a, b))
+    none.
+
+    Where a is the start of b, it samples as b does, or it is not compared.
+    """
+    where = _start_at(b, how) if a == STAGES[b][1] else "eval"
+    first, second = (
+        {s.seed: s.outcomes[at][how] for s in stages.get(name, []) if how in s.outcomes.get(at, {})}
+        for name, at in ((a, where), (b, "eval"))
+    )
     seeds = sorted(first.keys() & second.keys() & set(first if only is None else only))
     if not seeds or any(first[seed].keys() != second[seed].keys() for seed in seeds):
         return None
@@ -105,21 +117,30 @@ def difference(stages: Stages, a: str, b: str, how: str, only: Sequence[int] | N
 
 
 def _paired_table(stages: Stages) -> str:
-    """A row for each seed, and one for several together."""
+    """A row for each seed, and one for several together; no cell leaves one of its seeds out."""
     rows = []
     for name, (kind, start, _) in STAGES.items():
         if kind != "train" or name not in stages:
             continue
         both = sorted({s.seed for s in stages[name]} & {s.seed for s in stages.get(start, [])})
         for seeds in [[seed] for seed in both] + [both] * (len(both) > 1):
-            cells = [difference(stages, start, name, how, seeds) for how in PASSES]
-            against = difference(stages, "explicit_grpo", name, PASSES[0], seeds) if name != "explicit_grpo" else None
-            if any(cells):
-                rows.append([name, start, ", ".join(map(str, seeds)), *(_shown(cell, signed=True) for cell in (*cells, against))])
-    columns = ("RL stage", "start", "seeds", "noise-free, less its start", "sampled, less its start", "noise-free, less `explicit_grpo`")
+            cells = [_of_all(stages, start, name, how, seeds) for how in PASSES]
+            against = [_of_all(stages, "explicit_grpo", name, how, seeds) if name != "explicit_grpo" else None for how in PASSES]
+            if any(cells) or any(against):
+                rows.append([name, start, ", ".join(map(str, seeds)), *(_shown(cell, signed=True) for cell in (*cells, *against))])
+    of = ("less its start", "less `explicit_grpo`")
+    columns = ("RL stage", "start", "seeds", *(f"{how}, {what}" for what in of for how in ("noise-free", "sampled")))
     return _table(
-        "What RL changed, paired over the problems of `test`, 95 % intervals over these; of several seeds the mean:", columns, rows
+        "What RL changed, paired over the problems of `test`, 95 % intervals over these; of several seeds the mean. A start samples as the stage does; "
+        "where that was not evaluated there is no difference:",
+        columns,
+        rows,
     )
+
+
+def _of_all(stages: Stages, a: str, b: str, how: str, seeds: Sequence[int]) -> dict[str, float] | None:
+    """difference, if each of the seeds has one."""
+    return difference(stages, a, b, how, seeds) if all(difference(stages, a, b, how, [seed]) for seed in seeds) else None
 
 
 def _arms_table(stages: Stages) -> str:
@@ -183,16 +204,18 @@ def markdown(results: pathlib.Path = RESULTS) -> str:
 
 
 def figure(stages: Stages) -> Figure | None:
-    """Accuracy before and after each RL stage, over the FLOP of everything up to there. None where no RL stage and its start are known."""
+    """Accuracy before and after each RL stage, sampled in one way, over the FLOP of everything up to there. None where no RL stage and its start are
+    known."""
     lines, rows, legend = [], [], {}
     for name, (kind, start, _) in STAGES.items():
         if kind != "train" or name not in stages or start not in stages:
             continue
         style = Style(len(lines))
-        points, seeds = [], {s.seed for s in stages[name]} & {s.seed for s in stages[start]}
-        for at in (start, name) if seeds else ():
+        where = _start_at(name, "noise_free")
+        points, seeds = [], {s.seed for s in stages[name]} & {s.seed for s in stages[start] if where in s.evaluations}
+        for at, place in ((start, where), (name, "eval")) if seeds else ():
             spent = [with_start(stages, at, seed, "flop") for seed in sorted(seeds)]
-            cell = over_seeds([s for s in stages[at] if s.seed in seeds], "eval", _pass("noise_free", "pass@1"))
+            cell = over_seeds([s for s in stages[at] if s.seed in seeds], place, _pass("noise_free", "pass@1"))
             if cell is not None and None not in spent:
                 points.append((fmean(spent), cell))
                 rows.append([name, at, fmean(spent), cell])

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.smollm2 import __main__ as study
 from experiments.smollm2 import choose
-from experiments.smollm2.stages import BUDGETS, STAGES, stage_config
+from experiments.smollm2.stages import BUDGETS, STAGES, compared_as, sampler, stage_config, start_as
 from experiments.smollm2.weights import TOKENS, fetch
 from lgrpo.config.validate import validate
 from lgrpo.data.prompts import load_tokenizer, resolve
@@ -42,6 +42,39 @@ def test_every_stage_is_valid(folder, budget, name):
     ready = resolve(cfg, load_tokenizer(cfg.data))
     assert validate(ready, device_count=1, kind=STAGES[name][0]) == []
     assert cfg.name == name and cfg.data.think_end == TOKENS[1]
+
+
+def sampled_by(cfg):
+    """How a config samples, but for how long and what belongs to the density alone."""
+    rollout = cfg.rollout
+    law = {k: v for k, v in vars(rollout.latent.law).items() if k not in ("density", "density_scale", "score_gradient")}
+    return rollout.mode, rollout.latent.k, rollout.latent.tau, type(rollout.latent.law), str(law), rollout.answer
+
+
+@pytest.mark.parametrize("name", [name for name, (kind, *_) in STAGES.items() if kind == "train"])
+def test_a_stage_is_compared_with_its_start_under_its_own_sampler(folder, name):
+    stage, start = (stage_config(of, folder, BUDGETS["cpu"], 0) for of in (name, STAGES[name][1]))
+    as_stage = start_as(name, folder, BUDGETS["cpu"], 0)
+    assert as_stage.rollout == stage.rollout and as_stage.evaluation == stage.evaluation and as_stage.model == stage.model
+    if not compared_as(name):
+        assert sampled_by(stage) == sampled_by(start)
+    if sampler(name, "noise_free") == sampler(STAGES[name][1], "noise_free"):
+        assert sampled_by(stage)[:3] == sampled_by(start)[:3]
+    assert {name for name in STAGES if compared_as(name)} == {"exact_k2", "gumbel_weighted", "paper", "paper_lr", "naive_latent"}
+
+
+def test_a_start_is_evaluated_as_a_stage_samples_once(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(study.evaluate, "run", lambda cfg, place, out: asked.append((cfg.rollout.latent.k, place, out)) or 0)
+    start = folder / "seed3" / "latent_sft"
+    assert study.start_evaluated("exact", folder, BUDGETS["cpu"], 3) and not asked  # it samples as its start does
+    assert study.start_evaluated("exact_k2", folder, BUDGETS["cpu"], 3)
+    assert asked == [(2, start, "as_exact_k2")]
+    (start / "as_exact_k2").mkdir(parents=True)
+    (start / "as_exact_k2" / "eval.json").write_text("{}")
+    assert study.start_evaluated("exact_k2", folder, BUDGETS["cpu"], 3) and len(asked) == 1
+    monkeypatch.setattr(study.evaluate, "run", lambda *_, **__: study.EXIT_PREEMPTED)
+    assert not study.start_evaluated("paper", folder, BUDGETS["cpu"], 3)
 
 
 @pytest.mark.parametrize("compression", [1, 2, 3, 4])

@@ -25,6 +25,12 @@ def outcome(how, uid, correct):
     )
 
 
+def write_outcomes(folder, accuracy):
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [outcome(how, uid, uid < 20 * accuracy) for how in ("noise_free", "sampled") for uid in range(20)]
+    (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def write_stage(folder, accuracy, flop, *, done=True, arms=True, elsewhere=False, samples=8):
     """A stage's folder as a study leaves it."""
     (folder / "eval").mkdir(parents=True)
@@ -37,8 +43,7 @@ def write_stage(folder, accuracy, flop, *, done=True, arms=True, elsewhere=False
     if arms:
         result["arms"] = {name: {"accuracy": cell(accuracy - 0.1 * i)} for i, name in enumerate(("free", "forced", "floor"))}
         result["curve"] = {"10": {"accuracy": cell(0.31)}, "2": {"accuracy": cell(0.21)}}
-    rows = [outcome(how, uid, uid < 20 * accuracy) for how in ("noise_free", "sampled") for uid in range(20)]
-    (folder / "eval" / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_outcomes(folder / "eval", accuracy)
     for name in ["eval", *["held_out", "transfer/svamp"] * elsewhere]:
         (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / "eval.json").write_text(json.dumps(result))
@@ -135,16 +140,35 @@ def test_what_rl_changed_is_paired_over_problems_of_the_seeds_that_both_have(stu
     both = {name: [*stages[name], replace(stages[name][0], seed=9)] for name in ("explicit_sft", "explicit_grpo")}
     assert tables.difference(both, "explicit_sft", "explicit_grpo", "sampled") == found
     unlike = {seed: dict.fromkeys(map(str, range(20)), float(seed)) for seed in (0, 1)}
-    pair = {"exact": (0, 1), "exact_k2": (1, 1)}  # of seed 0 all problems more, of seed 1 none
+    pair = {"exact": (0, 1), "explicit_grpo": (1, 1)}  # of seed 0 all problems more, of seed 1 none
     made = {
-        name: [replace(stages["exact"][0], seed=i, outcomes={"sampled": unlike[right]}) for i, right in enumerate(of)]
+        name: [replace(stages["exact"][0], seed=i, outcomes={"eval": {"sampled": unlike[right]}}) for i, right in enumerate(of)]
         for name, of in pair.items()
     }
     differences = [tables.difference(made, *pair, "sampled", only)["value"] for only in ([0], [1], None)]
     assert differences == [1.0, 0.0, 0.5] and tables.difference(made, *pair, "sampled", [7]) is None
     rows = [line for line in tables.markdown(tmp_path).splitlines() if line.startswith("| explicit_grpo | explicit_sft |")]
     cell = f"+0.200 [+{found['low']:.3f}, +{found['high']:.3f}]"
-    assert rows == [f"| explicit_grpo | explicit_sft | 0 | {cell} | {cell} | – |"]
+    assert rows == [f"| explicit_grpo | explicit_sft | 0 | {cell} | {cell} | – | – |"]
+
+
+def test_a_stage_is_compared_with_its_start_as_it_samples_itself(study, tmp_path):
+    """Another K: the start's own evaluation says nothing about what RL did. The same K and another law: nothing about its samples."""
+    for name, accuracy in (("latent_sft", 0.5), ("exact_k2", 0.8), ("naive_latent", 0.9)):
+        write_stage(study / "seed1" / name, accuracy, 1e12)
+    collect(study, tmp_path / "a")
+    stages = read(tmp_path / "a" / "cpu")
+    found = [
+        tables.difference(stages, "latent_sft", name, how) for name in ("exact_k2", "naive_latent") for how in ("noise_free", "sampled")
+    ]
+    assert found[:2] == [None, None] and found[2]["value"] == pytest.approx(0.4) and found[3] is None
+    write_outcomes(study / "seed1" / "latent_sft" / "as_exact_k2", 0.7)
+    (study / "seed1" / "latent_sft" / "as_exact_k2" / "eval.json").write_text("{}")
+    collect(study, tmp_path / "b")
+    stages = read(tmp_path / "b" / "cpu")
+    assert tables.difference(stages, "latent_sft", "exact_k2", "noise_free")["value"] == pytest.approx(0.1)
+    assert "| exact_k2 | latent_sft | 1 | +0.100 [" in tables.markdown(tmp_path / "b")
+    assert {row[0] for row in tables.figure(read(tmp_path / "a" / "cpu")).rows} == {"naive_latent", "explicit_grpo"}
 
 
 def test_candidates_for_a_stage_are_kept_and_shown_apart(study, tmp_path):
