@@ -168,7 +168,7 @@ def test_a_stage_is_compared_with_its_start_as_it_samples_itself(study, tmp_path
     stages = read(tmp_path / "b" / "cpu")
     assert tables.difference(stages, "latent_sft", "exact_k2", "noise_free")["value"] == pytest.approx(0.1)
     assert "| exact_k2 | latent_sft | 1 | +0.100 [" in tables.markdown(tmp_path / "b")
-    assert {row[0] for row in tables.figure(read(tmp_path / "a" / "cpu")).rows} == {"naive_latent", "explicit_grpo"}
+    assert {row[0] for row in tables.figure(read(tmp_path / "a" / "cpu")).rows} == {"exact", "naive_latent", "explicit_grpo"}
 
 
 def test_candidates_for_a_stage_are_kept_and_shown_apart(study, tmp_path):
