@@ -37,9 +37,9 @@ def _latent_bars() -> list[Bar]:
 BARS = [
     Bar("A", "explicit rollout against Hugging Face generate (the faster cache)", PEERS_A, "A/lgrpo-explicit", 4.0),
     Bar("A", "explicit rollout against tunix's sampler", ("A/tunix",), "A/lgrpo-explicit", 5.0),
-    Bar("A", "latent rollout (exact) as a share of the explicit rate", ("A/lgrpo-explicit",), "A/lgrpo-exact", 0.8),
-    Bar("A", "latent rollout (paper) as a share of the explicit rate", ("A/lgrpo-explicit",), "A/lgrpo-paper", 0.25),
-    Bar("B", "update against torch with full logits", ("B/torch-full",), "B/lgrpo", 2.5),
+    Bar("A", "latent rollout (exact) as a share of the explicit rate", ("A/lgrpo-explicit",), "A/lgrpo-exact", 0.9),
+    Bar("A", "latent rollout (paper) as a share of the explicit rate", ("A/lgrpo-explicit",), "A/lgrpo-paper", 0.45),
+    Bar("B", "update against torch with full logits", ("B/torch-full",), "B/lgrpo", 1.8),
     Bar("B", "the same with frozen tables, as in RL", ("B/torch-full-frozen",), "B/lgrpo-frozen", 2.2),
     Bar(
         "B", "peak memory of the update as a share of torch's", ("B/lgrpo",), "B/torch-full", 1 / 3, quantity="peak_rss_bytes", at_most=True
