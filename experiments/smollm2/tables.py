@@ -99,8 +99,8 @@ def _start_at(name: str, how: str) -> str:
 
 
 def difference(stages: Stages, a: str, b: str, how: str, only: Sequence[int] | None = None) -> dict[str, float] | None:
-    """Accuracy of b less that of a over the problems and the seeds that both have (`only` these), which are averaged first. None where there are
-    none.
+    """Accuracy of b less that of a over the problems, and the seeds that both have, which are averaged first. None where there are none.
+    only: these seeds, all of them or none.
 
     Where a is the start of b, it samples as b does, or it is not compared.
     """
@@ -109,8 +109,8 @@ def difference(stages: Stages, a: str, b: str, how: str, only: Sequence[int] | N
         {s.seed: s.outcomes[at][how] for s in stages.get(name, []) if how in s.outcomes.get(at, {})}
         for name, at in ((a, where), (b, "eval"))
     )
-    seeds = sorted(first.keys() & second.keys() & set(first if only is None else only))
-    if not seeds or any(first[seed].keys() != second[seed].keys() for seed in seeds):
+    seeds = sorted(first.keys() & second.keys() if only is None else only)
+    if not seeds or not set(seeds) <= first.keys() & second.keys() or any(first[seed].keys() != second[seed].keys() for seed in seeds):
         return None
     right = [np.mean([[side[seed][uid] for uid in sorted(first[seeds[0]], key=int)] for seed in seeds], 0) for side in (first, second)]
     return paired(*right)["difference"]
@@ -124,8 +124,8 @@ def _paired_table(stages: Stages) -> str:
             continue
         both = sorted({s.seed for s in stages[name]} & {s.seed for s in stages.get(start, [])})
         for seeds in [[seed] for seed in both] + [both] * (len(both) > 1):
-            cells = [_of_all(stages, start, name, how, seeds) for how in PASSES]
-            against = [_of_all(stages, "explicit_grpo", name, how, seeds) if name != "explicit_grpo" else None for how in PASSES]
+            cells = [difference(stages, start, name, how, seeds) for how in PASSES]
+            against = [difference(stages, "explicit_grpo", name, how, seeds) if name != "explicit_grpo" else None for how in PASSES]
             if any(cells) or any(against):
                 rows.append([name, start, ", ".join(map(str, seeds)), *(_shown(cell, signed=True) for cell in (*cells, *against))])
     of = ("less its start", "less `explicit_grpo`")
@@ -136,11 +136,6 @@ def _paired_table(stages: Stages) -> str:
         columns,
         rows,
     )
-
-
-def _of_all(stages: Stages, a: str, b: str, how: str, seeds: Sequence[int]) -> dict[str, float] | None:
-    """difference, if each of the seeds has one."""
-    return difference(stages, a, b, how, seeds) if all(difference(stages, a, b, how, [seed]) for seed in seeds) else None
 
 
 def _arms_table(stages: Stages) -> str:
