@@ -74,21 +74,31 @@ def make_optimizer(cfg: OptimConfig, moving: Params) -> optax.GradientTransforma
     return optax.partition({"train": optax.chain(optax.identity(), adamw), "freeze": optax.set_to_zero()}, labels)
 
 
+def _adam(opt_state: optax.OptState) -> optax.ScaleByAdamState:
+    """Moments, and the count of updates that moved the weights."""
+    states = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState))
+    return next(x for x in states if isinstance(x, optax.ScaleByAdamState))
+
+
+def last_rate(opt_state: optax.OptState, cfg: OptimConfig, total_updates: int) -> jax.Array:
+    """Learning rate of the last update that moved the weights, of the first one before there is any."""
+    return jnp.asarray(learning_rate(cfg, total_updates)(jnp.maximum(_adam(opt_state).count - 1, 0)))
+
+
 def moved(moving: Params, opt_state: optax.OptState, cfg: OptimConfig, total_updates: int) -> Params:
     """`moving` after the update whose moments are in opt_state already. Weight decay on matrices only.
 
     From the new moments, not beside them: a compiler that forms both in one go keeps the old moments until the weights are done, which is a copy of
     all of them.
     """
-    states = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState))
-    adam = next(x for x in states if isinstance(x, optax.ScaleByAdamState))
+    adam = _adam(opt_state)
     first, second = (optax.tree.bias_correction(m, b, adam.count) for m, b in ((adam.mu, cfg.b1), (adam.nu, cfg.b2)))
-    rate = learning_rate(cfg, total_updates)(jnp.maximum(adam.count - 1, 0))
+    rate = last_rate(opt_state, cfg, total_updates)
 
     def new(path: tuple[Any, ...], x: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
         step = m / (jnp.sqrt(v) + cfg.eps)
         if x.ndim > 1 and _names(path)[-1] not in _VECTORS:
             step = step + cfg.weight_decay * x
-        return (x - jnp.asarray(rate, step.dtype) * step).astype(x.dtype)
+        return (x - rate.astype(step.dtype) * step).astype(x.dtype)
 
     return jax.tree.map_with_path(new, moving, first, second)

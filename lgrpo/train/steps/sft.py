@@ -17,13 +17,12 @@ from lgrpo.keys import Stream, key_for
 from lgrpo.latent.logprobs import chunked_logps
 from lgrpo.latent.replay import completion_hidden
 from lgrpo.models.decoder import compute_params
-from lgrpo.train.optimizer import join, split
+from lgrpo.train.optimizer import join, last_rate, split
 from lgrpo.train.steps.program import Program
 from lgrpo.train.steps.update import (
     accumulate,
     apply_update,
     attached_weights,
-    last_rate,
     merged_weights,
     micro_count,
     scheduled_updates,
@@ -123,7 +122,11 @@ def _sft_step(state: TrainState, batch: dict[str, Array], *, cfg: ExperimentConf
     state = state.replace(step=state.step + 1)
     out = {"sft/ce": ce.value(), "sft/kl": kl.value(), "sft/loss": ce.value() + kl.value(), "grad/norm": metrics["grad/norm"].value()}
     out["sft/tokens"] = processed_tokens(batch, cfg).astype(jnp.float32)
-    return state, out | {"optim/lr": last_rate(state, cfg, total), "grad/skipped": state.skipped, "grad/nonfinite": state.nonfinite}
+    return state, out | {
+        "optim/lr": last_rate(state.opt_state, cfg.optim, total),
+        "grad/skipped": state.skipped,
+        "grad/nonfinite": state.nonfinite,
+    }
 
 
 _UNREAD = ("heldout", "patience", "label_path", "batch_size", "packing", "max_chain", "max_answer")

@@ -14,7 +14,7 @@ import optax
 from lgrpo.config import ExperimentConfig, LoraConfig
 from lgrpo.models.lora import attach, merge
 from lgrpo.sharding import constrain_batch
-from lgrpo.train.optimizer import join, learning_rate, make_optimizer, moved, norm_in_float32, split
+from lgrpo.train.optimizer import join, make_optimizer, moved, norm_in_float32, split
 from lgrpo.types import Max, Mean, Params, TrainState
 
 Metrics = dict[str, Mean | Max]
@@ -91,16 +91,6 @@ def accumulate(objective: Callable[[Params, Any], tuple[jax.Array, Any]], params
         return terms
 
     return summed(one, parts), jax.tree.map(jax.freeze, sums)
-
-
-def updates_done(state: TrainState) -> jax.Array:
-    """Updates that moved the weights, int32 []: the optimizer's own count."""
-    return optax.tree_utils.tree_get_all_with_path(state.opt_state, "count")[0][1]
-
-
-def last_rate(state: TrainState, cfg: ExperimentConfig, total: int) -> jax.Array:
-    """Learning rate of the last update that moved the weights, of the first one before there is any."""
-    return jnp.asarray(learning_rate(cfg.optim, total)(jnp.maximum(updates_done(state) - 1, 0)))
 
 
 @jax.named_scope("optimizer")
