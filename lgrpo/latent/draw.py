@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+_STRIDED = 8  # entries of a block of `leading`
 _LEAST_WAIT = 2.0**-24  # half of the spacing of float32 uniforms: what an exponential of "0" stands for
 
 
@@ -64,19 +65,98 @@ def rest_mass(logits: jax.Array, highest: jax.Array, masses: jax.Array, ids: jax
     return jax.nn.logsumexp(jnp.concatenate(parts, axis=-1), axis=-1)
 
 
+def _top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """lax.top_k, which compiles to a full sort where only one of its results is used, or a part of one, unless a barrier stands behind it."""
+    values, ids = jax.lax.optimization_barrier(jax.lax.top_k(x, k))
+    return values, ids
+
+
 def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """lax.top_k along the last axis of [N, V], the same values and ids (ties: lower ids first), from the k blocks with the largest maxima."""
     vocab = x.shape[-1]
     size = block_size(vocab, k)
     if k * size * 2 > vocab:
-        return jax.lax.top_k(x, k)
+        return _top_k(x, k)
     blocks = to_blocks(x, k)
-    best = jax.lax.top_k(blocks.max(-1), k)[1]
+    best = _top_k(blocks.max(-1), k)[1]
     best = jnp.sort(best, axis=-1)  # in the order of ids, so that ties between blocks are resolved as lax.top_k does
     inside = jnp.take_along_axis(blocks, best[..., None], axis=1)
-    values, at = jax.lax.top_k(inside.reshape(x.shape[0], -1), k)
+    values, at = _top_k(inside.reshape(x.shape[0], -1), k)
     ids = jnp.take_along_axis(best, at // size, axis=-1) * size + at % size
     return values, jnp.minimum(ids, vocab - 1)  # rows of -inf only: padding may tie with real entries
+
+
+def _places(chosen: jax.Array, count: int) -> jax.Array:
+    """The places of the first `count` true entries of each row, ascending; M where there are fewer. bool [N, M] -> int32 [N, count].
+
+    Entries become bits of words, so that only one number in 32 is summed up and searched; the bit within its word is found by halving it.
+    """
+    rows, number = chosen.shape
+    bits = jnp.pad(chosen, ((0, 0), (0, -number % 32))).reshape(rows, -1, 32).astype(jnp.uint32)
+    words = (bits << jnp.arange(32, dtype=jnp.uint32)).sum(-1, dtype=jnp.uint32)
+    sums = jax.lax.population_count(words).astype(jnp.int32)
+    ends, wanted = jnp.cumsum(sums, axis=-1), jnp.arange(count)
+    at = jax.vmap(lambda seen: jnp.searchsorted(seen, wanted, side="right"))(ends)
+    there, at = at < words.shape[-1], jnp.minimum(at, words.shape[-1] - 1)
+    rank = wanted - jnp.take_along_axis(ends - sums, at, axis=-1)
+    word, bit = jnp.take_along_axis(words, at, axis=-1), jnp.zeros_like(rank)
+    for half in (16, 8, 4, 2, 1):
+        lower = jax.lax.population_count(word & jnp.uint32((1 << half) - 1)).astype(jnp.int32)
+        upper = rank >= lower
+        rank, bit = rank - jnp.where(upper, lower, 0), bit + jnp.where(upper, half, 0)
+        word = jnp.where(upper, word >> half, word)
+    return jnp.where(there, at * 32 + bit, number)
+
+
+class Leading(NamedTuple):
+    """The largest entries of each row."""
+
+    values: jax.Array  # [N, C]; -inf in places that hold none
+    ids: jax.Array  # int32 [N, C], ascending; V in places that hold none
+    rest: jax.Array  # [N, 1]; the largest entry that was left out, -inf for none
+
+
+def leading(x: jax.Array, count: int) -> Leading:
+    """Every entry of x [N, V] above the highest bound that at most `count` blocks of 8 reach: about `count` entries, unsorted.
+
+    Sorting the `count` largest is what lax.top_k spends its time on, row by row and on one core. Here a bisection over the bit patterns of the
+    distance to the row's maximum, which are ordered like the numbers, finds the bound among the maxima of the blocks. Blocks are strided, so that
+    their maxima are a vector operation and reading them one place after the other gives ascending ids.
+    """
+    rows, vocab = x.shape
+    short = -vocab % _STRIDED
+    blocks = (jnp.pad(x, ((0, 0), (0, short)), constant_values=-jnp.inf) if short else x).reshape(rows, _STRIDED, -1)
+    maxima = blocks.max(1)
+    top = maxima.max(-1, keepdims=True)
+    number = maxima.shape[-1]
+
+    def depth(values: jax.Array) -> jax.Array:
+        below = jnp.where(values == -jnp.inf, jnp.inf, top.reshape(rows, *[1] * (values.ndim - 1)) - values)
+        return jax.lax.bitcast_convert_type(below, jnp.int32)
+
+    depths = depth(maxima)
+    least = count * 15 // 16 if number > count else number  # near enough: the last few passes would only tell equals apart
+
+    def halve(span: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        low, high, _ = span  # at most `count` blocks lie above depth `low`, more above `high`
+        middle = low + (high - low) // 2
+        above = (depths < middle).sum(-1, keepdims=True)
+        fits = above <= count
+        low, high = jnp.where(fits, middle, low), jnp.where(fits, high, middle)
+        found = fits & (above >= least) | (high - low <= 1)
+        return low, jnp.where(found, low, high), found
+
+    ends = jnp.zeros((rows, 1), jnp.int32), jnp.full((rows, 1), 0x7F800002, jnp.int32)  # beyond the pattern of inf
+    bound = jax.lax.while_loop(lambda span: ~span[2].all(), halve, (*ends, jnp.zeros((rows, 1), bool)))[0]
+    chosen = depths < bound
+    at = _places(chosen, count)
+    inside = jnp.take_along_axis(blocks, jnp.minimum(at, number - 1)[:, None, :], axis=2)
+    some = (at < number)[:, None, :]
+    kept = some & (depth(inside) < bound[..., None]) & (inside > -jnp.inf)
+    ids = jnp.arange(_STRIDED)[:, None] * number + at[:, None, :]
+    rest = jnp.where(chosen, -jnp.inf, maxima).max(-1), jnp.where(kept | ~some, -jnp.inf, inside).max((1, 2))
+    values, ids = jnp.where(kept, inside, -jnp.inf), jnp.where(kept, ids, vocab)
+    return Leading(values.reshape(rows, -1), ids.reshape(rows, -1).astype(jnp.int32), jnp.maximum(*rest)[:, None])
 
 
 def _locate(mass: jax.Array, target: jax.Array) -> jax.Array:

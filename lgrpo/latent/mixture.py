@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from lgrpo.latent.draw import block_masses, gumbel_top_k, top_k
+from lgrpo.latent.draw import block_masses, gumbel_top_k, leading, top_k
 from lgrpo.latent.noise import gumbel, shape_noise
 from lgrpo.types import Array
 
@@ -27,8 +27,9 @@ class LatentChoice:
     noisy: jax.Array  # bool [N]; noise was applied
 
 
-def nucleus(probs: jax.Array, top_p: float | jax.Array) -> jax.Array:
+def nucleus(probs: jax.Array, top_p: float | jax.Array, wanted: bool | jax.Array = True) -> jax.Array:
     """Tokens with less than `top_p` mass strictly ahead of them in descending order (ties: lower ids first). probs [N,V] -> bool [N,V].
+    wanted: bool []; where it is false the result is not to be used, and costs nothing.
 
     Found by bisecting the probability threshold over the bit patterns of float32, which are ordered like the numbers themselves: 31 passes that
     vectorise, where XLA's full sort on CPU costs a hundred times more.
@@ -48,11 +49,23 @@ def nucleus(probs: jax.Array, top_p: float | jax.Array) -> jax.Array:
 
     low = jnp.full((rows, 1), -1, jnp.int32)
     high = jnp.full((rows, 1), 0x3F800001, jnp.int32)  # just above 1.0
-    _, high = jax.lax.fori_loop(0, 31, halve, (low, high))
-    # `high` is the smallest bit pattern whose strictly larger entries hold less than top_p: tokens above it are in, those equal to it may be.
-    tied = bits == high
-    rank = jnp.cumsum(tied, axis=-1) - 1
-    return (bits > high) | (tied & (ahead(high) + rank * jnp.where(tied, probs, 0.0) < top_p))
+    _, high = jax.lax.fori_loop(0, jnp.where(wanted, 31, 0), halve, (low, high))
+    # `high` is the smallest bit pattern whose strictly larger entries hold less than top_p: tokens above it are in, and of those equal to it the
+    # first few ids. Their last one is found by bisection too, since a cumulative sum costs as much as all of these passes.
+    tied, place = bits == high, jnp.arange(probs.shape[-1])
+    above, each = ahead(high), jax.lax.bitcast_convert_type(high, jnp.float32)
+
+    def halve_ids(_: int, span: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = span  # the token at place `low` would be in, that at `high` would not
+        middle = low + (high - low) // 2
+        inside = above + jnp.sum(tied & (place < middle), axis=-1, keepdims=True) * each < top_p
+        return jnp.where(inside, middle, low), jnp.where(inside, high, middle)
+
+    several = tied.sum(axis=-1, keepdims=True) > 1
+    number = jnp.full((rows, 1), probs.shape[-1], jnp.int32)
+    passes = jnp.where(several.any() & wanted, probs.shape[-1].bit_length(), 0)
+    last, _ = jax.lax.fori_loop(0, passes, halve_ids, (jnp.where(several, 0, number), number))
+    return (bits > high) | (tied & (place <= last))
 
 
 def mark(ids: jax.Array, vocab: int) -> jax.Array:
@@ -115,28 +128,31 @@ def _choose_full(logps: jax.Array, raw: jax.Array, law: _Noisy) -> tuple[jax.Arr
 
 
 def _choose_candidates(logits: jax.Array, lse: jax.Array, keys: jax.Array, law: _Noisy, count: int) -> tuple[jax.Array, ...]:
-    """Noise on the `count` most likely tokens only. Returns scores, ids [N,K], certified bool [N], and the candidates' ids and noise [N,count].
+    """Noise on the about `count` most likely tokens only. Returns scores, ids [N,K], certified bool [N], and the candidates' ids and noise [N,C].
 
     A row is certified when its whole support lies among the candidates, or when the K-th best score is beyond what clamped noise can give to any
     other token. Then noise on the rest, whatever it were, would change nothing, and the choice is exactly that of _choose_full. Under clamped noise
     one token in twenty sits at the upper clamp, so this holds for flat distributions too.
     """
-    values, ids = jax.lax.optimization_barrier(jax.lax.top_k(logits, count))  # without the barrier, slices of it compile to a full sort
-    values = values - lse
-    raw, rank = gumbel(keys, count), jnp.arange(count)
-    probs = jnp.exp(values)
-    mass = jnp.cumsum(probs, axis=-1)
-    covered = jnp.zeros(values.shape[0], bool)
+    values, ids, rest = leading(logits, count)
+    # Without barriers what is read from the vocabulary, and the noise, are made again for each of their uses.
+    values, raw = jax.lax.optimization_barrier((values - lse, gumbel(keys, values.shape[-1])))
+    there = values > _NEVER
+    enough = there.sum(-1) >= law.k
     if law.only_top_k:
-        support, covered = jnp.broadcast_to(rank < law.k, values.shape), ~covered
+        support, covered = mark(top_k(values, law.k)[1], values.shape[-1]), enough
     elif law.nucleus:
-        support, covered = (mass - probs < law.top_p) | (rank < law.k), mass[:, -1] >= law.top_p[:, 0]
+        probs = jnp.exp(values)
+        covered = enough & (probs.sum(-1) >= law.top_p[:, 0])
+        inside = nucleus(probs, law.top_p[:, 0], wanted=covered.any())
+        # Candidates that do not reach the mass of the nucleus all belong to it: whatever is ahead of one of them is a candidate too.
+        support = jnp.where(covered[:, None], inside | mark(top_k(values, law.k)[1], values.shape[-1]), True)
     else:
-        support = jnp.ones(values.shape, bool)
-    scores, at = jax.lax.top_k(jnp.where(support, values + law.shape(raw), _NEVER), law.k)
+        support, covered = there, jnp.zeros(values.shape[0], bool)
+    scores, at = top_k(jax.lax.optimization_barrier(jnp.where(support & there, values + law.shape(raw), _NEVER)), law.k)
     if law.clamp is not None:
         highest = law.shape(jnp.full((values.shape[0], 1), law.clamp[1]))
-        covered |= scores[:, -1] > (values[:, -1:] + highest)[:, 0]
+        covered |= scores[:, -1] > (rest - lse + highest)[:, 0]
     return scores, jnp.take_along_axis(ids, at, axis=-1), covered, ids, raw
 
 
@@ -172,7 +188,7 @@ def _choose_noisy(logits: jax.Array, keys: jax.Array, law: _Noisy) -> tuple[jax.
     def with_full_noise() -> tuple[jax.Array, jax.Array]:
         raw = gumbel(jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys), vocab)
         # The rows got here because of the noise they drew: drawing it again would bias them.
-        raw = raw.at[jnp.arange(rows)[:, None], candidates].set(drawn)
+        raw = raw.at[jnp.arange(rows)[:, None], candidates].set(drawn, mode="drop")
         full_scores, full_ids = _choose_full(logits - lse, raw, law)
         return jnp.where(sure[:, None], scores, full_scores), jnp.where(sure[:, None], ids, full_ids)
 

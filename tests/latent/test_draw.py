@@ -11,7 +11,7 @@ from scipy import stats
 
 from lgrpo.config import AnswerConfig
 from lgrpo.latent import mixture
-from lgrpo.latent.draw import block_masses, categorical, gumbel_top_k, rest_mass, top_k
+from lgrpo.latent.draw import block_masses, categorical, gumbel_top_k, leading, rest_mass, top_k
 from lgrpo.latent.mixture import sample_latent
 from lgrpo.latent.tokens import sample_token
 
@@ -28,6 +28,33 @@ def test_block_top_k_equals_lax(vocab, k, kind):
     expected_values, expected_ids = jax.lax.top_k(x, k)
     np.testing.assert_array_equal(values, expected_values)
     np.testing.assert_array_equal(ids, expected_ids)
+
+
+LEADING = {
+    "random": lambda x: x,
+    "ties": np.round,
+    "constant": np.zeros_like,
+    "banned": lambda x: np.where(np.arange(x.shape[-1]) % 7 == 0, x, -np.inf),
+    "nearly all banned": lambda x: np.where(np.arange(x.shape[-1]) % 997 == 0, x, -np.inf),
+    "far apart": lambda x: x * 1e30,
+}
+
+
+@pytest.mark.parametrize(("vocab", "count"), [(100, 64), (5003, 64), (32000, 640)])
+@pytest.mark.parametrize("kind", LEADING)
+def test_leading_entries_are_all_those_above_what_is_left_out(vocab, count, kind):
+    x = LEADING[kind](np.random.default_rng(vocab).normal(size=(5, vocab)).astype(np.float32))
+    values, ids, rest = map(np.asarray, jax.jit(leading, static_argnames="count")(x, count))
+    for row, at, value, bound in zip(x, ids, values, rest[:, 0], strict=True):
+        there = at < vocab
+        np.testing.assert_array_equal(at[there], np.flatnonzero(row > bound))
+        np.testing.assert_array_equal(value, np.where(there, row[np.minimum(at, vocab - 1)], -np.inf))
+        outside = np.delete(row, at[there])
+        assert bound == (outside.max() if outside.size else -np.inf)
+        if kind == "random":
+            assert there.sum() >= (vocab if vocab <= 8 * count else count * 15 // 16)
+    alone = leading(jnp.asarray(x[2:3]), count)
+    np.testing.assert_array_equal(alone.ids[0], ids[2], err_msg="a row depends on its neighbours")
 
 
 @pytest.mark.parametrize("vocab", [5, 206, 1000])
@@ -160,7 +187,7 @@ def test_top_down_under_a_sharded_vocabulary():
 def test_candidates_have_the_law_of_full_noise(spread, monkeypatch):
     """Certified rows and rows that fall back, against the definition, on a vocabulary large enough for the shortcut."""
     monkeypatch.setattr(mixture, "_CANDIDATES", 64)
-    logits = np.random.default_rng(7).normal(size=600) * spread
+    logits = np.random.default_rng(7).normal(size=1200) * spread
 
     def fast(x, keys):
         choice = sample_latent(x, keys, k=2, think_end_id=0, end_rule="sampled")
@@ -168,12 +195,12 @@ def test_candidates_have_the_law_of_full_noise(spread, monkeypatch):
 
     def brute(x, keys):
         choice = sample_latent(
-            x, keys, k=2, think_end_id=0, end_rule="sampled", raw_noise=jax.vmap(lambda key: jax.random.gumbel(key, (600,)))(keys)
+            x, keys, k=2, think_end_id=0, end_rule="sampled", raw_noise=jax.vmap(lambda key: jax.random.gumbel(key, (1200,)))(keys)
         )
         return choice.ids, choice.scores
 
-    (ids, scores), (ids_b, scores_b) = many(fast, logits, 8, 8000), many(brute, logits, 9, 8000)
-    table = np.stack([np.bincount(x[:, 0], minlength=600) for x in (ids, ids_b)])
+    (ids, scores), (ids_b, scores_b) = many(fast, logits, 8, 4000), many(brute, logits, 9, 4000)
+    table = np.stack([np.bincount(x[:, 0], minlength=1200) for x in (ids, ids_b)])
     rare = table.sum(0) < 20
     table = np.concatenate([table[:, ~rare], table[:, rare].sum(1, keepdims=True)], axis=1)
     table = table[:, table.sum(0) > 0]
