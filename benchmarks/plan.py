@@ -99,6 +99,7 @@ def jobs(repeats: int, *, quick: bool = False) -> list[Job]:
         found += [Job(f"B/lgrpo{tables}", "update_lgrpo", {"share_prefix": True} | at)]
         found += [Job("B/lgrpo-tiled", "update_lgrpo", {"share_prefix": False} | at)] if not frozen else []
         found += [Job(f"B/jax-full{tables}", "update_jax", at), Job(f"B/torch-full{tables}", "update_torch", at)]
+        found += [Job(f"B/torch-fused{tables}", "update_torch", at | {"chunk": 1024})]
     for rows, vocab in LATENT_SHAPES:
         at = {"rows": rows, "vocab": vocab, "k": 10}
         found += [Job(latent_key(step, rows, vocab), "latent_lgrpo", at | {"step": step}) for step in ("exact", "paper", "token")]

@@ -31,22 +31,32 @@ def to_blocks(x: jax.Array, wanted: int = 1) -> jax.Array:
     return x.reshape(*x.shape[:-1], -1, size)
 
 
-def block_masses(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(highest logit h [..., 1], log of the mass of each block, relative to exp(h) [..., V / b]) of logits [..., V].
+class Masses(NamedTuple):
+    """The normalisation of a row, by blocks."""
 
-    Each block is summed in its own maximum, so that no block underflows beside another. Two passes that write nothing of size V.
+    highest: jax.Array  # float32 [..., 1]; the largest logit
+    logs: jax.Array  # float32 [..., V / b]; log of the mass of each block, relative to exp(highest)
+
+
+def block_masses(logits: jax.Array, temperature: jax.Array | None = None) -> Masses:
+    """Masses of logits [..., V] divided by temperature [..., 1] (None: as they are).
+
+    Each block is summed in its own maximum, so that no block underflows beside another. Two passes that write nothing of size V: the quotients are
+    not kept, and the largest of them is that of the largest logit.
     """
     blocks = to_blocks(logits)
     tops = jax.lax.stop_gradient(blocks.max(-1))
+    if temperature is not None:
+        tops, blocks = tops / temperature, blocks / temperature[..., None]
     highest = tops.max(-1, keepdims=True)
     tops = jnp.maximum(tops, jnp.finfo(logits.dtype).min)  # -inf - -inf is NaN
     sums = jnp.exp(blocks - tops[..., None]).sum(-1)
     some = sums > 0  # none where every token of the block is forbidden
-    return highest, jnp.where(some, (tops - highest) + jnp.log(jnp.where(some, sums, 1.0)), -jnp.inf)
+    return Masses(highest, jnp.where(some, (tops - highest) + jnp.log(jnp.where(some, sums, 1.0)), -jnp.inf))
 
 
-def rest_mass(logits: jax.Array, highest: jax.Array, masses: jax.Array, ids: jax.Array) -> jax.Array:
-    """Log of the mass [...] of all tokens but `ids` [..., K], in the units of block_masses (its results: highest, masses).
+def rest_mass(logits: jax.Array, masses: Masses, ids: jax.Array, temperature: jax.Array | None = None) -> jax.Array:
+    """Log of the mass [...] of all tokens but `ids` [..., K], in the units of masses = block_masses(logits, temperature).
 
     Added up without them, since a difference would cancel, and in its own maximum, since it may be far below the smallest float. Never below
     the lowest finite number, which says that nothing is left.
@@ -54,14 +64,15 @@ def rest_mass(logits: jax.Array, highest: jax.Array, masses: jax.Array, ids: jax
     blocks = to_blocks(logits)
     size = blocks.shape[-1]
     block = ids // size
-    inside = jnp.take_along_axis(blocks, block[..., None], axis=-2) - highest[..., None]
+    inside = jnp.take_along_axis(blocks, block[..., None], axis=-2)
+    inside = (inside if temperature is None else inside / temperature[..., None]) - masses.highest[..., None]
     entries = block[..., None] * size + jnp.arange(size)
     chosen = (entries[..., None] == ids[..., None, None, :]).any(-1)
     again = jnp.tril(block[..., None] == block[..., None, :], -1).any(-1)  # a block that holds several ids counts once
     left = jnp.where(chosen | again[..., None], -jnp.inf, inside)
-    touched = (jnp.arange(masses.shape[-1])[:, None] == block[..., None, :]).any(-1)
-    nothing = jnp.full(highest.shape, jnp.finfo(logits.dtype).min)
-    parts = [jnp.where(touched, -jnp.inf, masses), left.reshape(*left.shape[:-2], -1), nothing]
+    touched = (jnp.arange(masses.logs.shape[-1])[:, None] == block[..., None, :]).any(-1)
+    nothing = jnp.full(masses.highest.shape, jnp.finfo(logits.dtype).min)
+    parts = [jnp.where(touched, -jnp.inf, masses.logs), left.reshape(*left.shape[:-2], -1), nothing]
     return jax.nn.logsumexp(jnp.concatenate(parts, axis=-1), axis=-1)
 
 
@@ -162,10 +173,11 @@ def leading(x: jax.Array, count: int) -> Leading:
 def _locate(mass: jax.Array, target: jax.Array) -> jax.Array:
     """Inverse CDF: the first index whose cumulated mass exceeds target; never one without mass. mass [N,M], target [N] -> int [N]."""
     # A parallel cumsum wobbles by an ulp and a target may lie an ulp below 0, so what has no mass could have a step of its own: only the rest counts.
-    possible = mass > 0
+    possible, place = mass > 0, jnp.arange(mass.shape[-1])
     reached = possible & (jnp.cumsum(mass, axis=-1) > target[:, None])
-    last = mass.shape[-1] - 1 - jnp.argmax(possible[:, ::-1], axis=-1)  # where rounding pushed the target past the end
-    return jnp.where(reached.any(axis=-1), jnp.argmax(reached, axis=-1), last)
+    first = jnp.where(reached, place, mass.shape[-1]).min(axis=-1)
+    last = jnp.where(possible, place, 0).max(axis=-1)  # where rounding pushed the target past the end
+    return jnp.minimum(first, last)
 
 
 class _Drawn(NamedTuple):
@@ -177,9 +189,11 @@ class _Drawn(NamedTuple):
     total: jax.Array  # float32 [N]; log of the mass that was drawn from
 
 
-def _pick(blocks: jax.Array, highest: jax.Array, masses: jax.Array, uniform: jax.Array, taken: jax.Array) -> _Drawn:
-    """One draw per row in proportion to exp(logit). blocks [N,nb,b] of logits, highest and masses as of block_masses, uniform [N] in [0,1);
-    taken int [N,K]: ids that were drawn before and have no mass, -1 for none.
+def _pick(
+    blocks: jax.Array, highest: jax.Array, masses: jax.Array, uniform: jax.Array, taken: jax.Array, temperature: jax.Array | float = 1.0
+) -> _Drawn:
+    """One draw per row in proportion to exp(logit / temperature). blocks [N,nb,b] of logits, highest and masses as of block_masses, uniform [N] in
+    [0,1); taken int [N,K]: ids that were drawn before and have no mass, -1 for none; temperature [N,1].
 
     Blocks are compared in the largest mass that is left, tokens in that of their block: whatever was drawn before, nothing underflows. Where every
     token that is left is forbidden, the lowest ids follow.
@@ -192,7 +206,7 @@ def _pick(blocks: jax.Array, highest: jax.Array, masses: jax.Array, uniform: jax
     block = _locate(share, target)
     before = jnp.where(jnp.arange(share.shape[-1]) < block[:, None], share, 0.0).sum(-1)
     own = jnp.take_along_axis(masses, block[:, None], axis=-1)
-    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0] - highest
+    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0] / temperature - highest
     ids = block[:, None] * size + jnp.arange(size)
     inside = jnp.where((ids[..., None] == taken[:, None]).any(-1), -jnp.inf, inside)
     part = jnp.exp(inside - jnp.where(some[:, None], own, 0.0))
@@ -215,27 +229,28 @@ def categorical(logits: jax.Array, keys: jax.Array) -> jax.Array:
 
 
 def gumbel_top_k(
-    logits: jax.Array, keys: jax.Array, k: int, masses: tuple[jax.Array, jax.Array] | None = None
+    logits: jax.Array, keys: jax.Array, k: int, masses: Masses | None = None, temperature: jax.Array | float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
-    """The k largest of logits + standard Gumbel noise, in law, from 2k random numbers a row instead of V.
+    """The k largest of logits / temperature + standard Gumbel noise, in law, from 2k random numbers a row instead of V.
 
     Top-down sampling: the largest scores are k draws without replacement from exp(logits) with a Poisson clock. With Z_j the mass that remains after
     j draws and E_j ~ Exp(1), t_1 = E_1 / Z_0, t_(j+1) = t_j + E_(j+1) / Z_j, and the scores are -log t_j. Masses and times are kept as logarithms,
     so this holds for any logits, also where k - 1 tokens carry all but 1e-40 of the mass.
-    logits float32 [N,V], keys [N], masses: block_masses(logits) where it is at hand -> (scores float32 [N,k], best first; ids int32 [N,k]).
+    logits float32 [N,V], keys [N], temperature [N,1], masses: their block_masses where they are at hand -> (scores float32 [N,k], best first;
+    ids int32 [N,k]).
     """
     rows = logits.shape[0]
     blocks = to_blocks(logits)
-    highest, masses = block_masses(logits) if masses is None else masses
+    highest, masses = block_masses(logits / temperature) if masses is None else masses
     random = _uniforms(keys, 2 * k)
     waits = jnp.log(jnp.maximum(-jnp.log1p(-random[:, k:]), _LEAST_WAIT))
-    at_row = jnp.arange(rows)
 
     def draw(j: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         masses, ids, times, clock = carry
-        drawn = _pick(blocks, highest, masses, random[:, j], ids)
+        drawn = _pick(blocks, highest, masses, random[:, j], ids, temperature)
         clock = jnp.logaddexp(clock, waits[:, j] - drawn.total)
-        return masses.at[at_row, drawn.block].set(drawn.left), ids.at[:, j].set(drawn.ids), times.at[:, j].set(clock), clock
+        masses = jnp.where(jnp.arange(masses.shape[-1]) == drawn.block[:, None], drawn.left[:, None], masses)
+        return masses, ids.at[:, j].set(drawn.ids), times.at[:, j].set(clock), clock
 
     start = (masses, jnp.full((rows, k), -1, jnp.int32), jnp.zeros((rows, k), jnp.float32), jnp.full((rows,), -jnp.inf, jnp.float32))
     _, ids, times, _ = jax.lax.fori_loop(0, k, draw, start)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from lgrpo.config import RolloutConfig
-from lgrpo.latent.draw import block_masses, rest_mass, top_k
+from lgrpo.latent.draw import Masses, block_masses, rest_mass, top_k
 from lgrpo.latent.law import Step, TokenLogps
 from lgrpo.latent.mixture import embed_mixture, mix_rows
 from lgrpo.models.decoder import project, unembedding, whole_table
@@ -38,14 +38,17 @@ class _Norm(NamedTuple):
         return (scaled - self.highest[..., None]) - self.above[..., None]
 
 
-def _normalized(scaled: jax.Array, ids: jax.Array, with_rest: bool) -> tuple[TokenLogps, _Norm]:
-    """token_logps of logits that are divided by their temperature, and their normalisation."""
-    highest, masses = block_masses(scaled)
-    norm = _Norm(highest[..., 0], jax.nn.logsumexp(masses, axis=-1))
-    chosen = norm.logp(jnp.take_along_axis(scaled, ids, axis=-1))
+def _normalized(
+    logits: jax.Array, ids: jax.Array, with_rest: bool, temperature: jax.Array | None = None, masses: Masses | None = None
+) -> tuple[TokenLogps, _Norm]:
+    """token_logps of logits divided by temperature [..., 1] (None: as they are), and their normalisation. masses: theirs, where they are at hand."""
+    masses = block_masses(logits, temperature) if masses is None else masses
+    norm = _Norm(masses.highest[..., 0], jax.nn.logsumexp(masses.logs, axis=-1))
+    own = jnp.take_along_axis(logits, ids, axis=-1)
+    chosen = norm.logp(own if temperature is None else own / temperature)
     if not with_rest:
         return TokenLogps(chosen, None), norm
-    rest = rest_mass(scaled, highest, masses, ids)
+    rest = rest_mass(logits, masses, ids, temperature)
     return TokenLogps(chosen, jnp.where(rest > _NOTHING, rest - norm.above, BANNED)), norm
 
 
@@ -59,16 +62,22 @@ def _split_end(out: TokenLogps) -> TokenLogps:
 
 
 def token_logps(
-    logits: jax.Array, ids: jax.Array, temperature: jax.Array, *, with_rest: bool = False, end: int | None = None
+    logits: jax.Array,
+    ids: jax.Array,
+    temperature: jax.Array,
+    *,
+    with_rest: bool = False,
+    end: int | None = None,
+    masses: Masses | None = None,
 ) -> TokenLogps:
     """log softmax(logits / temperature) at ids. logits float32 [..., V], ids [..., K], temperature [...].
 
     rest: summed up without the ids, in its own maximum; BANNED where nothing possible is outside them. end: an id whose log-prob is wanted too.
+    masses: block_masses of logits and temperature, where they are at hand.
     """
-    scaled = logits / temperature[..., None]
-    if end is None:
-        return _normalized(scaled, ids, with_rest)[0]
-    return _split_end(_normalized(scaled, _with_end(ids, end), with_rest)[0])
+    wanted = ids if end is None else _with_end(ids, end)
+    out = _normalized(logits, wanted, with_rest, temperature[..., None], masses)[0]
+    return out if end is None else _split_end(out)
 
 
 class _Positions(NamedTuple):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from lgrpo.latent.draw import block_masses, gumbel_top_k, leading, top_k
+from lgrpo.latent.draw import Masses, block_masses, gumbel_top_k, leading, top_k
 from lgrpo.latent.noise import gumbel, shape_noise
 from lgrpo.types import Array
 
@@ -25,6 +25,9 @@ class LatentChoice:
     scores: jax.Array  # float32 [N, K]; log-prob plus noise, nats
     weights: jax.Array  # float32 [N, K]; sum to 1
     noisy: jax.Array  # bool [N]; noise was applied
+    masses: Masses | None = (
+        None  # of logits / noise scale (1 where that is 0), if the draw needed them; scoring at that temperature reuses them
+    )
 
 
 def nucleus(probs: jax.Array, top_p: float | jax.Array, wanted: bool | jax.Array = True) -> jax.Array:
@@ -156,23 +159,22 @@ def _choose_candidates(logits: jax.Array, lse: jax.Array, keys: jax.Array, law: 
     return scores, jnp.take_along_axis(ids, at, axis=-1), covered, ids, raw
 
 
-def _choose_top_down(logits: jax.Array, keys: jax.Array, law: _Noisy) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Scores, ids [N,K] and the logsumexp [N,1] of the logits, which at noise scale 1 comes with the draw."""
+def _choose_top_down(logits: jax.Array, keys: jax.Array, law: _Noisy) -> tuple[jax.Array, jax.Array, jax.Array, Masses]:
+    """Scores, ids [N,K], the logsumexp [N,1] of the logits, which at noise scale 1 comes with the draw, and their masses at that scale."""
     safe = jnp.where(law.scale > 0, law.scale, 1.0)
-    scaled = logits / safe
-    highest, masses = block_masses(scaled)
-    scores, ids = gumbel_top_k(scaled, keys, law.k, (highest, masses))
+    masses = block_masses(logits, safe)
+    scores, ids = gumbel_top_k(logits, keys, law.k, masses, safe)
     lse = jax.lax.cond(
         (safe == 1.0).all(),
-        lambda: highest + jax.nn.logsumexp(masses, axis=-1, keepdims=True),
+        lambda: masses.highest + jax.nn.logsumexp(masses.logs, axis=-1, keepdims=True),
         lambda: jax.nn.logsumexp(logits, axis=-1, keepdims=True),
     )
-    return scores * safe - lse, ids, lse
+    return scores * safe - lse, ids, lse, masses
 
 
-def _choose_noisy(logits: jax.Array, keys: jax.Array, law: _Noisy) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _choose_noisy(logits: jax.Array, keys: jax.Array, law: _Noisy) -> tuple[jax.Array, jax.Array, jax.Array, Masses | None]:
     """The cheapest way to the law of _choose_full, row by row; rows that it does not cover get full noise. -> scores, ids [N,K],
-    logsumexp of the logits [N,1].
+    logsumexp of the logits [N,1], and their masses at the noise scale where they were needed.
 
     Which way a row takes depends on that row alone, so a sample is the same in any batch.
     """
@@ -182,7 +184,7 @@ def _choose_noisy(logits: jax.Array, keys: jax.Array, law: _Noisy) -> tuple[jax.
         return _choose_top_down(logits, keys, law)
     lse = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     if vocab <= 4 * count:
-        return *_choose_full(logits - lse, gumbel(keys, vocab), law), lse
+        return *_choose_full(logits - lse, gumbel(keys, vocab), law), lse, None
     scores, ids, sure, candidates, drawn = _choose_candidates(logits, lse, keys, law, count)
 
     def with_full_noise() -> tuple[jax.Array, jax.Array]:
@@ -192,7 +194,7 @@ def _choose_noisy(logits: jax.Array, keys: jax.Array, law: _Noisy) -> tuple[jax.
         full_scores, full_ids = _choose_full(logits - lse, raw, law)
         return jnp.where(sure[:, None], scores, full_scores), jnp.where(sure[:, None], ids, full_ids)
 
-    return *jax.lax.cond(sure.all(), lambda: (scores, ids), with_full_noise), lse
+    return *jax.lax.cond(sure.all(), lambda: (scores, ids), with_full_noise), lse, None
 
 
 def sample_latent(
@@ -214,7 +216,8 @@ def sample_latent(
     """One latent step for every row.
 
     logits [N, V] (any float type; -inf forbids a token). key: one key, or keys [N]. top_p, tau and noise_scale are scalars or [N]; a row with
-    noise_scale 0 is noise-free. raw_noise [N, V] replaces the standard Gumbel draw. Returns LatentChoice.
+    noise_scale 0 is noise-free. raw_noise [N, V] replaces the standard Gumbel draw. Returns LatentChoice, with masses (at the noise scale, 1 where
+    that is 0) for unclamped two-sided noise on the whole vocabulary.
     Errors: ValueError when k does not lie in 1..V. Source: paper section on one-sided noise; tests/golden/sampler.npz.
     """
     rows, vocab = logits.shape
@@ -225,8 +228,9 @@ def sample_latent(
     whole = isinstance(top_p, float | int) and top_p >= 1.0
     law = _Noisy(k, _per_row(top_p, rows), not whole, scale, one_sided, clamp, delta, order == "topk_then_perturb")
     if raw_noise is None:
-        scores, ids, lse = _choose_noisy(logits, _keys(key, rows), law)
+        scores, ids, lse, masses = _choose_noisy(logits, _keys(key, rows), law)
     else:
+        masses = None
         lse = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         scores, ids = _choose_full(logits - lse, raw_noise, law)
     weights = jax.nn.softmax(scores / _per_row(tau, rows), axis=-1)
@@ -241,7 +245,7 @@ def sample_latent(
         return jnp.where(pick, ids, plain_ids), jnp.where(pick, scores, plain_logits - lse), jnp.where(pick, weights, plain_weights)
 
     ids, scores, weights = jax.lax.cond(noisy.all(), lambda: (ids, scores, weights), noiseless)
-    return LatentChoice(ids=ids.astype(jnp.int32), scores=scores, weights=weights, noisy=noisy)
+    return LatentChoice(ids=ids.astype(jnp.int32), scores=scores, weights=weights, noisy=noisy, masses=masses)
 
 
 def mix_rows(table: jax.Array, ids: Array, weights: Array) -> jax.Array:

@@ -16,6 +16,7 @@ from flax import struct
 from lgrpo.config import ExperimentConfig, RolloutConfig
 from lgrpo.config.reads import end_ids
 from lgrpo.keys import row_keys
+from lgrpo.latent.draw import block_masses
 from lgrpo.latent.intervene import Intervention, Kind, replace_latents
 from lgrpo.latent.law import Step
 from lgrpo.latent.logprobs import ban, mixed_inputs, step_temperature, token_logps
@@ -87,11 +88,10 @@ def _choose(
         logp = token_logps(logits, token[:, None], jnp.full(token.shape, c.answer.temperature)).chosen[:, 0]
         return _Step(plain_ids, jnp.zeros_like(one_hot), one_hot, latent_row, logp, jnp.zeros_like(thinking))
 
-    choice = jax.lax.cond(
-        latent_row.any(),
-        lambda: _latent_choice(logits, keys, noise_scale, cfg),
-        lambda: LatentChoice(plain_ids, jnp.zeros_like(one_hot), one_hot, jnp.zeros_like(thinking)),
-    )
+    draw = functools.partial(_latent_choice, logits, keys, noise_scale, cfg)
+    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(draw))
+    nobody = nothing.replace(ids=plain_ids, weights=one_hot)
+    choice = jax.lax.cond(latent_row.any(), draw, lambda: nobody)
     forced = latent_row & (step >= c.latent.max_latent) if c.latent.max_latent else jnp.zeros_like(thinking)
     token = jnp.where(latent_row, choice.ids[:, 0], token)
     token = jnp.where(forced, end, token)
@@ -102,8 +102,11 @@ def _choose(
     weights = jnp.where(pick, choice.weights, one_hot)
     scale = jnp.where(noise_scale > 0, noise_scale, 1.0)  # noise-free rows are not trained on; their density only has to be finite
     temperature = step_temperature(c, is_latent, latent_row & ~is_latent, scale)
-    law = c.latent.law
-    logps = token_logps(logits, ids, temperature, with_rest=law.needs_rest, end=end if law.needs_end else None)
+    law, masses = c.latent.law, choice.masses
+    if masses is not None:
+        as_drawn = (temperature == scale).all() & latent_row.any()
+        masses = jax.lax.cond(as_drawn, lambda: choice.masses, lambda: block_masses(logits, temperature[:, None]))
+    logps = token_logps(logits, ids, temperature, with_rest=law.needs_rest, end=end if law.needs_end else None, masses=masses)
     latent = law.logp(c.latent, Step(ids, scores, weights), logps, scale, table=table)
     return _Step(ids, scores, weights, is_latent, jnp.where(is_latent, latent, logps.chosen[:, 0]), forced)
 

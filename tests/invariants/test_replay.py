@@ -27,6 +27,13 @@ CASES = {
         "rollout__latent__noise_scale": 0.5,
         "rollout__latent__max_latent": 0,
     },
+    "unclamped, drawn at 0.5, scored at 1": {
+        "rollout__latent__law__clamp": None,
+        "rollout__latent__law__one_sided": False,
+        "rollout__latent__law__top_p": 1.0,
+        "rollout__latent__noise_scale": 0.5,
+        "rollout__latent__max_latent": 0,
+    },
     "gumbel_sum 0.5": {"rollout__latent__law__density": "sum", "rollout__latent__noise_scale": 0.5},
     "gaussian": {"rollout__latent__law": Gaussian(sigma=0.5), "rollout__latent__tau": 0.7, "rollout__latent__max_latent": 0},
     "exact": EXACT | {"rollout__latent__max_latent": 0, "rollout__answer__temperature": 0.7},
