@@ -14,7 +14,6 @@ from benchmarks.shapes import Shape, completions, prompt_tokens, random_weights,
 from benchmarks.timing import Kept, measure
 from benchmarks.workers.torch_model import llama
 
-
 Positions = tuple[torch.Tensor, ...]  # ids and scores [M, K], old log-probs and advantages [M]
 
 
