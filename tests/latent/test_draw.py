@@ -172,7 +172,7 @@ def test_forbidden_tokens_come_last_and_once():
     assert np.isfinite(scores[:, :2]).all() and (scores[:, 2:] == -np.inf).all()
 
 
-def test_top_down_under_a_sharded_vocabulary():
+def test_a_sharded_vocabulary_changes_nothing():
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("tensor",))
     placed = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "tensor"))
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(16, 1024)), jnp.float32)
@@ -181,6 +181,10 @@ def test_top_down_under_a_sharded_vocabulary():
     sharded_scores, sharded_ids = jax.jit(gumbel_top_k, static_argnames="k")(jax.device_put(logits, placed), keys, 5)
     np.testing.assert_array_equal(ids, sharded_ids)
     np.testing.assert_allclose(scores, sharded_scores, rtol=1e-5)
+    for plain, sharded in zip(
+        leading(logits, 20), jax.jit(leading, static_argnames="count")(jax.device_put(logits, placed), 20), strict=True
+    ):
+        np.testing.assert_array_equal(plain, sharded)
 
 
 @pytest.mark.parametrize("spread", [0.3, 1.0, 4.0, 12.0])
