@@ -76,23 +76,17 @@ def rest_mass(logits: jax.Array, masses: Masses, ids: jax.Array, temperature: ja
     return jax.nn.logsumexp(jnp.concatenate(parts, axis=-1), axis=-1)
 
 
-def _top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """lax.top_k, which compiles to a full sort where only one of its results is used, or a part of one, unless a barrier stands behind it."""
-    values, ids = jax.lax.optimization_barrier(jax.lax.top_k(x, k))
-    return values, ids
-
-
 def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """lax.top_k along the last axis of [N, V], the same values and ids (ties: lower ids first), from the k blocks with the largest maxima."""
     vocab = x.shape[-1]
     size = block_size(vocab, k)
     if k * size * 2 > vocab:
-        return _top_k(x, k)
+        return jax.lax.top_k(x, k)
     blocks = to_blocks(x, k)
-    best = _top_k(blocks.max(-1), k)[1]
+    best = jax.lax.top_k(blocks.max(-1), k)[1]
     best = jnp.sort(best, axis=-1)  # in the order of ids, so that ties between blocks are resolved as lax.top_k does
     inside = jnp.take_along_axis(blocks, best[..., None], axis=1)
-    values, at = _top_k(inside.reshape(x.shape[0], -1), k)
+    values, at = jax.lax.top_k(inside.reshape(x.shape[0], -1), k)
     ids = jnp.take_along_axis(best, at // size, axis=-1) * size + at % size
     return values, jnp.minimum(ids, vocab - 1)  # rows of -inf only: padding may tie with real entries
 

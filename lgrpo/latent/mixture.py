@@ -142,17 +142,21 @@ def _choose_candidates(logits: jax.Array, lse: jax.Array, keys: jax.Array, law: 
     values, raw = jax.lax.optimization_barrier((values - lse, gumbel(keys, values.shape[-1])))
     there = values > _NEVER
     enough = there.sum(-1) >= law.k
+    best, best_at = top_k(values, law.k)
+    # For one result of top_k alone, or a slice of it, XLA sorts.
+    likeliest = mark(jnp.where(best > _NEVER, best_at, values.shape[-1]), values.shape[-1])
     if law.only_top_k:
-        support, covered = mark(top_k(values, law.k)[1], values.shape[-1]), enough
+        support, covered = likeliest, enough
     elif law.nucleus:
         probs = jnp.exp(values)
         covered = enough & (probs.sum(-1) >= law.top_p[:, 0])
         inside = nucleus(probs, law.top_p[:, 0], wanted=covered.any())
         # Candidates that do not reach the mass of the nucleus all belong to it: whatever is ahead of one of them is a candidate too.
-        support = jnp.where(covered[:, None], inside | mark(top_k(values, law.k)[1], values.shape[-1]), True)
+        support = jnp.where(covered[:, None], inside | likeliest, True)
     else:
         support, covered = there, jnp.zeros(values.shape[0], bool)
     scores, at = top_k(jax.lax.optimization_barrier(jnp.where(support & there, values + law.shape(raw), _NEVER)), law.k)
+    scores = jax.lax.optimization_barrier(scores)
     if law.clamp is not None:
         highest = law.shape(jnp.full((values.shape[0], 1), law.clamp[1]))
         covered |= scores[:, -1] > (rest - lse + highest)[:, 0]
