@@ -38,24 +38,22 @@ class Masses(NamedTuple):
     logs: jax.Array  # float32 [..., V / b]; log of the mass of each block, relative to exp(highest)
 
 
-def block_masses(logits: jax.Array, temperature: jax.Array | None = None) -> Masses:
-    """Masses of logits [..., V] divided by temperature [..., 1] (None: as they are).
+def block_masses(logits: jax.Array, temperature: jax.Array | float = 1.0) -> Masses:
+    """Masses of logits [..., V] divided by temperature [..., 1].
 
     Each block is summed in its own maximum, so that no block underflows beside another. Two passes that write nothing of size V: the quotients are
     not kept, and the largest of them is that of the largest logit.
     """
     blocks = to_blocks(logits)
-    tops = jax.lax.stop_gradient(blocks.max(-1))
-    if temperature is not None:
-        tops, blocks = tops / temperature, blocks / temperature[..., None]
+    tops = jax.lax.stop_gradient(blocks.max(-1)) / temperature
     highest = tops.max(-1, keepdims=True)
     tops = jnp.maximum(tops, jnp.finfo(logits.dtype).min)  # -inf - -inf is NaN
-    sums = jnp.exp(blocks - tops[..., None]).sum(-1)
+    sums = jnp.exp(blocks / jnp.expand_dims(temperature, -1) - tops[..., None]).sum(-1)
     some = sums > 0  # none where every token of the block is forbidden
     return Masses(highest, jnp.where(some, (tops - highest) + jnp.log(jnp.where(some, sums, 1.0)), -jnp.inf))
 
 
-def rest_mass(logits: jax.Array, masses: Masses, ids: jax.Array, temperature: jax.Array | None = None) -> jax.Array:
+def rest_mass(logits: jax.Array, masses: Masses, ids: jax.Array, temperature: jax.Array | float = 1.0) -> jax.Array:
     """Log of the mass [...] of all tokens but `ids` [..., K], in the units of masses = block_masses(logits, temperature).
 
     Added up without them, since a difference would cancel, and in its own maximum, since it may be far below the smallest float. Never below
@@ -64,8 +62,7 @@ def rest_mass(logits: jax.Array, masses: Masses, ids: jax.Array, temperature: ja
     blocks = to_blocks(logits)
     size = blocks.shape[-1]
     block = ids // size
-    inside = jnp.take_along_axis(blocks, block[..., None], axis=-2)
-    inside = (inside if temperature is None else inside / temperature[..., None]) - masses.highest[..., None]
+    inside = jnp.take_along_axis(blocks, block[..., None], axis=-2) / jnp.expand_dims(temperature, -1) - masses.highest[..., None]
     entries = block[..., None] * size + jnp.arange(size)
     chosen = (entries[..., None] == ids[..., None, None, :]).any(-1)
     again = jnp.tril(block[..., None] == block[..., None, :], -1).any(-1)  # a block that holds several ids counts once
@@ -235,7 +232,7 @@ def gumbel_top_k(
     """
     rows = logits.shape[0]
     blocks = to_blocks(logits)
-    highest, masses = block_masses(logits / temperature) if masses is None else masses
+    highest, masses = block_masses(logits, temperature) if masses is None else masses
     random = _uniforms(keys, 2 * k)
     waits = jnp.log(jnp.maximum(-jnp.log1p(-random[:, k:]), _LEAST_WAIT))
 

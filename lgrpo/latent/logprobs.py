@@ -39,13 +39,12 @@ class _Norm(NamedTuple):
 
 
 def _normalized(
-    logits: jax.Array, ids: jax.Array, with_rest: bool, temperature: jax.Array | None = None, masses: Masses | None = None
+    logits: jax.Array, ids: jax.Array, with_rest: bool, temperature: jax.Array | float = 1.0, masses: Masses | None = None
 ) -> tuple[TokenLogps, _Norm]:
-    """token_logps of logits divided by temperature [..., 1] (None: as they are), and their normalisation. masses: theirs, where they are at hand."""
+    """token_logps of logits divided by temperature [..., 1], and their normalisation. masses: theirs, where they are at hand."""
     masses = block_masses(logits, temperature) if masses is None else masses
     norm = _Norm(masses.highest[..., 0], jax.nn.logsumexp(masses.logs, axis=-1))
-    own = jnp.take_along_axis(logits, ids, axis=-1)
-    chosen = norm.logp(own if temperature is None else own / temperature)
+    chosen = norm.logp(jnp.take_along_axis(logits, ids, axis=-1) / temperature)
     if not with_rest:
         return TokenLogps(chosen, None), norm
     rest = rest_mass(logits, masses, ids, temperature)

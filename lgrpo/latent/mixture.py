@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -30,6 +31,20 @@ class LatentChoice:
     )
 
 
+def _bisect(
+    low: jax.Array, high: jax.Array, holds: Callable[[jax.Array], jax.Array], passes: int | jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`low` and `high` after so many halvings of what lies between. int [N,1]; `holds`, falling from True to False, would hold at low, not at high."""
+
+    def halve(_: int, span: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = span
+        middle = low + (high - low) // 2
+        yes = holds(middle)
+        return jnp.where(yes, middle, low), jnp.where(yes, high, middle)
+
+    return jax.lax.fori_loop(0, passes, halve, (low, high))
+
+
 def nucleus(probs: jax.Array, top_p: float | jax.Array, wanted: bool | jax.Array = True) -> jax.Array:
     """Tokens with less than `top_p` mass strictly ahead of them in descending order (ties: lower ids first). probs [N,V] -> bool [N,V].
     wanted: bool []; where it is false the result is not to be used, and costs nothing.
@@ -44,30 +59,21 @@ def nucleus(probs: jax.Array, top_p: float | jax.Array, wanted: bool | jax.Array
     def ahead(threshold: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(bits > threshold, probs, 0.0), axis=-1, keepdims=True)
 
-    def halve(_: int, span: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = span  # mass ahead of `high` is below top_p, ahead of `low` it is not
-        middle = low + (high - low) // 2
-        inside = ahead(middle) < top_p
-        return jnp.where(inside, low, middle), jnp.where(inside, middle, high)
-
     low = jnp.full((rows, 1), -1, jnp.int32)
     high = jnp.full((rows, 1), 0x3F800001, jnp.int32)  # just above 1.0
-    _, high = jax.lax.fori_loop(0, jnp.where(wanted, 31, 0), halve, (low, high))
+    _, high = _bisect(low, high, lambda middle: ~(ahead(middle) < top_p), jnp.where(wanted, 31, 0))
     # `high` is the smallest bit pattern whose strictly larger entries hold less than top_p: tokens above it are in, and of those equal to it the
     # first few ids. Their last one is found by bisection too, since a cumulative sum costs as much as all of these passes.
     tied, place = bits == high, jnp.arange(probs.shape[-1])
     above, each = ahead(high), jax.lax.bitcast_convert_type(high, jnp.float32)
 
-    def halve_ids(_: int, span: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = span  # the token at place `low` would be in, that at `high` would not
-        middle = low + (high - low) // 2
-        inside = above + jnp.sum(tied & (place < middle), axis=-1, keepdims=True) * each < top_p
-        return jnp.where(inside, middle, low), jnp.where(inside, high, middle)
+    def inside(at: jax.Array) -> jax.Array:  # would a tied token at this place be in?
+        return above + jnp.sum(tied & (place < at), axis=-1, keepdims=True) * each < top_p
 
     several = tied.sum(axis=-1, keepdims=True) > 1
     number = jnp.full((rows, 1), probs.shape[-1], jnp.int32)
     passes = jnp.where(several.any() & wanted, probs.shape[-1].bit_length(), 0)
-    last, _ = jax.lax.fori_loop(0, passes, halve_ids, (jnp.where(several, 0, number), number))
+    last, _ = _bisect(jnp.where(several, 0, number), number, inside, passes)
     return (bits > high) | (tied & (place <= last))
 
 
