@@ -133,7 +133,7 @@ class DataConfig:
     path: str = ""
     """jsonl: folder with <split>.jsonl files. Registered data sets: folder with <name>_<split>.jsonl (or .parquet, .csv); empty: downloaded."""
     data_dir: str = "~/.cache/lgrpo/tfds"
-    """Where tensorflow-datasets keeps prepared data, and reasoning_gym its problems."""
+    """Where tensorflow-datasets keeps prepared data."""
     tokenizer: str = "embedded"
     """embedded: the word-level tokenizer of the embedded task; else a tokenizer.json or a folder that holds one."""
     template: Literal["plain", "instruct", "chat"] = "plain"

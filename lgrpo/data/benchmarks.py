@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lgrpo.data.builders.benchmarks.benchmarks_dataset_builder import Builder
-from lgrpo.data.prepare import download_and_prepare, local_root
+from lgrpo.data.prepare import local_root, read, ready
 from lgrpo.data.registry import DATA_SETS, Fields
 from lgrpo.data.rows import SUFFIXES
 from lgrpo.errors import UserError
@@ -50,21 +50,13 @@ def prepare(name: str, data_dir: str, path: str = "") -> Any:
     if files:
         root = root / f"local-{_content_key(files)}"
 
-    def builder() -> Builder:
-        return Builder(files=files, config=name, data_dir=str(root), file_format="array_record")
-
-    first = builder()
-    if first.data_path.exists():
-        return first
     try:
-        download_and_prepare(first, data_dir)
+        return ready(lambda: Builder(files=files, config=name, data_dir=str(root), file_format="array_record"), data_dir)
     except UserError:
         raise
     except Exception as error:  # the network's and the file system's, with no common base
-        if not builder().data_path.exists():  # else another process was faster
-            hint = "" if files else f"; without a network, put {name}_<split>.jsonl into a folder and set --data.path"
-            raise UserError(f"data: cannot prepare {name} in {root}: {' '.join(str(error).split())[:300]}{hint}") from error
-    return builder()
+        hint = "" if files else f"; without a network, put {name}_<split>.jsonl into a folder and set --data.path"
+        raise UserError(f"data: cannot prepare {name} in {root}: {' '.join(str(error).split())[:300]}{hint}") from error
 
 
 def _content_key(files: Mapping[str, Place]) -> str:
@@ -85,11 +77,7 @@ def load_fields(name: str, split: str, data_dir: str, path: str = "") -> list[Fi
     builder = prepare(name, data_dir, path)
     if split not in builder.info.splits:
         raise UserError(f"data.path: {path} holds no {name}_{split} file ({', '.join(SUFFIXES)}); add it")
-    try:
-        source = builder.as_data_source(split)
-        rows = source.__getitems__(range(len(source)))
-    except Exception as error:  # the readers raise their own, undocumented types for damaged files
-        raise UserError(f"data.data_dir: cannot read {builder.data_path}: {error}; remove that folder and it is prepared again") from error
+    rows = read(builder, split)
     if len(rows) != splits[split].rows:
         raise UserError(f"data.data_dir: {builder.data_path} holds {len(rows)} records of {name}/{split}; remove that folder")
-    return [{key: row[key].decode() for key in ("problem", "cot", "answer")} for row in rows]
+    return [Fields(problem=row["problem"], cot=row["cot"], answer=row["answer"]) for row in rows]

@@ -1,4 +1,5 @@
-"""Problems of the package reasoning-gym as a folder of JSON lines, for data.source=jsonl: python -m lgrpo.data.gym --help
+"""Problems of the package reasoning-gym, for data.source=reasoning_gym (builders/reasoning_gym), and as a folder of JSON lines, for
+data.source=jsonl: python -m lgrpo.data.gym --help
 
     python -m lgrpo.data.gym --out data/gsm --dataset gsm_symbolic --chains equations --train 10000 --held-out 20
 
@@ -25,7 +26,6 @@ from lgrpo.config import GymConfig
 from lgrpo.config.gym import WITH_CHAINS, complaints, parameters
 from lgrpo.config.overrides import leaves_with_bounds
 from lgrpo.data.equations import extract
-from lgrpo.data.prepare import keep, local_root
 from lgrpo.data.registry import normal_text
 from lgrpo.errors import UserError
 from lgrpo.runs import storage
@@ -49,16 +49,9 @@ def settings_of(cfg: GymConfig) -> dict[str, Any]:
     return json.loads(json.dumps({f.name: getattr(cfg, f.name) for f in dataclasses.fields(GymConfig)}))
 
 
-def prepared(cfg: GymConfig, data_dir: str) -> pathlib.Path:
-    """The folder of these problems below data.data_dir, made where it is not there. Errors: UserError."""
-    settings = settings_of(cfg)
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    out = local_root(data_dir) / "reasoning_gym" / f"{cfg.dataset}-{digest}"
-    try:
-        keep(out, data_dir, "dataset.json", lambda: write(Gym(out=str(out), **dataclasses.asdict(cfg))))
-    except OSError as error:
-        raise UserError(f"data.data_dir: cannot write {out}: {error}; free space or choose a writable folder") from error
-    return out
+def digest(cfg: GymConfig) -> str:
+    """Short name of these settings."""
+    return hashlib.sha256(json.dumps(settings_of(cfg), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _check(cfg: GymConfig) -> dict[str, Any]:
@@ -69,7 +62,7 @@ def _check(cfg: GymConfig) -> dict[str, Any]:
     return parameters(cfg) or {}
 
 
-def _chunk(cfg: Gym, params: dict[str, Any], seed: int) -> Any:
+def _chunk(cfg: GymConfig, params: dict[str, Any], seed: int) -> Any:
     try:
         import reasoning_gym
     except ImportError as error:
@@ -80,7 +73,7 @@ def _chunk(cfg: Gym, params: dict[str, Any], seed: int) -> Any:
         raise UserError(f"reasoning-gym: refuses dataset={cfg.dataset!r} with params={cfg.params!r} ({error}); mend one of them") from error
 
 
-def _templates(cfg: Gym) -> tuple[frozenset[int], frozenset[int]]:
+def _templates(cfg: GymConfig) -> tuple[frozenset[int], frozenset[int]]:
     """(templates of training, held out). Errors: UserError for a template that does not exist or is wanted twice."""
     from reasoning_gym.arithmetic.gsm_symbolic.gsm_symbolic import tasks_ok
 
@@ -93,7 +86,7 @@ def _templates(cfg: Gym) -> tuple[frozenset[int], frozenset[int]]:
     return frozenset(cfg.templates or set(others) - held), held
 
 
-def _record(cfg: Gym, item: dict[str, Any]) -> tuple[dict[str, str], str]:
+def _record(cfg: GymConfig, item: dict[str, Any]) -> tuple[dict[str, str], str]:
     """(problem, cot, answer, and beside equations the solution that they are from; why the record is dropped, or "")."""
     answer = item["answer"]
     if not isinstance(answer, str) or not answer.strip():
@@ -113,7 +106,7 @@ def _record(cfg: Gym, item: dict[str, Any]) -> tuple[dict[str, str], str]:
     return {"problem": problem, "cot": cot, "answer": answer} | prose, reason
 
 
-def _items(cfg: Gym, params: dict[str, Any], split: str, most: int) -> Iterator[tuple[dict[str, Any], int | None]]:
+def _items(cfg: GymConfig, params: dict[str, Any], split: str, most: int) -> Iterator[tuple[dict[str, Any], int | None]]:
     """Problems with their template (None where the data set has none), `most` at most."""
     base = (cfg.seed * len(_SPLITS) + _SPLITS.index(split)) * _SPAN
     for start in range(0, min(most, _SPAN), _CHUNK):
@@ -127,7 +120,7 @@ def _items(cfg: Gym, params: dict[str, Any], split: str, most: int) -> Iterator[
 
 
 def _split(
-    cfg: Gym, params: dict[str, Any], split: str, count: int, only: frozenset[int], seen: set[str]
+    cfg: GymConfig, params: dict[str, Any], split: str, count: int, only: frozenset[int], seen: set[str]
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """(records, dropped by reason) of a split. Adds to `seen`. Errors: UserError where too few problems remain."""
     out: list[dict[str, Any]] = []
@@ -150,37 +143,46 @@ def _split(
     )
 
 
+def generate(cfg: GymConfig) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """(what dataset.json holds, split -> records). Errors: UserError."""
+    params = _check(cfg)
+    _chunk(cfg, params, 0)
+    train, held = _templates(cfg) if cfg.dataset == WITH_CHAINS else (frozenset(), frozenset())
+    about = {"settings": settings_of(cfg), "reasoning_gym": importlib.metadata.version("reasoning-gym"), "splits": {}}
+    about |= {"templates": sorted(train), "held_out_templates": sorted(held)}
+    splits: dict[str, list[dict[str, Any]]] = {}
+    seen: set[str] = set()
+    for split in _SPLITS:
+        if split == "held_out" and not held:
+            continue
+        count = cfg.test if split == "held_out" else getattr(cfg, split)
+        splits[split], dropped = _split(cfg, params, split, count, held if split == "held_out" else train, seen)
+        about["splits"][split] = {"records": count, "dropped": dropped}
+    return about, splits
+
+
 def write(cfg: Gym) -> dict[str, Any]:
     """Writes the folder unless it is there, whole or not at all; returns what dataset.json holds. Errors: UserError."""
     if storage.remote(cfg.out):
         raise UserError(
             f"{cfg.out}: give a folder of this machine; what a run prepares itself is kept in data.data_dir, which may lie in a bucket"
         )
-    params, out = _check(cfg), pathlib.Path(cfg.out).expanduser()
-    settings = settings_of(cfg)
+    out = pathlib.Path(cfg.out).expanduser()
+    _check(cfg)
     if out.exists():
         try:
             about = json.loads((out / "dataset.json").read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"{out}: exists, and its dataset.json cannot be read ({error}); choose another folder") from error
-        if about.get("settings") != settings:
+        if about.get("settings") != settings_of(cfg):
             raise UserError(f"{out}: holds data of other settings {about.get('settings')}; choose another folder, or remove it")
         return about
-    _chunk(cfg, params, 0)
-    train, held = _templates(cfg) if cfg.dataset == WITH_CHAINS else (frozenset(), frozenset())
-    about = {"settings": settings, "reasoning_gym": importlib.metadata.version("reasoning-gym"), "splits": {}}
-    about |= {"templates": sorted(train), "held_out_templates": sorted(held)}
-    seen: set[str] = set()
+    about, splits = generate(cfg)
     out.parent.mkdir(parents=True, exist_ok=True)
     made = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        for split in _SPLITS:
-            if split == "held_out" and not held:
-                continue
-            count = cfg.test if split == "held_out" else getattr(cfg, split)
-            records, dropped = _split(cfg, params, split, count, held if split == "held_out" else train, seen)
+        for split, records in splits.items():
             (made / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-            about["splits"][split] = {"records": len(records), "dropped": dropped}
         (made / "dataset.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         made.chmod(0o755)
         try:

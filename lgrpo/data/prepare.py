@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lgrpo.config import DataConfig
+from lgrpo.errors import UserError
 from lgrpo.runs import storage
 
 _INFO = "dataset_info.json"  # without it a folder is no data set
@@ -52,6 +53,33 @@ def download_and_prepare(builder: Any, data_dir: str) -> None:
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
 
     keep(pathlib.Path(builder.data_path), data_dir, _INFO, make)
+
+
+def ready(builder: Callable[[], Any], data_dir: str) -> Any:
+    """A builder that is ready to read, prepared unless that was done before. builder: makes one, with local_root or a folder below it as its folder.
+
+    tfds writes into a folder with a random name and renames it, so a killed preparation leaves nothing that looks finished. When several
+    processes prepare at once, one rename wins and the others find the same data in place. Errors: those of download_and_prepare.
+    """
+    first = builder()
+    if first.data_path.exists():
+        return first
+    try:
+        download_and_prepare(first, data_dir)
+    except Exception:  # whatever a builder raises
+        if not builder().data_path.exists():
+            raise
+    return builder()  # a fresh one: `first` does not know what another process may have put in place
+
+
+def read(builder: Any, split: str) -> list[dict[str, str]]:
+    """The texts of a split, in their order. builder: ready. Errors: UserError."""
+    try:
+        source = builder.as_data_source(split)
+        rows = source.__getitems__(range(len(source)))
+    except Exception as error:  # the readers raise their own, undocumented types for damaged files
+        raise UserError(f"data.data_dir: cannot read {builder.data_path}: {error}; remove that folder and it is prepared again") from error
+    return [{key: text.decode() for key, text in row.items()} for row in rows]
 
 
 def _fetch(source: storage.Place, target: pathlib.Path) -> None:

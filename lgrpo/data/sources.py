@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, NotRequired, TypedDict
 
-from lgrpo.config import DataConfig
-from lgrpo.data import gym, word_problems
+from lgrpo.config import DataConfig, GymConfig
+from lgrpo.data import word_problems
 from lgrpo.data.benchmarks import load_fields
 from lgrpo.data.fields import answer_of, is_text, parse_json, text_of
 from lgrpo.data.files import inside
-from lgrpo.data.prepare import download_and_prepare, local_root
+from lgrpo.data.prepare import local_root, read, ready
 from lgrpo.data.registry import DATA_SETS, locate
 from lgrpo.errors import UserError
 from lgrpo.runs import storage
@@ -57,35 +58,27 @@ def _whole_split(data_cfg: DataConfig, split: str) -> list[Record]:
     if source == "jsonl":
         return _load_jsonl(data_cfg.path, split)
     if source == "reasoning_gym":
-        return _load_jsonl(str(gym.prepared(data_cfg.gym, data_cfg.data_dir)), split)
+        return _load_gym(data_cfg.gym, data_cfg.data_dir, split)
     return _load_word_problems(data_cfg.difficulty, data_cfg.data_dir, split)
 
 
 def prepare_word_problems(difficulty: str, data_dir: str) -> Any:
-    """Prepares the embedded task unless that was done before; returns a tfds builder that is ready to read.
-
-    tfds writes into a folder with a random name and renames it, so a killed preparation leaves nothing that looks finished. When
-    several processes prepare at once, one rename wins and the others find the same data in place.
-    """
+    """Prepares the embedded task unless that was done before; returns a tfds builder that is ready to read. Errors: UserError."""
     word_problems.level_of(difficulty)
     from lgrpo.data.builders.word_problems.word_problems_dataset_builder import Builder
 
-    root = local_root(data_dir)
+    return _ready(
+        lambda root: Builder(config=difficulty, data_dir=root, file_format="array_record"), data_dir, f"word_problems/{difficulty}"
+    )
 
-    def builder() -> Builder:
-        return Builder(config=difficulty, data_dir=str(root), file_format="array_record")
 
-    first = builder()
-    if first.data_path.exists():
-        return first
+def _ready(builder: Callable[[str], Any], data_dir: str, name: str) -> Any:
+    """builder: of its folder. name: for the message."""
+    root = str(local_root(data_dir))
     try:
-        download_and_prepare(first, data_dir)
+        return ready(lambda: builder(root), data_dir)
     except OSError as error:
-        if not builder().data_path.exists():
-            raise UserError(
-                f"data.data_dir: cannot prepare word_problems/{difficulty} in {root}: {error}; free space or choose a writable folder"
-            ) from error
-    return builder()  # a fresh one: `first` does not know what another process may have put in place
+        raise UserError(f"data.data_dir: cannot prepare {name} in {root}: {error}; free space or choose a writable folder") from error
 
 
 def _load_word_problems(difficulty: str, data_dir: str, split: str) -> list[Record]:
@@ -93,19 +86,27 @@ def _load_word_problems(difficulty: str, data_dir: str, split: str) -> list[Reco
     if split not in sizes:
         raise UserError(f"data: split {split!r} of word_problems does not exist; choose one of {', '.join(sizes)}")
     builder = prepare_word_problems(difficulty, data_dir)
-    folder = builder.data_path
-    try:
-        source = builder.as_data_source(split)
-        rows = source.__getitems__(range(len(source)))
-    except Exception as error:  # the readers raise their own, undocumented types for damaged files
-        raise UserError(f"data.data_dir: cannot read {folder}: {error}; remove that folder and it is prepared again") from error
-    records = [
-        Record(problem=row["problem"].decode(), cot=row["cot"].decode(), answer=row["answer"].decode(), uid=i) for i, row in enumerate(rows)
-    ]
+    records = [Record(problem=row["problem"], cot=row["cot"], answer=row["answer"], uid=i) for i, row in enumerate(read(builder, split))]
     # Data prepared by another state of the generator would silently be another task: compare both ends.
     last = sizes[split] - 1
     if len(records) != last + 1 or any(records[i] != {**word_problems.generate(difficulty, split, i), "uid": i} for i in (0, last)):
-        raise UserError(f"data.data_dir: {folder} was prepared by another version of the generator; remove it and it is prepared again")
+        raise UserError(
+            f"data.data_dir: {builder.data_path} was prepared by another version of the generator; remove it and it is prepared again"
+        )
+    return records
+
+
+def _load_gym(settings: GymConfig, data_dir: str, split: str) -> list[Record]:
+    from lgrpo.data.builders.reasoning_gym.reasoning_gym_dataset_builder import Builder
+
+    name = f"reasoning_gym/{settings.dataset}"
+    builder = _ready(lambda root: Builder(settings=settings, data_dir=root, file_format="array_record"), data_dir, name)
+    if split not in builder.info.splits:
+        raise UserError(f"data: split {split!r} of {name} does not exist; choose one of {', '.join(sorted(builder.info.splits))}")
+    records = []
+    for i, row in enumerate(read(builder, split)):
+        record = Record(problem=row["problem"], cot=row["cot"], answer=row["answer"], uid=i)
+        records.append(record | {"solution": row["solution"]} if row["solution"] else record)
     return records
 
 

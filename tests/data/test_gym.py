@@ -101,14 +101,55 @@ def test_the_same_again_is_left_and_other_settings_are_refused(folder, tmp_path)
     assert (tmp_path / "again" / "train.jsonl").read_bytes() == (folder / "train.jsonl").read_bytes()
 
 
+SETTINGS = GymConfig(chains="equations", steps=(1, 3), train=300, valid=40, test=60, held_out=20)
+
+
 def test_the_source_makes_its_problems_once_and_is_the_folder(folder, tmp_path, monkeypatch):
-    settings = GymConfig(chains="equations", steps=(1, 3), train=300, valid=40, test=60, held_out=20)
-    data = DataConfig(source="reasoning_gym", gym=settings, data_dir=str(tmp_path))
-    assert load_records(data, "held_out") == load_records(DataConfig(source="jsonl", path=str(folder)), "held_out")
-    monkeypatch.setattr(gym, "_split", None)  # what is there is not made again, nor for another split
-    assert load_records(data, "train[:2]") == load_records(DataConfig(source="jsonl", path=str(folder)), "train[:2]")
-    with pytest.raises(UserError, match="splits there: held_out, test, train, valid"):
+    data = DataConfig(source="reasoning_gym", gym=SETTINGS, data_dir=str(tmp_path))
+    lines = DataConfig(source="jsonl", path=str(folder))
+    assert load_records(data, "held_out") == load_records(lines, "held_out")
+    monkeypatch.setattr(gym, "generate", None)  # what is there is not made again, nor for another split
+    for split in ("train", "valid", "test"):
+        assert load_records(data, split) == load_records(lines, split)
+    with pytest.raises(
+        UserError, match="split 'dev' of reasoning_gym/gsm_symbolic does not exist; choose one of held_out, test, train, valid"
+    ):
         load_records(data, "dev")
+
+
+def test_the_builder_keeps_what_was_dropped_and_why(folder, tmp_path):
+    from lgrpo.data.builders.reasoning_gym.reasoning_gym_dataset_builder import Builder
+
+    load_records(DataConfig(source="reasoning_gym", gym=SETTINGS, data_dir=str(tmp_path)), "test")
+    again = Builder(settings=SETTINGS, data_dir=str(tmp_path), file_format="array_record")
+    assert dict(again.info.metadata) == json.loads((folder / "dataset.json").read_text())
+    assert {split: found.num_examples for split, found in again.info.splits.items()} == {
+        "train": 300,
+        "valid": 40,
+        "test": 60,
+        "held_out": 60,
+    }
+    other = Builder(settings=dataclasses.replace(SETTINGS, seed=1), data_dir=str(tmp_path), file_format="array_record")
+    assert not other.data_path.exists()
+
+
+def test_damaged_data_is_one_line(tmp_path):
+    pytest.importorskip("reasoning_gym")
+    settings = GymConfig(dataset="chain_sum", train=20, valid=5, test=5)
+    data = DataConfig(source="reasoning_gym", gym=settings, data_dir=str(tmp_path))
+    assert len(load_records(data, "train")) == 20
+    (damaged,) = tmp_path.rglob("*train.array_record*")
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(UserError, match="remove that folder and it is prepared again"):
+        load_records(data, "train")
+
+
+def test_a_preparation_that_fails_leaves_nothing(tmp_path):
+    pytest.importorskip("reasoning_gym")
+    settings = GymConfig(chains="equations", steps=(50, 60), train=2, valid=1, test=1)
+    with pytest.raises(UserError, match="only 0 of 1"):
+        load_records(DataConfig(source="reasoning_gym", gym=settings, data_dir=str(tmp_path)), "train")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_of_two_processes_that_make_the_same_the_second_takes_what_the_first_made(tmp_path, monkeypatch):

@@ -66,19 +66,21 @@ def test_labels_count_once_they_are_whole(bucket, monkeypatch):
 def test_generated_problems_are_kept_and_fetched(bucket, tmp_path, monkeypatch):
     """The second host makes none."""
     made = []
+    record = {"problem": "p", "cot": "<<1+1=2>>", "answer": "2", "solution": "1+1=2"}
 
-    def write(cfg):
-        made.append(cfg.out)
-        for name in ("train.jsonl", "dataset.json"):
-            storage.write_text(storage.place(cfg.out) / name, LINE)
+    def generate(settings):
+        made.append(settings)
+        return {"reasoning_gym": "1"}, {"train": [record]}
 
-    monkeypatch.setattr(gym, "write", write)
+    monkeypatch.setattr(gym, "generate", generate)
     for host in ("one", "two"):
         monkeypatch.setenv("HOME", str(tmp_path / host))
-        folder = gym.prepared(GymConfig(), str(bucket))
-        assert (folder / "train.jsonl").read_text() == LINE and folder.is_relative_to(tmp_path / host)
+        data = DataConfig(source="reasoning_gym", gym=GymConfig(), data_dir=str(bucket))
+        assert load_records(data, "train") == [record | {"uid": 0}]
+        assert list((tmp_path / host).rglob("*.array_record*"))
     assert len(made) == 1
-    assert storage.files_below(bucket / "reasoning_gym" / folder.name) == ["dataset.json", "train.jsonl"]
+    folder = f"gsm_symbolic-{gym.digest(GymConfig())}"
+    assert "dataset_info.json" in {name.rpartition("/")[2] for name in storage.files_below(bucket / "reasoning_gym" / folder)}
 
 
 def test_what_wants_a_folder_says_so(tmp_path, monkeypatch):

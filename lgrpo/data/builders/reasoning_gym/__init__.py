@@ -1,0 +1,1 @@
+"""tensorflow-datasets builder of reasoning-gym. Importing this package does not import tensorflow-datasets."""
