@@ -65,24 +65,26 @@ def _collect_stage(source: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def collect(source: pathlib.Path, out: pathlib.Path = RESULTS) -> list[str]:
-    """Copies the finished stages of a study's folder (<workdir>/<budget>), and the candidates for one, to out/<budget>. A seed, and the
-    candidates, take the place of those that were there; seeds that the study does not have stay. Returns their names, seed<n>/<stage>.
+    """Copies the finished stages of a study's folder (<workdir>/<budget>), and the candidates for one, to out/<budget>. A seed, and each
+    candidate, takes the place of what was there; seeds and candidates that the study does not have stay. Returns their names, seed<n>/<stage>.
     Errors: UserError when none is finished, and when seeds that stay saw other problems."""
     done = sorted(file.parent for file in source.glob("seed*/*/stage.json") if file.parent.name in STAGES)
     done += sorted(file.parent for file in source.glob(f"{CHOICE}/*/stage.json"))
     if not done:
         raise UserError(f"{source}: no finished stage there; give the folder of a budget, such as runs/smollm2/cpu")
-    target, groups = out / source.name, {stage.parent.name for stage in done}
+    target = out / source.name
+    replaced = {stage if stage.parent.name == CHOICE else stage.parent for stage in done}
+    replaced = {target / folder.relative_to(source) for folder in replaced}
     problems, kept = source / "data" / PROBLEMS, target / PROBLEMS
     if (
-        {old.name for old in target.glob("*/")} - groups
+        {*target.glob("seed*/"), *target.glob(f"{CHOICE}/*/")} - replaced
         and problems.exists()
         and kept.exists()
         and problems.read_text() != kept.read_text()
     ):
         raise UserError(f"{problems}: other problems than those of the results that would stay in {target}; move these away first")
-    for group in groups:
-        shutil.rmtree(target / group, ignore_errors=True)
+    for folder in replaced:
+        shutil.rmtree(folder, ignore_errors=True)
     for stage in done:
         _collect_stage(stage, target / stage.relative_to(source))
         summary = stage.parent / "results.json"

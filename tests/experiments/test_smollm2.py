@@ -79,18 +79,26 @@ def test_a_start_is_evaluated_as_a_stage_samples_once(folder, monkeypatch):
 
 @pytest.mark.parametrize("compression", [1, 2, 3, 4])
 def test_a_candidate_for_latent_sft_has_room_for_the_longest_chain_and_is_measured_on_valid(folder, compression):
-    cfg = choose.candidate(folder, compression, 70)
+    cfg = choose.candidate(folder, compression, 4, 70)
     ready = resolve(cfg, load_tokenizer(cfg.data))
     assert validate(ready, device_count=1, kind="sft") == []
     assert cfg.train.num_steps == 70 and cfg.sft.compression == compression and cfg.data.eval_split == "valid"
     assert (cfg.rollout.max_new_tokens - 16) * compression >= 24
 
 
+def test_candidates_differ_in_what_is_asked_for_and_start_from_the_model_of_their_seed(folder):
+    cfgs = [choose.candidate(folder, 1, k, 70, seed) for k, seed in ((4, 0), (8, 0), (8, 3))]
+    assert [cfg.name for cfg in cfgs] == ["compression1_updates70", "compression1_updates70_k8", "compression1_updates70_k8_seed3"]
+    assert [cfg.rollout.latent.k for cfg in cfgs] == [4, 8, 8] and [cfg.seed for cfg in cfgs] == [0, 0, 3]
+    assert [pathlib.Path(cfg.train.init_from).parent.name for cfg in cfgs] == ["seed0", "seed0", "seed3"]
+    assert all(validate(resolve(cfg, load_tokenizer(cfg.data)), device_count=1, kind="sft") == [] for cfg in cfgs)
+
+
 def test_candidates_need_the_model_that_they_start_from(folder, capsys, monkeypatch):
     for place in (folder, folder.parent):
-        monkeypatch.setattr("sys.argv", ["choose", "--workdir", str(place)])
+        monkeypatch.setattr("sys.argv", ["choose", "--workdir", str(place), "--seed", "5"])
         assert choose.main() == 2
-        assert f"--workdir {place}: no finished explicit_sft" in capsys.readouterr().err
+        assert f"--workdir {place}: no finished explicit_sft of a budget there with seed 5" in capsys.readouterr().err
 
 
 def test_a_stage_comes_with_its_starts_and_costs_what_they_cost():

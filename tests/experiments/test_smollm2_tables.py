@@ -179,6 +179,21 @@ def test_candidates_for_a_stage_are_kept_and_shown_apart(study, tmp_path):
     assert "compression2_updates4" not in read(tmp_path / "cpu")
 
 
+def test_candidates_that_a_study_lacks_stay_if_they_saw_the_same_problems(study, tmp_path):
+    (study / "data").mkdir()
+    (study / "data" / "dataset.json").write_text('{"seed": 0}')
+    for name, accuracy in (("k4", 0.3), ("k2", 0.4)):
+        write_stage(study / "choice" / name, accuracy, 2e12)
+        collect(study, tmp_path / "results")
+        shutil.rmtree(study / "choice")
+    assert "| k2 | 0.400" in tables.markdown(tmp_path / "results") and "| k4 | 0.300" in tables.markdown(tmp_path / "results")
+    for seed in ("seed0", "seed1"):  # every seed comes anew, with other problems: the candidates that stay would have seen others
+        assert (study / seed).is_dir()
+    (study / "data" / "dataset.json").write_text('{"seed": 5}')
+    with pytest.raises(UserError, match="other problems than those of the results"):
+        collect(study, tmp_path / "results")
+
+
 def test_the_page_gets_tables_and_figure_and_keeps_its_text(study, tmp_path):
     out, page = tmp_path / "results", tmp_path / "page.md"
     page.write_text(f"before\n<!-- tables -->\n{tables.NOT_RUN}<!-- end of tables -->\nafter\n")
