@@ -18,9 +18,10 @@ eval-demo: $(VENV)/.run
 	$(CACHE) $(PY) -m experiments.demo.evaluation --workdir runs/demo
 
 # Hundreds of small programs, many of them compiled by several processes: all are kept. A worker takes a run of neighbours, which share fixtures, and
-# steals when it has nothing left.
+# steals when it has nothing left. PYTEST="-p tests.costs" says where the time goes.
+PYTEST ?=
 test: $(VENV)/.dev
-	$(CACHE) JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 $(PY) -m pytest -n 2 --dist worksteal
+	$(CACHE) JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 $(PY) -m pytest -n 2 --dist worksteal $(PYTEST)
 
 # The built wheel, used as a stranger would: .ci/wheel
 test-wheel:
