@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,11 +173,8 @@ def section_markdown(workload: str, section: Section) -> str:
     machine, versions = section["machine"], section["versions"]
     where = f"{machine['cpu']}, {machine['cpus']} cores, {machine['memory_gb']:.0f} GB, {machine['platform']}; {section['started']}; commit {section['commit']}"
     load = f"load average before {section['load_before']:.1f}, after {section['load_after']:.1f}"
-    lines = [
-        f"### {TITLES[workload]}",
-        f"{where}; {load}.  ",
-        f"`{section['command']}`; " + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".",
-    ]
+    used = ", ".join(f"{name} {version}" for name, version in versions.items())
+    head = f"### {TITLES[workload]}\n" + _wrapped(f"{where}; {load}. `{section['command']}`; {used}.")
     tables = {
         "A": functools.partial(_timed, rate=True),
         "B": functools.partial(_timed, rate=False),
@@ -187,8 +185,13 @@ def section_markdown(workload: str, section: Section) -> str:
         "H": _listed,
     }
     table = tables.get(workload, _parts)(jobs)
-    bars = "\n".join(f"- {describe(verdict)}" for verdict in section["bars"])
-    return "\n".join([*lines, "", table, *(["", bars] if bars else [])])
+    bars = "\n".join(_wrapped(f"- {describe(verdict)}", "  ") for verdict in section["bars"])
+    return "\n\n".join([head, table, *([bars] if bars else [])])
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    """Prose in the line length of the documents. indent: of the lines after the first."""
+    return textwrap.fill(text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def replace_block(text: str, name: str, body: str) -> str:

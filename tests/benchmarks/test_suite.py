@@ -163,6 +163,7 @@ def test_document_is_rewritten_between_markers_only(tmp_path):
     assert "failed: no / torch" in once and "not measured" in once
     assert "| model | TFLOP |\n| --- | ---: |\n| B | 1.23 |" in once
     assert "| lgrpo-explicit | 2 | 1.5 - 3 | 3 | 2 | 9 | 1 | 50 |" in once
+    assert all(len(line) <= 100 for line in once.splitlines() if not line.startswith("|"))
     report.write_docs(path, {"D": sections["D"]})
     assert path.read_text() == once
     moved = once.replace("By hand.", "Otherwise.") + "\nThe end.\n"
