@@ -31,7 +31,11 @@ def _listen(event: str, seconds: float, **_: object) -> None:
 
 def _now() -> dict[str, float]:
     children = resource.getrusage(resource.RUSAGE_CHILDREN)  # of those that have ended
-    return {"CPU": time.process_time(), "children": children.ru_utime + children.ru_stime, **{part: _stages[part] for part in _STAGES.values()}}
+    return {
+        "CPU": time.process_time(),
+        "children": children.ru_utime + children.ru_stime,
+        **{part: _stages[part] for part in _STAGES.values()},
+    }
 
 
 def pytest_configure(config):

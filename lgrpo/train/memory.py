@@ -103,7 +103,7 @@ class PhaseProgram:
     resident: int  # bytes per device of what lies there besides its arguments
 
 
-def _phase(program: PhaseProgram) -> Phase:
+def phase_of(program: PhaseProgram) -> Phase:
     stats = program.lower().compile().memory_analysis()
     return Phase(
         program.name,
@@ -186,7 +186,7 @@ def predict(cfg: ExperimentConfig, devices: list[jax.Device], *, rl: bool) -> li
     mesh = make_mesh(cfg.mesh, devices)
     phases = programs(cfg, mesh, rl=rl)
     with jax.set_mesh(mesh):
-        return [_phase(program) for program in phases]
+        return [phase_of(program) for program in phases]
 
 
 def _parts(cfg: ExperimentConfig, mesh: Mesh, *, rl: bool) -> dict[str, int]:

@@ -31,7 +31,7 @@ def config(preset=EXACT):
         **{f"model__{k}": v for k, v in sizes.items()},
         **{f"rollout__{k}": v for k, v in rollout.items()},
         rollout__latent__k=10,
-        train__prompts_per_step=16,
+        train__prompts_per_step=8,
         data__max_prompt=64,
         mesh__data=1,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from flags import flags
 from support import change, tiny
 
 from lgrpo.__main__ import main
@@ -20,16 +21,17 @@ from lgrpo.models.spec import largest_array
 from lgrpo.sharding import make_mesh
 from lgrpo.train import setup
 from lgrpo.train.layout import layout
-from lgrpo.train.memory import memory_table, predict, programs, target_devices
+from lgrpo.train.memory import memory_table, phase_of, predict, programs, target_devices
 from lgrpo.train.setup import abstract_state, trained_specs
 
 ROOT = Path(__file__).parents[2]
+# One device; buffers are assigned before LLVM sees anything, so that its effort changes no number here.
+PROBE = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "XLA_FLAGS": flags(1), "MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_predicted_within_a_fifth_of_what_a_process_takes():
-    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "XLA_FLAGS": "", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run([sys.executable, ROOT / "tests/train/memory_probe.py"], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, ROOT / "tests/train/memory_probe.py"], env=PROBE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     for phase, measured in found["measured"].items():
@@ -39,9 +41,8 @@ def test_predicted_within_a_fifth_of_what_a_process_takes():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_saves_are_predicted_too(tmp_path):
     """A whole process: updates, three saves beside updates, a restore and an update after it. Of a save the timing is not ours: at most."""
-    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "XLA_FLAGS": "", "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, ROOT / "tests/train/save_probe.py", tmp_path]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=PROBE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     measured, predicted = found["measured"], found["predicted"]
@@ -49,6 +50,13 @@ def test_saves_are_predicted_too(tmp_path):
     assert 0.6 * predicted["update beside a save"] < measured["update beside a save"] < 1.2 * predicted["update beside a save"], found
     assert measured["update beside a save"] > 1.2 * predicted["update"], "a save costs nothing: the prediction can go"
     assert measured["restore and update"] < 1.2 * predicted["update beside a save"], found
+
+
+def of_rl(cfg, which, devices=None):
+    """One phase of RL: 0 the rollout, 1 the update."""
+    mesh = make_mesh(cfg.mesh, devices or jax.devices())
+    with jax.set_mesh(mesh):
+        return phase_of(programs(cfg, mesh, rl=True)[which])
 
 
 def small(**fields):
@@ -60,7 +68,7 @@ def test_an_update_over_slices_holds_one_tree_of_gradients_and_copies_no_moments
     are more."""
     large = {"model__d_model": 64, "model__d_ff": 2048, "model__n_layers": 4}
     cfg = tiny(**large, rollout__max_new_tokens=4, rollout__latent__max_latent=2, train__microbatch=2, mesh__data=1)
-    update = predict(cfg, jax.devices()[:1], rl=True)[1]
+    update = of_rl(cfg, 1, jax.devices()[:1])
     weights = 4 * 4 * 3 * 64 * 2048
     assert weights < update.temporary < 2.5 * weights
 
@@ -84,10 +92,10 @@ def test_arguments_are_the_tensors_of_the_table():
 
 def test_weights_that_are_not_copied_count_once():
     cfg = apply_diff(tiny(train__prompts_per_step=8, mesh__data=8), EXACT)
-    rollout, _ = predict(cfg, jax.devices(), rl=True)
+    rollout = of_rl(cfg, 0)
     rows = layout(cfg, 8, rl=True)
     assert rollout.resident == sum(r.bytes for r in rows if r.part in ("optimizer", "counters"))
-    halved = predict(change(cfg, model__dtype="bfloat16"), jax.devices(), rl=True)[0]
+    halved = of_rl(change(cfg, model__dtype="bfloat16"), 0)
     assert halved.resident == sum(r.bytes for r in rows if r.part in ("params", "optimizer", "counters"))
 
 
@@ -130,9 +138,9 @@ def test_the_largest_array_of_a_state_is_known_before_there_is_one():
 def test_slices_and_longer_chunks_show():
     cfg = small(model__vocab_size=512, rollout__max_new_tokens=32)
     cfg = change(cfg, train__prompts_per_step=32, train__logprob_chunk=1 << 20)
-    peak = predict(cfg, jax.devices(), rl=True)[1].peak
-    assert predict(change(cfg, train__logprob_chunk=32), jax.devices(), rl=True)[1].peak < 0.7 * peak
-    assert predict(change(cfg, train__microbatch=8), jax.devices(), rl=True)[1].peak < 0.7 * peak
+    peak = of_rl(cfg, 1).peak
+    assert of_rl(change(cfg, train__logprob_chunk=32), 1).peak < 0.7 * peak
+    assert of_rl(change(cfg, train__microbatch=8), 1).peak < 0.7 * peak
 
 
 def test_command_line(capsys):
