@@ -22,12 +22,12 @@ def loss_and_grad(logps, old, advantages, mask, negative_weight=1.0):
         loss, metrics = policy_loss(x, old, advantages, mask, negative_weight=negative_weight, **CLIP)
         return loss.value(), {name: m.value() for name, m in metrics.items()}
 
-    return jax.value_and_grad(f, has_aux=True)(logps)
+    return jax.jit(jax.value_and_grad(f, has_aux=True))(logps)
 
 
 @jax.jit
 def kl_and_grad(logps, reference, mask):
-    return jax.value_and_grad(lambda x: k3_kl(x, reference, mask).value())(logps)
+    return jax.jit(jax.value_and_grad(lambda x: k3_kl(x, reference, mask).value()))(logps)
 
 
 def inputs(case):

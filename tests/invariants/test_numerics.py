@@ -101,7 +101,7 @@ def test_a_banned_token_has_no_gradient_even_among_the_ids(frozen):
         )
         return out.chosen[..., 1].sum()
 
-    got = jax.grad(loss, 0 if frozen else (0, 1))(hidden, table)
+    got = jax.jit(jax.grad(loss, 0 if frozen else (0, 1)))(hidden, table)
     z = np.asarray(hidden[0], np.float64) @ wide
     z[:, BANNED_ID] = -np.inf
     want = -np.exp(oracle.log_softmax(z)) @ wide.T
@@ -216,7 +216,7 @@ def logps_and_gradient(weights, batch, grouped, cfg):
         logps = jnp.where(grouped.loss_mask, replay_logps(weights, batch, grouped, cfg=cfg), 0.0).sum(-1).reshape(-1)
         return logps.mean(), logps
 
-    (_, logps), grads = jax.value_and_grad(mean, has_aux=True)(weights)
+    (_, logps), grads = jax.jit(jax.value_and_grad(mean, has_aux=True))(weights)
     return logps, grads
 
 

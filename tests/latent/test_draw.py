@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flags import LONG
 from scipy import stats
 
 from lgrpo.config import AnswerConfig
@@ -44,7 +45,8 @@ LEADING = {
 @pytest.mark.parametrize("kind", LEADING)
 def test_leading_entries_are_all_those_above_what_is_left_out(vocab, count, kind):
     x = LEADING[kind](np.random.default_rng(vocab).normal(size=(5, vocab)).astype(np.float32))
-    values, ids, rest = map(np.asarray, jax.jit(leading, static_argnames="count")(x, count))
+    found = jax.jit(leading, static_argnames="count")
+    values, ids, rest = map(np.asarray, found(x, count))
     for row, at, value, bound in zip(x, ids, values, rest[:, 0], strict=True):
         there = at < vocab
         np.testing.assert_array_equal(at[there], np.flatnonzero(row > bound))
@@ -53,7 +55,7 @@ def test_leading_entries_are_all_those_above_what_is_left_out(vocab, count, kind
         assert bound == (outside.max() if outside.size else -np.inf)
         if kind == "random":
             assert there.sum() >= (vocab if vocab <= 8 * count else count * 15 // 16)
-    alone = leading(jnp.asarray(x[2:3]), count)
+    alone = found(x[2:3], count)
     np.testing.assert_array_equal(alone.ids[0], ids[2], err_msg="a row depends on its neighbours")
 
 
@@ -64,8 +66,13 @@ def test_masses_do_not_cancel(vocab):
     logits = (rng.normal(size=(8, vocab)) * 8).astype(np.float32)
     logits[0, 0] = 60.0
     ids = np.argsort(-logits, axis=-1)[:, :4]
-    masses = block_masses(logits)
-    got = rest_mass(logits, masses, ids) + masses.highest[:, 0]
+
+    @jax.jit
+    def outside(logits):
+        masses = block_masses(logits)
+        return rest_mass(logits, masses, ids) + masses.highest[:, 0]
+
+    got = outside(logits)
     others = logits.astype(np.float64)
     np.put_along_axis(others, ids, -np.inf, axis=-1)
     np.testing.assert_allclose(got, np.log(np.exp(others).sum(-1)), rtol=1e-5, atol=1e-5)
@@ -74,7 +81,12 @@ def test_masses_do_not_cancel(vocab):
 def many(fn, logits, seed, draws=DRAWS):
     """fn(logits [N,V], keys [N]) on `draws` copies of one row."""
     keys = jax.random.split(jax.random.key(seed), draws)
-    return jax.tree.map(np.asarray, jax.jit(fn)(jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (draws, len(logits))), keys))
+    return jax.tree.map(
+        np.asarray,
+        jax.jit(fn, compiler_options=LONG if len(logits) > 100 else None)(
+            jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (draws, len(logits))), keys
+        ),
+    )
 
 
 def chi_square(counts, probs):
@@ -177,12 +189,12 @@ def test_a_sharded_vocabulary_changes_nothing():
     placed = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "tensor"))
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(16, 1024)), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 16)
-    scores, ids = gumbel_top_k(logits, keys, 5)
+    scores, ids = jax.jit(gumbel_top_k, static_argnames="k")(logits, keys, 5)
     sharded_scores, sharded_ids = jax.jit(gumbel_top_k, static_argnames="k")(jax.device_put(logits, placed), keys, 5)
     np.testing.assert_array_equal(ids, sharded_ids)
     np.testing.assert_allclose(scores, sharded_scores, rtol=1e-5)
     for plain, sharded in zip(
-        leading(logits, 20), jax.jit(leading, static_argnames="count")(jax.device_put(logits, placed), 20), strict=True
+        *(jax.jit(leading, static_argnames="count")(x, 20) for x in (logits, jax.device_put(logits, placed))), strict=True
     ):
         np.testing.assert_array_equal(plain, sharded)
 
@@ -252,7 +264,7 @@ def test_a_certified_choice_does_not_depend_on_the_noise_elsewhere(name):
 
 def test_the_k_likeliest_stay_possible_outside_the_nucleus_of_a_large_vocabulary():
     logits = jnp.zeros((16, 3000)).at[:, 4].set(30.0).at[:, 7].set(5.0).at[:, 9].set(4.0)
-    choice = sample_latent(logits, jax.random.key(0), k=3, think_end_id=-1)
+    choice = jax.jit(lambda z: sample_latent(z, jax.random.key(0), k=3, think_end_id=-1))(logits)
     np.testing.assert_array_equal(np.sort(choice.ids, axis=1), np.tile([4, 7, 9], (16, 1)))
     assert np.isfinite(choice.scores).all()
 

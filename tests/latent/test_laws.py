@@ -80,7 +80,7 @@ def test_the_gaussian_log_prob_moves_with_the_mixture_only(drawn):
     deviation = 0.5 * np.sqrt(np.mean(np.square(table)))
     noise = (c.law.mix(c, table, step, jnp.asarray(1.0)) - step.weights @ table[step.ids]) / deviation
     pull = np.asarray(table)[step.ids] @ np.asarray(noise) / deviation  # d logp / d weights at no shift
-    np.testing.assert_allclose(jax.grad(logp)(chosen), step.weights * (pull - step.weights @ pull), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(jax.grad(logp))(chosen), step.weights * (pull - step.weights @ pull), rtol=1e-3, atol=1e-4)
 
 
 EXPERIMENT = """

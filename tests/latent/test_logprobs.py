@@ -51,9 +51,12 @@ def loss_of(function, fixed, weights, with_rest):
 def test_values_and_gradients_are_those_of_the_definition(with_rest, spread):
     hidden, table, *fixed, weights = case(spread=spread)
     ours, theirs = (loss_of(f, fixed, weights, with_rest) for f in (chunked, plain))
-    np.testing.assert_allclose(ours(hidden, table), theirs(hidden, table), rtol=1e-5)
-    wanted = jax.grad(theirs, (0, 1))(hidden, table)
-    for got in (jax.grad(ours, (0, 1))(hidden, table), (jax.grad(ours, 0)(hidden, table), None)):  # trained table, frozen table
+    np.testing.assert_allclose(jax.jit(ours)(hidden, table), jax.jit(theirs)(hidden, table), rtol=1e-5)
+    wanted = jax.jit(jax.grad(theirs, (0, 1)))(hidden, table)
+    for got in (
+        jax.jit(jax.grad(ours, (0, 1)))(hidden, table),
+        (jax.jit(jax.grad(ours, 0))(hidden, table), None),
+    ):  # trained table, frozen table
         for x, y in zip(got, wanted, strict=True):
             if x is not None:
                 np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5 * float(jnp.abs(y).max()))
@@ -73,8 +76,8 @@ def test_nothing_outside_the_mixture():
     fixed = [ids, fixed[1], jnp.zeros_like(fixed[2])]
     assert (chunked(hidden, table, *fixed, True).rest == BANNED).all()
     for which in (0, (0, 1)):
-        got = jax.grad(loss_of(chunked, fixed, weights, True), which)(hidden, table)
-        wanted = jax.grad(loss_of(chunked, fixed, weights, False), which)(hidden, table)
+        got = jax.jit(jax.grad(loss_of(chunked, fixed, weights, True), which))(hidden, table)
+        wanted = jax.jit(jax.grad(loss_of(chunked, fixed, weights, False), which))(hidden, table)
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), got, wanted)
 
 
@@ -84,7 +87,7 @@ def test_a_nearly_deterministic_row_has_a_finite_gradient(which):
     hidden, table, *fixed, weights = case()
     table = table.at[:, 3].set(0.0).at[0, 3].set(95.0)
     hidden = hidden.at[0, 1].set(0.0).at[0, 1, 0].set(1.0)
-    for leaf in jax.tree.leaves(jax.grad(loss_of(chunked, fixed, weights, True), which)(hidden, table)):
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(loss_of(chunked, fixed, weights, True), which))(hidden, table)):
         assert np.isfinite(np.asarray(leaf)).all()
 
 
@@ -93,16 +96,16 @@ def test_the_chunk_changes_nothing(chunk):
     hidden, table, *fixed, weights = case()
 
     def grads(size):
-        return jax.grad(loss_of(lambda *a: chunked(*a, chunk=size), fixed, weights, True), (0, 1))(hidden, table)
+        return jax.jit(jax.grad(loss_of(lambda *a: chunked(*a, chunk=size), fixed, weights, True), (0, 1)))(hidden, table)
 
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), grads(chunk), grads(6))
 
 
 def test_bfloat16_stays_within_its_rounding():
     hidden, table, *fixed, weights = case()
-    wanted = jax.grad(loss_of(chunked, fixed, weights, True), (0, 1))(hidden, table)
+    wanted = jax.jit(jax.grad(loss_of(chunked, fixed, weights, True), (0, 1)))(hidden, table)
     for which in (0, (0, 1)):
-        got = jax.grad(loss_of(chunked, fixed, weights, True), which)(hidden.astype(jnp.bfloat16), table.astype(jnp.bfloat16))
+        got = jax.jit(jax.grad(loss_of(chunked, fixed, weights, True), which))(hidden.astype(jnp.bfloat16), table.astype(jnp.bfloat16))
         for x, y in zip(got if isinstance(which, tuple) else [got], wanted, strict=False):
             assert x.dtype == jnp.bfloat16
             assert float(jnp.abs(x.astype(jnp.float32) - y).max()) < 0.03 * float(jnp.abs(y).max())
@@ -114,13 +117,14 @@ def test_the_survey_has_values_and_no_gradient():
     fixed[2] = jnp.zeros_like(fixed[2])
     logps = jax.nn.log_softmax(logits_of({"unembed": table}, hidden) / fixed[1][..., None], axis=-1)
 
+    @jax.jit
     def found(hidden, ids):
         return chunked_logps({"unembed": table}, hidden, ids, fixed[1], chunk=6, banned_id=BANNED_ID, survey=True)
 
     out = found(hidden, fixed[0])
     np.testing.assert_allclose(out.kth, np.sort(logps, axis=-1)[..., -K], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(out.end, logps[..., BANNED_ID], rtol=1e-5, atol=1e-5)
-    assert not jax.grad(lambda h: (found(h, fixed[0]).kth + found(h, fixed[0]).end).sum())(hidden).any()
+    assert not jax.jit(jax.grad(lambda h: (found(h, fixed[0]).kth + found(h, fixed[0]).end).sum()))(hidden).any()
     best = found(hidden, jnp.argmax(logps, axis=-1)[..., None])
     np.testing.assert_array_equal(best.chosen[..., 0], best.kth)
 

@@ -46,7 +46,7 @@ def test_golden(case, advantages):
         out = official_logp(logits, case, adv)
         return (out * G[f"{case}_weights"]).sum(), out
 
-    (_, out), grad = jax.value_and_grad(scalar, has_aux=True)(jnp.asarray(G[f"{case}_logits"]))
+    (_, out), grad = jax.jit(jax.value_and_grad(scalar, has_aux=True))(jnp.asarray(G[f"{case}_logits"]))
     np.testing.assert_allclose(out, G[f"{case}_out_f64"], **TOLERANCE)
     name = f"{case}_grad_{advantages}"
     np.testing.assert_allclose(grad, G.get(f"{name}_f64", G[name]), **TOLERANCE)
@@ -64,7 +64,7 @@ def test_what_was_recorded_is_constant(density, score_gradient):
         return score_logp(scores, logps, rest_logp=jnp.asarray(-1.0), **more)
 
     recorded = jnp.array([0.5, -2.2, -3.1]), jnp.array([0.6, 0.3, 0.1]), jnp.asarray(-1.0)
-    grads = jax.grad(logp, (0, 1, 2, 3))(*recorded, jnp.array([-1.0, -1.5, -2.0]))
+    grads = jax.jit(jax.grad(logp, (0, 1, 2, 3)))(*recorded, jnp.array([-1.0, -1.5, -2.0]))
     assert not any(g.any() for g in grads[:3])
     assert grads[3].all()
 
@@ -105,7 +105,7 @@ def test_slopes(score_gradient, advantage):
                 weights=jnp.asarray(weights),
             )
 
-        value, grad = jax.value_and_grad(f)(jnp.full(4, -2.0))
+        value, grad = jax.jit(jax.value_and_grad(f))(jnp.full(4, -2.0))
         np.testing.assert_allclose(value, oracle.gumbel_density(margins, np.zeros(4), w), rtol=1e-5)  # the value never changes
         np.testing.assert_allclose(grad, w * [oracle.slope(x, advantage, score_gradient) for x in margins], rtol=1e-5, atol=1e-6)
 
@@ -196,7 +196,7 @@ def test_exact_against_oracle(k, vocab, spread):
 
 def test_exact_gradient_against_oracle_differences():
     logits, ids, scores, scale = rows_for_exact(3, 8, 1.5, seed=5)
-    grad = jax.grad(lambda x: exact_logp(x, ids, scores, scale).sum())(jnp.asarray(logits))
+    grad = jax.jit(jax.grad(lambda x: exact_logp(x, ids, scores, scale).sum()))(jnp.asarray(logits))
     for row in range(4):
         for v in range(8):
             step = np.eye(8)[v] * 1e-5
@@ -210,5 +210,5 @@ def test_exact_is_finite_in_the_extreme():
     logits[0, 0], logits[1, 5], logits[2, 3], logits[3, 2] = 100, 100, -1e30, 200
     ids = np.tile([0, 3, 2], (4, 1))
     scores = np.array([[0, -100, -200], [-1, -2, -3], [-1, -1e30, -1e30], [0, -1, -2]], np.float32)
-    value, grad = jax.value_and_grad(lambda x: exact_logp(x, ids, scores, jnp.ones(4)).sum())(jnp.asarray(logits))
+    value, grad = jax.jit(jax.value_and_grad(lambda x: exact_logp(x, ids, scores, jnp.ones(4)).sum()))(jnp.asarray(logits))
     assert np.isfinite(value) and np.isfinite(grad).all()
