@@ -81,12 +81,9 @@ def test_masses_do_not_cancel(vocab):
 def many(fn, logits, seed, draws=DRAWS):
     """fn(logits [N,V], keys [N]) on `draws` copies of one row."""
     keys = jax.random.split(jax.random.key(seed), draws)
-    return jax.tree.map(
-        np.asarray,
-        jax.jit(fn, compiler_options=LONG if len(logits) > 100 else None)(
-            jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (draws, len(logits))), keys
-        ),
-    )
+    rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (draws, len(logits)))
+    program = jax.jit(fn, compiler_options=LONG if len(logits) > 100 else None)
+    return jax.tree.map(np.asarray, program(rows, keys))
 
 
 def chi_square(counts, probs):
