@@ -39,7 +39,7 @@ def _config(args: argparse.Namespace, stage: str, packing: bool) -> ExperimentCo
 
 
 def _updates(cfg: ExperimentConfig, mesh: Any, filled: list[float]) -> Callable[[], None]:
-    """One update a call, each of the next batch. filled: gets the share of the positions of each that hold something."""
+    """One update a call, each of the next batch. filled: gets the share of the positions of each packed one that hold something."""
     tokenizer = prompts.load_tokenizer(cfg.data)
     cfg = prompts.resolve(cfg, tokenizer)
     batches: Iterator[dict[str, np.ndarray]] = iter(sft_stream(cfg, tokenizer, "train", batch=cfg.sft.batch_size))
@@ -47,7 +47,8 @@ def _updates(cfg: ExperimentConfig, mesh: Any, filled: list[float]) -> Callable[
 
     def work() -> None:
         batch = next(batches)
-        filled.append(float(np.mean(batch["pack_inputs"] >= 0)) if cfg.sft.packing else float("nan"))
+        if cfg.sft.packing:
+            filled.append(float(np.mean(batch["pack_inputs"] >= 0)))
         state[0], update = sft_step(state[0], put_batch(batch, mesh), cfg=cfg)
         jax.block_until_ready(update)
 
@@ -80,7 +81,7 @@ def main() -> None:
                 gain = [f"{medians['padded', what] / medians[name, what]:.2f}" for what in ("seconds", "cpu_seconds")]
                 rate = args.batch / medians[name, "seconds"]
                 rows.append([f"{stage}, {name}", f"{medians[name, 'seconds']:.2f} ({low:.2f} - {high:.2f})", f"{rate:.2f}", *gain])
-            print(f"{stage}: {np.nanmean(filled):.1%} of the packed positions are filled")
+            print(f"{stage}: {np.mean(filled):.1%} of the packed positions are filled")
     print(markdown(["updates", "s, median (quartiles)", "records a second", "times padded", "in CPU seconds"], rows))
 
 

@@ -73,8 +73,7 @@ def collect(source: pathlib.Path, out: pathlib.Path = RESULTS) -> list[str]:
     if not done:
         raise UserError(f"{source}: no finished stage there; give the folder of a budget, such as runs/smollm2/cpu")
     target = out / source.name
-    replaced = {stage if stage.parent.name == CHOICE else stage.parent for stage in done}
-    replaced = {target / folder.relative_to(source) for folder in replaced}
+    replaced = {target / (stage if stage.parent.name == CHOICE else stage.parent).relative_to(source) for stage in done}
     problems, kept = source / "data" / PROBLEMS, target / PROBLEMS
     if (
         {*target.glob("seed*/"), *target.glob(f"{CHOICE}/*/")} - replaced

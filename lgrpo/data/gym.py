@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -25,6 +24,7 @@ from typing import Any
 from lgrpo.config import GymConfig
 from lgrpo.config.gym import WITH_CHAINS, complaints, parameters
 from lgrpo.config.overrides import leaves_with_bounds
+from lgrpo.data import files
 from lgrpo.data.equations import extract
 from lgrpo.data.registry import normal_text
 from lgrpo.errors import UserError
@@ -51,7 +51,7 @@ def settings_of(cfg: GymConfig) -> dict[str, Any]:
 
 def digest(cfg: GymConfig) -> str:
     """Short name of these settings."""
-    return hashlib.sha256(json.dumps(settings_of(cfg), sort_keys=True).encode()).hexdigest()[:12]
+    return files.digest(json.dumps(settings_of(cfg), sort_keys=True).encode())
 
 
 def _check(cfg: GymConfig) -> dict[str, Any]:

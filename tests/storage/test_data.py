@@ -80,7 +80,8 @@ def test_generated_problems_are_kept_and_fetched(bucket, tmp_path, monkeypatch):
         assert list((tmp_path / host).rglob("*.array_record*"))
     assert len(made) == 1
     folder = f"gsm_symbolic-{gym.digest(GymConfig())}"
-    assert "dataset_info.json" in {name.rpartition("/")[2] for name in storage.files_below(bucket / "reasoning_gym" / folder)}
+    names = ["dataset_info.json", "features.json", "metadata.json", "reasoning_gym-train.array_record-00000-of-00001"]
+    assert storage.files_below(bucket / "reasoning_gym" / folder) == [f"1.0.0/{name}" for name in names]
 
 
 def test_what_wants_a_folder_says_so(tmp_path, monkeypatch):
