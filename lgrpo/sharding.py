@@ -45,6 +45,12 @@ def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     return Mesh(arrange(devices, sizes), AXES)
 
 
+def platform() -> str:
+    """Where the program that is traced will run: platform of the mesh's devices, or of the default one where there is no mesh."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device is not None else jax.default_backend()
+
+
 def arrange(devices: list[jax.Device], sizes: tuple[int, int, int]) -> np.ndarray:
     """Devices as [data, fsdp, tensor]. Slices of TPUs lie along data, outermost: only gradients cross the slow network between them.
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 import jax
 
 from lgrpo.config.settings import ExperimentConfig
 
 
+CPUINFO = pathlib.Path("/proc/cpuinfo")
+
+
+def has_amx() -> bool:
+    """Whether the processor multiplies tiles of bfloat16. False where its flags cannot be read."""
+    try:
+        return " amx_bf16" in CPUINFO.read_text()
+    except OSError:
+        return False
+
+
 def best_dtype(backend: str) -> tuple[str, str]:
-    """(type, why) for a backend of JAX. On CPU also where the processor multiplies bfloat16: docs/performance.md has what was measured."""
+    """(type, why) for a backend of JAX. docs/performance.md has what was measured on CPUs."""
     if backend == "cpu":
-        return "float32", "on a CPU bfloat16 is no faster, with or without instructions for it"
+        return ("bfloat16", "which this CPU multiplies by AMX") if has_amx() else ("float32", "on a CPU without AMX bfloat16 is no faster")
     return "bfloat16", f"the type of products on {backend}"
 
 

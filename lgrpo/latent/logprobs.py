@@ -15,6 +15,7 @@ from lgrpo.latent.draw import Masses, block_masses, rest_mass, top_k
 from lgrpo.latent.law import Step, TokenLogps
 from lgrpo.latent.mixture import embed_mixture, mix_rows
 from lgrpo.models.decoder import project, unembedding, whole_table
+from lgrpo.models.products import transposed
 from lgrpo.sharding import constrain_batch
 from lgrpo.types import Params
 
@@ -139,7 +140,7 @@ def _forward_slice(plan: _Plan, table: jax.Array, at: _Positions, *, backward: b
         kth, end = top_k(scaled, at.ids.shape[-1] - plan.with_end)[0][:, -1:], scaled[:, plan.banned_id, None]
         out = out._replace(kth=norm.logp(kth)[:, 0], end=norm.logp(end)[:, 0])
     saved = _Saved(out, norm, None)
-    return saved._replace(outside=project(_outside(scaled, saved, at.ids, table.dtype), table.T)) if frozen else saved
+    return saved._replace(outside=project(_outside(scaled, saved, at.ids, table.dtype), transposed(table))) if frozen else saved
 
 
 def _shown(plan: _Plan, out: TokenLogps) -> TokenLogps:
@@ -176,7 +177,7 @@ def _backward_slice(plan: _Plan, table: jax.Array, at: _Positions, saved: _Saved
     grad = others * _outside(_logits(plan, table, at), saved, at.ids, jnp.float32)
     grad = _put(grad, at.ids, jnp.where(same, chosen[:, None, :], 0.0).sum(-1))
     grad = grad.astype(table.dtype)
-    return project(grad, table.T).astype(at.hidden.dtype), project(at.hidden.T, grad)
+    return project(grad, transposed(table)).astype(at.hidden.dtype), project(transposed(at.hidden), grad)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -22,7 +22,7 @@ from lgrpo.latent.law import Step
 from lgrpo.latent.logprobs import ban, mixed_inputs, step_temperature, token_logps
 from lgrpo.latent.mixture import LatentChoice
 from lgrpo.latent.tokens import sample_token
-from lgrpo.models.decoder import compute_params, decode_step, logits_of, prefill
+from lgrpo.models.decoder import compute_params, decode_step, logits_of, prefill, with_unembedding
 from lgrpo.models.kv_cache import GroupCache, cache_widths, close_part, make_cache
 from lgrpo.types import Finish, Params, PromptBatch, Rollout
 
@@ -270,7 +270,7 @@ def rollout(
     batch, group = prompts.tokens.shape[0], c.group_size
     rows = batch * group
     noise_scale = jnp.full((rows,), c.latent.noise_scale, jnp.float32) if noise_scale is None else noise_scale
-    params = compute_params(params, cfg.model)
+    params = with_unembedding(compute_params(params, cfg.model))
     keys = row_keys(key, prompts.uid, group, first_sample)
     hidden, prompt_k, prompt_v = prefill(params, cfg.model, prompts.tokens, prompts.mask)
     widths = cache_widths(c.max_new_tokens, c.cache_parts)

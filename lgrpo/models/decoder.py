@@ -18,6 +18,7 @@ from lgrpo.models import flash
 from lgrpo.models.attention import attend, attend_group, attend_step
 from lgrpo.models.kv_cache import GroupCache, write_step
 from lgrpo.models.lora import is_low_rank
+from lgrpo.models.products import SAVED, by_instruction, product, transposed
 from lgrpo.sharding import TRAIN_RULES, constrain, constrain_batch
 from lgrpo.types import Params
 
@@ -73,7 +74,7 @@ def _dense(x: jax.Array, weight: jax.Array, over: int = 1) -> jax.Array:
     """
     lead, out = x.shape[: x.ndim - over], weight.shape[over:]
     width = math.prod(x.shape[x.ndim - over :])
-    return (x.reshape(-1, width) @ weight.reshape(width, -1)).reshape(*lead, *out)
+    return product(x.reshape(-1, width), weight.reshape(width, -1)).reshape(*lead, *out)
 
 
 def _block(
@@ -89,8 +90,8 @@ def _block(
     x = x + _dense(out, p["wo"], over=2)
     # Flat through the whole layer, not dot by dot: see _dense.
     h = rms_norm(x, p["mlp_norm"], cfg.rms_eps).reshape(-1, x.shape[-1])
-    gated = jax.nn.silu(h @ p["w_gate"]) * (h @ p["w_up"])
-    return x + (gated @ p["w_down"]).reshape(x.shape), result
+    gated = jax.nn.silu(product(h, p["w_gate"])) * product(h, p["w_up"])
+    return x + product(gated, p["w_down"]).reshape(x.shape), result
 
 
 def run_blocks(
@@ -104,7 +105,7 @@ def run_blocks(
         return _block(cfg, weights, x, rope, attention, layer[1])
 
     # Elementwise results are recomputed in any case: they are most of the memory and next to none of the time.
-    keep = None if cfg.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    keep = None if cfg.remat else jax.checkpoint_policies.save_only_these_names(SAVED)
     body = jax.checkpoint(body, policy=keep, prevent_cse=False)  # inside a scan nothing could be merged with the forward pass
     x, results = jax.lax.scan(body, constrain_batch(x.astype(cfg.dtype)), (params["blocks"], extras))
     return rms_norm(x, params["final_norm"], cfg.rms_eps), results
@@ -112,7 +113,13 @@ def run_blocks(
 
 def unembedding(params: Params) -> jax.Array:
     """Output projection [D, V]."""
-    return params["unembed"] if "unembed" in params else params["embed"].T
+    return params["unembed"] if "unembed" in params else transposed(params["embed"])
+
+
+def with_unembedding(params: Params) -> Params:
+    """For a loop that reads the output projection at every step: where a tied one would be copied there, one that was copied before."""
+    copied = "unembed" not in params and by_instruction(params["embed"].dtype)
+    return params | {"unembed": transposed(params["embed"])} if copied else params
 
 
 def whole_table(table: jax.Array) -> jax.Array:

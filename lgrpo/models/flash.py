@@ -16,7 +16,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.sharding import PartitionSpec
 
 from lgrpo.config import ModelConfig
-from lgrpo.sharding import BATCH_AXES, batch_ways
+from lgrpo.sharding import BATCH_AXES, batch_ways, platform
 
 Backend = Literal["plain", "cudnn", "splash"]
 _BLOCK = 512  # the largest block; lanes of a TPU are 128 wide
@@ -25,16 +25,14 @@ _LONG = 1024  # auto leaves shorter rows to XLA: their scores fit, and a group o
 
 
 def attention_backend(cfg: ModelConfig, length: int) -> Backend:
-    """What cfg.attention means for rows of `length` positions where the program will run: on the mesh, or on the default device without one."""
+    """What cfg.attention means for rows of `length` positions where the program will run."""
     if cfg.attention != "auto":
         return cfg.attention
     if length < _LONG:
         return "plain"
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    platform = device.platform if device is not None else jax.default_backend()
-    if platform == "tpu":
+    if (where := platform()) == "tpu":
         return "splash"
-    return "cudnn" if platform in ("gpu", "cuda") and cfg.dtype == "bfloat16" else "plain"
+    return "cudnn" if where in ("gpu", "cuda") and cfg.dtype == "bfloat16" else "plain"
 
 
 class _GroupMask(splash_attention_mask.Mask):

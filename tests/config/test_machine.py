@@ -12,15 +12,35 @@ from lgrpo.train.setup import prepare
 AUTO = ExperimentConfig(model=ModelConfig(dtype="auto"))
 
 
-@pytest.mark.parametrize(("backend", "dtype"), [("tpu", "bfloat16"), ("gpu", "bfloat16"), ("cpu", "float32")])
-def test_by_backend(monkeypatch, backend, dtype):
+@pytest.fixture(autouse=True)
+def plain_cpu(monkeypatch):
+    """Whatever this machine has."""
+    monkeypatch.setattr(machine, "has_amx", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("backend", "amx", "dtype"),
+    [("tpu", False, "bfloat16"), ("gpu", False, "bfloat16"), ("cpu", False, "float32"), ("cpu", True, "bfloat16")],
+)
+def test_by_backend(monkeypatch, backend, amx, dtype):
     monkeypatch.setattr(machine.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(machine, "has_amx", lambda: amx)
     cfg, said = machine.settle_dtype(AUTO)
     assert cfg == dataclasses.replace(AUTO, model=dataclasses.replace(AUTO.model, dtype=dtype))
     assert said.startswith(f"model.dtype=auto: {dtype}, ") and "\n" not in said
     assert resolve(AUTO, load_tokenizer(DataConfig())).model.dtype == dtype, "no program sees the word"
     chosen = ExperimentConfig(model=ModelConfig(dtype="bfloat16"))
     assert machine.settle_dtype(chosen) == (chosen, "")
+
+
+def test_flags_of_the_processor(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    for text, found in (("flags : avx512f amx_bf16 amx_tile", True), ("flags : avx512f avx512_bf16 amx_tile", False)):
+        (tmp_path / "cpuinfo").write_text(text)
+        monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+        assert machine.has_amx() is found
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "none")
+    assert machine.has_amx() is False
 
 
 def test_a_run_keeps_what_it_began_with(tmp_path, monkeypatch):
