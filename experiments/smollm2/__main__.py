@@ -1,12 +1,13 @@
 """The study: weights, problems, supervised stages, RL by every method, evaluations, a report. Interrupted anywhere and started again, it goes on.
 
 Run: python -m experiments.smollm2 --budget smoke | cpu | gpu [--workdir runs/smollm2] [--seeds 0 1 2] [--stages exact explicit_grpo]
-     [--transfer DIR]
+     [--dtype auto] [--transfer DIR]
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
@@ -98,6 +99,7 @@ def with_starts(names: list[str]) -> list[str]:
 def run(options: argparse.Namespace) -> int:
     """The exit code, 75 when interrupted. Errors: UserError."""
     budget, folder = BUDGETS[options.budget], options.workdir / options.budget
+    budget = dataclasses.replace(budget, dtype=options.dtype or budget.dtype)
     if unknown := set(options.stages) - set(STAGES):
         raise UserError(f"--stages {min(unknown)}: no such stage; use {', '.join(STAGES)}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,6 +132,11 @@ def main() -> int:
         nargs="+",
         default=[],
         help=f"some of {', '.join(STAGES)}, with what they start from; default: all; under smoke one of each kind",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "auto"),
+        help="type of the computation (model.dtype); default: float32, under gpu bfloat16",
     )
     parser.add_argument(
         "--transfer",

@@ -9,7 +9,6 @@ import jax
 
 from lgrpo.config.settings import ExperimentConfig
 
-
 CPUINFO = pathlib.Path("/proc/cpuinfo")
 
 

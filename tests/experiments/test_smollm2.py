@@ -109,6 +109,19 @@ def test_a_stage_comes_with_its_starts_and_costs_what_they_cost():
     assert study.costs("explicit_grpo", results)["perf/seconds_total"] == 9.0
 
 
+@pytest.mark.parametrize(("options", "dtype"), [([], "float32"), (["--dtype", "bfloat16"], "bfloat16")])
+def test_the_type_of_the_computation_is_that_of_every_stage(folder, monkeypatch, options, dtype):
+    seen = []
+    monkeypatch.setattr(study, "fetch", lambda _: None)
+    monkeypatch.setattr(study.gym, "write", lambda _: {"splits": {}})
+    monkeypatch.setattr(
+        study, "run_seed", lambda folder, budget, seed, names, _: seen.extend(stage_config(n, folder, budget, seed) for n in names)
+    )
+    monkeypatch.setattr("sys.argv", ["smollm2", "--budget", "cpu", "--workdir", str(folder.parent), "--seeds", "3", *options])
+    assert study.main() == study.EXIT_PREEMPTED
+    assert [cfg.name for cfg in seen] == list(STAGES) and {cfg.model.dtype for cfg in seen} == {dtype}
+
+
 def test_weights_that_are_there_are_not_fetched_again(folder):
     before = json.loads((folder / "weights" / "config.json").read_text())
     fetch(folder / "weights")
