@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import typing
 from typing import Any, Literal
 
 Args = dict[str, Any]
@@ -44,7 +45,7 @@ SWEEPS: dict[str, tuple[str, tuple[int, ...]]] = {
 """Workload E: each is varied alone from BASE."""
 
 LATENT_SHAPES = ((64, 128256), (256, 32000))
-ENGINES: tuple[Literal["tunix", "vllm"], ...] = ("tunix", "vllm")
+Engine = Literal["tunix", "vllm"]
 """Peers of workload A in environments of their own."""
 PEERS_A = ("A/hf-dynamic", "A/hf-static")
 
@@ -56,7 +57,7 @@ class Job:
     key: str  # <workload>/<name>
     worker: str
     args: Args
-    venv: Literal["bench", "tunix", "vllm"] = "bench"
+    venv: Literal["bench", Engine] = "bench"
     devices: int = 1
     cache: Literal["off", "cold", "warm"] = "off"
     processes: int = 1
@@ -95,7 +96,7 @@ def jobs(repeats: int, *, quick: bool = False) -> list[Job]:
     found = [Job("M/jax", "machine_jax", machine), Job("M/torch", "machine_torch", machine)]
     found += [Job(f"A/lgrpo-{preset}", "rollout_lgrpo", {"preset": preset}) for preset in ("explicit", "exact", "paper")]
     found += [Job(f"A/hf-{cache}", "rollout_hf", {"cache": cache}) for cache in ("dynamic", "static")]
-    found += [Job(f"A/{peer}", f"rollout_{peer}", {}, venv=peer) for peer in ENGINES]
+    found += [Job(f"A/{peer}", f"rollout_{peer}", {}, venv=peer) for peer in typing.get_args(Engine)]
     for tables, frozen in (("", False), ("-frozen", True)):
         at = {"frozen": frozen}
         found += [Job(f"B/lgrpo{tables}", "update_lgrpo", {"share_prefix": True} | at)]

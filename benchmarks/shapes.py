@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,13 @@ def completions(shape: Shape, seed: int = 2) -> dict[str, np.ndarray]:
         "old_token_logps": rng.normal(-np.log(shape.vocab), 0.3, size).astype(np.float32),
         "advantages": np.ascontiguousarray(advantages),
     }
+
+
+def whole(shape: Shape, completed: Sequence[np.ndarray]) -> dict[str, int]:
+    """What a runner says of its last batch. completed: the tokens of each completion. Errors: RuntimeError where one ended early."""
+    if len(completed) != shape.rows or any(len(row) != shape.new for row in completed):
+        raise RuntimeError("a completion ended early: the runner did less than the others")
+    return {"tokens": shape.tokens, "distinct_ids": len(np.unique(np.stack(completed)))}
 
 
 def random_logits(rows: int, vocab: int, seed: int = 3) -> np.ndarray:

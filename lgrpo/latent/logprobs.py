@@ -132,15 +132,15 @@ def _outside(scaled: jax.Array, saved: _Saved, ids: jax.Array, dtype: jnp.dtype)
     return kept.astype(dtype)
 
 
-def _forward_slice(plan: _Plan, table: jax.Array, at: _Positions, *, backward: bool, frozen: bool) -> _Saved:
-    """Log-probs of a slice; for a backward pass with their rest, and with what replaces its logits there when the table is frozen."""
+def _forward_slice(plan: _Plan, table: jax.Array, at: _Positions, *, backward: bool, across: jax.Array | None = None) -> _Saved:
+    """Log-probs of a slice; for a backward pass with their rest. across: transposed(table) of a frozen one, for what replaces its logits there."""
     scaled = _logits(plan, table, at)
     out, norm = _normalized(scaled, at.ids, plan.with_rest or backward)
     if plan.survey:
         kth, end = top_k(scaled, at.ids.shape[-1] - plan.with_end)[0][:, -1:], scaled[:, plan.banned_id, None]
         out = out._replace(kth=norm.logp(kth)[:, 0], end=norm.logp(end)[:, 0])
     saved = _Saved(out, norm, None)
-    return saved._replace(outside=project(_outside(scaled, saved, at.ids, table.dtype), transposed(table))) if frozen else saved
+    return saved if across is None else saved._replace(outside=project(_outside(scaled, saved, at.ids, table.dtype), across))
 
 
 def _shown(plan: _Plan, out: TokenLogps) -> TokenLogps:
@@ -168,16 +168,22 @@ def _moves(plan: _Plan, at: _Positions, saved: _Saved, cotangent: TokenLogps) ->
     return chosen, moves[:, -1:]
 
 
-def _backward_slice(plan: _Plan, table: jax.Array, at: _Positions, saved: _Saved, cotangent: TokenLogps) -> tuple[jax.Array, ...]:
-    """(gradient of hidden [M,D], gradient of the table [D,V] float32); the first alone when the table is frozen."""
+def _backward_frozen(plan: _Plan, table: jax.Array, at: _Positions, saved: _Saved, cotangent: TokenLogps) -> jax.Array:
+    """Gradient of hidden [M,D]."""
     chosen, others = _moves(plan, at, saved, cotangent)
-    if saved.outside is not None:
-        return ((mix_rows(table.T, at.ids, chosen) + others * saved.outside).astype(at.hidden.dtype),)
+    return (mix_rows(table.T, at.ids, chosen) + others * saved.outside).astype(at.hidden.dtype)
+
+
+def _backward_slice(
+    plan: _Plan, table: jax.Array, across: jax.Array, at: _Positions, saved: _Saved, cotangent: TokenLogps
+) -> tuple[jax.Array, jax.Array]:
+    """(gradient of hidden [M,D], gradient of the table [D,V] float32). across: transposed(table)."""
+    chosen, others = _moves(plan, at, saved, cotangent)
     same = at.ids[:, :, None] == at.ids[:, None, :]
     grad = others * _outside(_logits(plan, table, at), saved, at.ids, jnp.float32)
     grad = _put(grad, at.ids, jnp.where(same, chosen[:, None, :], 0.0).sum(-1))
     grad = grad.astype(table.dtype)
-    return project(grad, transposed(table)).astype(at.hidden.dtype), project(transposed(at.hidden), grad)
+    return project(grad, across).astype(at.hidden.dtype), project(transposed(at.hidden), grad)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -189,14 +195,15 @@ def _sliced(plan: _Plan, table: jax.Array, slices: _Positions) -> TokenLogps:
     vocabulary, because all that its gradient takes from the logits is one expected row of the table.
     """
     whole = whole_table(table)
-    return jax.lax.map(lambda at: _forward_slice(plan, whole, at, backward=False, frozen=False).out, slices)
+    return jax.lax.map(lambda at: _forward_slice(plan, whole, at, backward=False).out, slices)
 
 
 def _sliced_forward(plan: _Plan, table: Any, slices: Any) -> tuple[TokenLogps, tuple[Any, ...]]:
     frozen = not table.perturbed
     table, slices = table.value, jax.tree.map(lambda x: x.value, slices)
     whole = whole_table(table)
-    saved = jax.lax.map(lambda at: _forward_slice(plan, whole, at, backward=True, frozen=frozen), slices)
+    across = transposed(whole) if frozen else None
+    saved = jax.lax.map(lambda at: _forward_slice(plan, whole, at, backward=True, across=across), slices)
     return _shown(plan, saved.out), (table, slices, saved)
 
 
@@ -205,13 +212,14 @@ def _sliced_backward(plan: _Plan, residuals: tuple[Any, ...], cotangent: TokenLo
     out = _shown(plan, saved.out)
     like = jax.tree.map(lambda x, value: jnp.zeros(value.shape) if _is_zero(x) else x, cotangent, out, is_leaf=_is_zero)
     if saved.outside is not None:
-        hidden = jax.lax.map(lambda xs: _backward_slice(plan, table, *xs)[0], (slices, saved, like))
+        hidden = jax.lax.map(lambda xs: _backward_frozen(plan, table, *xs), (slices, saved, like))
         return None, _Positions(hidden, None, None, None)
 
     whole = whole_table(table)
+    across = transposed(whole)
 
     def body(total: jax.Array, xs: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
-        hidden, part = _backward_slice(plan, whole, *xs)
+        hidden, part = _backward_slice(plan, whole, across, *xs)
         return total + part, hidden
 
     total, hidden = jax.lax.scan(body, jnp.zeros(table.shape, jnp.float32), (slices, saved, like))

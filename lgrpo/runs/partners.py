@@ -6,6 +6,7 @@ its sign of life stays away for GONE seconds. On a single process all of this do
 
 from __future__ import annotations
 
+import atexit
 import collections
 import contextlib
 import ctypes
@@ -38,7 +39,8 @@ class _Watch:
         self.rounds = collections.Counter[str]()
         self.seen: dict[str, tuple[str, float]] = {}
         client.key_value_set(f"{_ROOT}/name/{index}", self.me)
-        threading.Thread(target=self._run, name="lgrpo-partners", daemon=True).start()
+        self.thread = threading.Thread(target=self._run, name="lgrpo-partners", daemon=True)
+        self.thread.start()
 
     def _run(self) -> None:
         while not self.ending.wait(POLL):
@@ -56,13 +58,16 @@ class _Watch:
         """What the first process that failed said; "" when none did."""
         return next((value for _, value in self.client.key_value_dir_get(f"{_ROOT}/failed")), "")
 
+    def finished(self) -> set[str]:
+        """Numbers of the processes that have."""
+        return {key.rpartition("/")[2] for key, _ in self.client.key_value_dir_get(f"{_ROOT}/done")}
+
     def _beat(self) -> None:
         self.beats += 1
         self.client.key_value_set(f"{_ROOT}/alive/{self.index}", str(self.beats), allow_overwrite=True)
 
     def _silent(self) -> str:
-        now = time.monotonic()
-        finished = {key.rpartition("/")[2] for key, _ in self.client.key_value_dir_get(f"{_ROOT}/done")}
+        now, finished = time.monotonic(), self.finished()
         for key, value in self.client.key_value_dir_get(f"{_ROOT}/alive"):
             index = key.rpartition("/")[2]
             if self.seen.get(index, ("", 0.0))[0] != value:
@@ -92,6 +97,7 @@ def watch() -> None:
     if state.client is not None and state.num_processes > 1:
         _watch = _Watch(state.client, state.num_processes, state.process_id)
         _tame_aborts(_watch.me)
+        atexit.register(_leave)  # after JAX's own, so that it runs before it
 
 
 def _tame_aborts(me: str) -> None:
@@ -143,6 +149,24 @@ def done() -> None:
     if _watch is not None:
         with contextlib.suppress(Exception):
             _watch.client.key_value_set(f"{_ROOT}/done/{_watch.index}", "1", allow_overwrite=True)
+
+
+def _leave() -> None:
+    """At the interpreter's end: waits for the others while they are still watched, then stops watching.
+
+    The barrier of JAX's shutdown follows. A watcher that went on would find the service gone there and call that a failure; and a thread that is
+    inside native code while the interpreter goes takes the whole process with it.
+    """
+    if _watch is None or _watch.ending.is_set():
+        return
+    done()
+    while True:
+        with contextlib.suppress(Exception):  # without the service the watcher ends this process
+            if len(_watch.finished()) == _watch.processes:
+                break
+        time.sleep(min(POLL, 0.2))
+    _watch.ending.set()
+    _watch.thread.join()
 
 
 def wait_for_reason(error: BaseException) -> None:

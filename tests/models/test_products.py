@@ -15,7 +15,7 @@ from lgrpo.latent.logprobs import chunked_logps
 from lgrpo.models import decoder, products
 from lgrpo.models.spec import init_params
 from lgrpo.sharding import make_mesh
-from lgrpo.train.compute import _inner, count
+from lgrpo.train.compute import count, inner
 
 CFG = ModelConfig(vocab_size=48, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=40, tie_embeddings=True)
 
@@ -53,17 +53,27 @@ def dots(jaxpr):
         if eqn.primitive.name == "dot_general":
             contracted, batch = eqn.params["dimension_numbers"]
             yield (*(str(v.aval.dtype) for v in (*eqn.invars, *eqn.outvars)), contracted, batch)
-        for inner in _inner(eqn):
-            yield from dots(inner)
+        for program in inner(eqn):
+            yield from dots(program)
 
 
-def gradient(dtype, mesh):
-    """Program of value and gradient of log-probs that pass through the whole model."""
+def copies(jaxpr, size, in_loop=False):
+    """Of every array of this size that is gathered in a program: whether that is inside a loop."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "gather" and eqn.outvars[0].aval.shape == size:
+            yield in_loop
+        for program in inner(eqn):
+            yield from copies(program, size, in_loop or eqn.primitive.name in ("scan", "while"))
+
+
+def gradient(dtype, mesh, frozen=False):
+    """Program of value and gradient of log-probs that pass through the whole model. frozen: none of the two tables."""
     cfg = dataclasses.replace(CFG, dtype=dtype)
     params = init_params(CFG, jax.random.key(0))
     tokens = jnp.arange(24).reshape(2, 12)
 
     def loss(params):
+        params = params | {"embed": jax.lax.stop_gradient(params["embed"])} if frozen else params
         params = decoder.compute_params(params, cfg)
         mask = jnp.broadcast_to(jnp.tril(jnp.ones((12, 12), bool)), (2, 12, 12))
         hidden = decoder.forward(params, cfg, params["embed"][tokens], jnp.broadcast_to(jnp.arange(12), (2, 12)), mask)
@@ -86,6 +96,13 @@ def test_the_same_operations_whatever_the_form():
     """What a backward pass keeps is the same too: nothing is multiplied twice."""
     one, eight = make_mesh(MeshConfig(), jax.devices()[:1]), make_mesh(MeshConfig())
     assert count(gradient("bfloat16", one)) == count(gradient("float32", one)) == count(gradient("bfloat16", eight))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_table_is_copied_before_the_slices_and_not_in_each_of_them(frozen):
+    one = make_mesh(MeshConfig(), jax.devices()[:1])
+    found = list(copies(gradient("bfloat16", one, frozen), (CFG.vocab_size, CFG.d_model)))
+    assert found and not any(found)
 
 
 @functools.cache

@@ -11,6 +11,8 @@ from lgrpo.runs import multihost, partners
 
 def run(argv):
     what = argv[0].split(",")[int(os.environ["JAX_PROCESS_ID"])]
+    if what == "asking":
+        partners.POLL = 0.0002  # its watcher does nothing else
     multihost.initialize(float(argv[1]))
     multihost.barrier("here")
     if what == "wrong":
@@ -20,6 +22,11 @@ def run(argv):
     if what == "killed":
         time.sleep(1.0)
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "late fault":
+        time.sleep(2.0)
+        raise RuntimeError("a fault on purpose, while the other is done")
+    if what == "done":
+        return 0
     if what == "waits":
         multihost.barrier("the others never come here")
     multihost.agree_on({"the shape": what}, "test", 20.0)

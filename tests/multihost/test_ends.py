@@ -66,6 +66,18 @@ def test_facts_that_differ_end_all_of_them():
     assert partners("round", "round")[0] == [0, 0]
 
 
+def test_processes_that_finish_end_well_though_their_watchers_are_asking():
+    """A watcher that outlived the service called that a failure; one that outlived the interpreter crashed it: code 1 or -11 after a good run."""
+    codes, _, err, _ = partners("asking", "asking")
+    assert codes == [0, 0] and err == ["", ""], err
+
+
+def test_a_process_that_waits_for_the_others_at_its_end_still_hears_of_their_failure():
+    codes, last, err, seconds = partners("done", "late fault")
+    assert codes == [1, 1], err
+    assert "process 1 (" in last[0] and "on purpose" in last[0] and seconds < 40
+
+
 def test_a_setting_that_differs_on_one_host_starts_no_run(tmp_path):
     """Through the command line, and before anything is written."""
     experiment = write_experiment(tmp_path, tmp_path / "data")
