@@ -15,7 +15,7 @@ from lgrpo.latent.draw import Masses, block_masses, rest_mass, top_k
 from lgrpo.latent.law import Step, TokenLogps
 from lgrpo.latent.mixture import embed_mixture, mix_rows
 from lgrpo.models.decoder import project, unembedding, whole_table
-from lgrpo.models.products import transposed
+from lgrpo.models.products import by_rows, transposed
 from lgrpo.sharding import constrain_batch
 from lgrpo.types import Params
 
@@ -107,10 +107,9 @@ class _Plan(NamedTuple):
 
 
 def _logits(plan: _Plan, table: jax.Array, at: _Positions) -> jax.Array:
-    """Logits [M,V] divided by their temperature."""
+    """Logits [M,V]. Whoever reads them divides by the temperature: quotients that are kept are one more array of this size."""
     logits = project(at.hidden, table)
-    logits = logits if at.banned is None else ban(logits, plan.banned_id, at.banned)
-    return logits / at.temperature[:, None]
+    return logits if at.banned is None else ban(logits, plan.banned_id, at.banned)
 
 
 def _put(x: jax.Array, ids: jax.Array, values: jax.Array | float) -> jax.Array:
@@ -124,23 +123,23 @@ def _compared(x: jax.Array, ids: jax.Array) -> jax.Array:
     return jnp.where(functools.reduce(jnp.logical_or, (at == ids[:, k, None] for k in range(ids.shape[1]))), 0.0, x)
 
 
-def _outside(scaled: jax.Array, saved: _Saved, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Probabilities [M,V] among the tokens outside `ids`, 0 at ids."""
-    probs = jnp.exp(jnp.minimum(saved.norm.logp(scaled) - saved.out.rest[:, None], 0.0))
+def _outside(logits: jax.Array, saved: _Saved, at: _Positions, dtype: jnp.dtype) -> jax.Array:
+    """Probabilities [M,V] among the tokens outside the ids, 0 at ids."""
+    probs = jnp.exp(jnp.minimum(saved.norm.logp(logits / at.temperature[:, None]) - saved.out.rest[:, None], 0.0))
     # A TPU lays all of it out anew before a scatter, and again after it.
-    kept = jax.lax.platform_dependent(probs, ids, tpu=_compared, default=lambda x, ids: _put(x, ids, 0.0))
+    kept = jax.lax.platform_dependent(probs, at.ids, tpu=_compared, default=lambda x, ids: _put(x, ids, 0.0))
     return kept.astype(dtype)
 
 
 def _forward_slice(plan: _Plan, table: jax.Array, at: _Positions, *, backward: bool, across: jax.Array | None = None) -> _Saved:
     """Log-probs of a slice; for a backward pass with their rest. across: transposed(table) of a frozen one, for what replaces its logits there."""
-    scaled = _logits(plan, table, at)
-    out, norm = _normalized(scaled, at.ids, plan.with_rest or backward)
+    logits, temperature = _logits(plan, table, at), at.temperature[:, None]
+    out, norm = _normalized(logits, at.ids, plan.with_rest or backward, temperature)
     if plan.survey:
-        kth, end = top_k(scaled, at.ids.shape[-1] - plan.with_end)[0][:, -1:], scaled[:, plan.banned_id, None]
-        out = out._replace(kth=norm.logp(kth)[:, 0], end=norm.logp(end)[:, 0])
+        kth, end = top_k(logits, at.ids.shape[-1] - plan.with_end)[0][:, -1:], logits[:, plan.banned_id, None]
+        out = out._replace(kth=norm.logp(kth / temperature)[:, 0], end=norm.logp(end / temperature)[:, 0])
     saved = _Saved(out, norm, None)
-    return saved if across is None else saved._replace(outside=project(_outside(scaled, saved, at.ids, table.dtype), across))
+    return saved if across is None else saved._replace(outside=project(_outside(logits, saved, at, table.dtype), across))
 
 
 def _shown(plan: _Plan, out: TokenLogps) -> TokenLogps:
@@ -168,10 +167,10 @@ def _moves(plan: _Plan, at: _Positions, saved: _Saved, cotangent: TokenLogps) ->
     return chosen, moves[:, -1:]
 
 
-def _backward_frozen(plan: _Plan, table: jax.Array, at: _Positions, saved: _Saved, cotangent: TokenLogps) -> jax.Array:
-    """Gradient of hidden [M,D]."""
+def _backward_frozen(plan: _Plan, rows: jax.Array, at: _Positions, saved: _Saved, cotangent: TokenLogps) -> jax.Array:
+    """Gradient of hidden [M,D]. rows: the table as [V,D]."""
     chosen, others = _moves(plan, at, saved, cotangent)
-    return (mix_rows(table.T, at.ids, chosen) + others * saved.outside).astype(at.hidden.dtype)
+    return (mix_rows(rows, at.ids, chosen) + others * saved.outside).astype(at.hidden.dtype)
 
 
 def _backward_slice(
@@ -180,7 +179,7 @@ def _backward_slice(
     """(gradient of hidden [M,D], gradient of the table [D,V] float32). across: transposed(table)."""
     chosen, others = _moves(plan, at, saved, cotangent)
     same = at.ids[:, :, None] == at.ids[:, None, :]
-    grad = others * _outside(_logits(plan, table, at), saved, at.ids, jnp.float32)
+    grad = others * _outside(_logits(plan, table, at), saved, at, jnp.float32)
     grad = _put(grad, at.ids, jnp.where(same, chosen[:, None, :], 0.0).sum(-1))
     grad = grad.astype(table.dtype)
     return project(grad, across).astype(at.hidden.dtype), project(transposed(at.hidden), grad)
@@ -212,7 +211,8 @@ def _sliced_backward(plan: _Plan, residuals: tuple[Any, ...], cotangent: TokenLo
     out = _shown(plan, saved.out)
     like = jax.tree.map(lambda x, value: jnp.zeros(value.shape) if _is_zero(x) else x, cotangent, out, is_leaf=_is_zero)
     if saved.outside is not None:
-        hidden = jax.lax.map(lambda xs: _backward_frozen(plan, table, *xs), (slices, saved, like))
+        rows = by_rows(table.T)
+        hidden = jax.lax.map(lambda xs: _backward_frozen(plan, rows, *xs), (slices, saved, like))
         return None, _Positions(hidden, None, None, None)
 
     whole = whole_table(table)

@@ -35,6 +35,11 @@ def transposed(x: jax.Array) -> jax.Array:
     return jnp.take(x.T, jnp.arange(x.shape[1]), axis=0, mode="clip")
 
 
+def by_rows(x: jax.Array) -> jax.Array:
+    """x, from which a loop gathers rows: on a CPU laid out so that a row lies together, where a transpose would read a cache line for each number."""
+    return jax.lax.optimization_barrier(x) if platform() == "cpu" else x
+
+
 def _wide(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.matmul(x, y, preferred_element_type=jnp.float32).astype(x.dtype)
 
