@@ -101,9 +101,12 @@ def completions(shape: Shape, seed: int = 2) -> dict[str, np.ndarray]:
 
 
 def whole(shape: Shape, completed: Sequence[np.ndarray]) -> dict[str, int]:
-    """What a runner says of its last batch. completed: the tokens of each completion. Errors: RuntimeError where one ended early."""
-    if len(completed) != shape.rows or any(len(row) != shape.new for row in completed):
-        raise RuntimeError("a completion ended early: the runner did less than the others")
+    """What a runner says of its last batch. completed: the tokens of each completion. Errors: RuntimeError where it did less than the others, or more."""
+    lengths = sorted({len(row) for row in completed})
+    if len(completed) != shape.rows or lengths != [shape.new]:
+        raise RuntimeError(
+            f"{len(completed)} completions of {lengths} tokens, not {shape.rows} of {shape.new}: other work than the others'"
+        )
     return {"tokens": shape.tokens, "distinct_ids": len(np.unique(np.stack(completed)))}
 
 

@@ -59,10 +59,13 @@ def prompts(count=4, length=5, seed=0, pad=0):
     return PromptBatch(tokens, mask, np.arange(10, 10 + count, dtype=np.int32))
 
 
+INIT = jax.jit(init_params, static_argnums=0)  # op by op every tensor has programs of its own
+
+
 @functools.cache
 def params(model, seed=0):
     """Random weights, one set per model config; both end tokens are likelier than others, or hardly any completion would end."""
-    weights = jax.jit(init_params, static_argnums=0)(model, jax.random.key(seed))
+    weights = INIT(model, jax.random.key(seed))
     return weights | {"unembed": weights["unembed"].at[:, np.array([END, EOS])].multiply(3.0)}
 
 

@@ -91,4 +91,7 @@ def ended(work: Callable[[], int]) -> int:
         print(storage.masked(f"error: {said}" if said else traceback.format_exc().rstrip()), file=sys.stderr, flush=True)
         code = 2 if said else 1
         partners.fail(storage.masked(said or f"{type(error).__name__}: {error}"), code)
+    except BaseException as stop:
+        partners.interrupted(stop)
+        raise
     return code

@@ -15,7 +15,7 @@ from lgrpo.latent.draw import Masses, block_masses, rest_mass, top_k
 from lgrpo.latent.law import Step, TokenLogps
 from lgrpo.latent.mixture import embed_mixture, mix_rows
 from lgrpo.models.decoder import project, unembedding, whole_table
-from lgrpo.models.products import by_rows, transposed
+from lgrpo.models.products import across, transposed
 from lgrpo.sharding import constrain_batch
 from lgrpo.types import Params
 
@@ -97,6 +97,22 @@ class _Saved(NamedTuple):
     outside: jax.Array | None  # float32 [M, D]; expected row of the table under the model outside `ids`, for a frozen table
 
 
+class _Table(NamedTuple):
+    """An output projection for a loop over slices."""
+
+    whole: jax.Array  # [D, V]
+    copied: jax.Array | None  # [V, D]; `across`
+
+    @classmethod
+    def of(cls, whole: jax.Array) -> _Table:
+        return cls(whole, across(whole))
+
+    @property
+    def rows(self) -> jax.Array:
+        """[V, D]"""
+        return self.whole.T if self.copied is None else self.copied
+
+
 class _Plan(NamedTuple):
     """Static arguments."""
 
@@ -131,15 +147,15 @@ def _outside(logits: jax.Array, saved: _Saved, at: _Positions, dtype: jnp.dtype)
     return kept.astype(dtype)
 
 
-def _forward_slice(plan: _Plan, table: jax.Array, at: _Positions, *, backward: bool, across: jax.Array | None = None) -> _Saved:
-    """Log-probs of a slice; for a backward pass with their rest. across: transposed(table) of a frozen one, for what replaces its logits there."""
-    logits, temperature = _logits(plan, table, at), at.temperature[:, None]
+def _forward_slice(plan: _Plan, table: _Table, at: _Positions, *, backward: bool, frozen: bool) -> _Saved:
+    """Log-probs of a slice; for a backward pass with their rest, and with what replaces its logits there when the table is frozen."""
+    logits, temperature = _logits(plan, table.whole, at), at.temperature[:, None]
     out, norm = _normalized(logits, at.ids, plan.with_rest or backward, temperature)
     if plan.survey:
         kth, end = top_k(logits, at.ids.shape[-1] - plan.with_end)[0][:, -1:], logits[:, plan.banned_id, None]
         out = out._replace(kth=norm.logp(kth / temperature)[:, 0], end=norm.logp(end / temperature)[:, 0])
     saved = _Saved(out, norm, None)
-    return saved if across is None else saved._replace(outside=project(_outside(logits, saved, at, table.dtype), across))
+    return saved._replace(outside=project(_outside(logits, saved, at, table.whole.dtype), table.rows)) if frozen else saved
 
 
 def _shown(plan: _Plan, out: TokenLogps) -> TokenLogps:
@@ -167,22 +183,20 @@ def _moves(plan: _Plan, at: _Positions, saved: _Saved, cotangent: TokenLogps) ->
     return chosen, moves[:, -1:]
 
 
-def _backward_frozen(plan: _Plan, rows: jax.Array, at: _Positions, saved: _Saved, cotangent: TokenLogps) -> jax.Array:
-    """Gradient of hidden [M,D]. rows: the table as [V,D]."""
+def _backward_frozen(plan: _Plan, table: _Table, at: _Positions, saved: _Saved, cotangent: TokenLogps) -> jax.Array:
+    """Gradient of hidden [M,D]."""
     chosen, others = _moves(plan, at, saved, cotangent)
-    return (mix_rows(rows, at.ids, chosen) + others * saved.outside).astype(at.hidden.dtype)
+    return (mix_rows(table.rows, at.ids, chosen) + others * saved.outside).astype(at.hidden.dtype)
 
 
-def _backward_slice(
-    plan: _Plan, table: jax.Array, across: jax.Array, at: _Positions, saved: _Saved, cotangent: TokenLogps
-) -> tuple[jax.Array, jax.Array]:
-    """(gradient of hidden [M,D], gradient of the table [D,V] float32). across: transposed(table)."""
+def _backward_slice(plan: _Plan, table: _Table, at: _Positions, saved: _Saved, cotangent: TokenLogps) -> tuple[jax.Array, jax.Array]:
+    """(gradient of hidden [M,D], gradient of the table [D,V] float32)."""
     chosen, others = _moves(plan, at, saved, cotangent)
     same = at.ids[:, :, None] == at.ids[:, None, :]
-    grad = others * _outside(_logits(plan, table, at), saved, at, jnp.float32)
+    grad = others * _outside(_logits(plan, table.whole, at), saved, at, jnp.float32)
     grad = _put(grad, at.ids, jnp.where(same, chosen[:, None, :], 0.0).sum(-1))
-    grad = grad.astype(table.dtype)
-    return project(grad, across).astype(at.hidden.dtype), project(transposed(at.hidden), grad)
+    grad = grad.astype(table.whole.dtype)
+    return project(grad, table.rows).astype(at.hidden.dtype), project(transposed(at.hidden), grad)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -193,16 +207,15 @@ def _sliced(plan: _Plan, table: jax.Array, slices: _Positions) -> TokenLogps:
     of K gathers is K numbers written into one array and not an array of its own; and a frozen table, as in RL, needs no second pass over the
     vocabulary, because all that its gradient takes from the logits is one expected row of the table.
     """
-    whole = whole_table(table)
-    return jax.lax.map(lambda at: _forward_slice(plan, whole, at, backward=False).out, slices)
+    held = _Table.of(whole_table(table))
+    return jax.lax.map(lambda at: _forward_slice(plan, held, at, backward=False, frozen=False).out, slices)
 
 
 def _sliced_forward(plan: _Plan, table: Any, slices: Any) -> tuple[TokenLogps, tuple[Any, ...]]:
     frozen = not table.perturbed
     table, slices = table.value, jax.tree.map(lambda x: x.value, slices)
-    whole = whole_table(table)
-    across = transposed(whole) if frozen else None
-    saved = jax.lax.map(lambda at: _forward_slice(plan, whole, at, backward=True, across=across), slices)
+    held = _Table.of(whole_table(table))
+    saved = jax.lax.map(lambda at: _forward_slice(plan, held, at, backward=True, frozen=frozen), slices)
     return _shown(plan, saved.out), (table, slices, saved)
 
 
@@ -211,15 +224,14 @@ def _sliced_backward(plan: _Plan, residuals: tuple[Any, ...], cotangent: TokenLo
     out = _shown(plan, saved.out)
     like = jax.tree.map(lambda x, value: jnp.zeros(value.shape) if _is_zero(x) else x, cotangent, out, is_leaf=_is_zero)
     if saved.outside is not None:
-        rows = by_rows(table.T)
-        hidden = jax.lax.map(lambda xs: _backward_frozen(plan, rows, *xs), (slices, saved, like))
+        held = _Table.of(table)
+        hidden = jax.lax.map(lambda xs: _backward_frozen(plan, held, *xs), (slices, saved, like))
         return None, _Positions(hidden, None, None, None)
 
-    whole = whole_table(table)
-    across = transposed(whole)
+    held = _Table.of(whole_table(table))
 
     def body(total: jax.Array, xs: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
-        hidden, part = _backward_slice(plan, whole, across, *xs)
+        hidden, part = _backward_slice(plan, held, *xs)
         return total + part, hidden
 
     total, hidden = jax.lax.scan(body, jnp.zeros(table.shape, jnp.float32), (slices, saved, like))

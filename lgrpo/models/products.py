@@ -35,9 +35,16 @@ def transposed(x: jax.Array) -> jax.Array:
     return jnp.take(x.T, jnp.arange(x.shape[1]), axis=0, mode="clip")
 
 
-def by_rows(x: jax.Array) -> jax.Array:
-    """x, from which a loop gathers rows: on a CPU laid out so that a row lies together, where a transpose would read a cache line for each number."""
-    return jax.lax.optimization_barrier(x) if platform() == "cpu" else x
+def across(x: jax.Array) -> jax.Array | None:
+    """x [A,B] -> [B,A], for a loop that multiplies by it or gathers its rows: on a CPU a copy that is made before the loop. None elsewhere.
+
+    There the transpose is part of what the loop does, and would be one more array before it. On a CPU a product that reads through it is slower, and
+    a gather takes a cache line for each number of a row.
+    """
+    if platform() != "cpu":
+        return None
+    # XLA gives the result of a barrier the default layout: a way of reading is copied once, and what lies by rows already is not.
+    return transposed(x) if by_instruction(x.dtype) else jax.lax.optimization_barrier(x.T)
 
 
 def _wide(x: jax.Array, y: jax.Array) -> jax.Array:

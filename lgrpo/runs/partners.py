@@ -151,22 +151,35 @@ def done() -> None:
             _watch.client.key_value_set(f"{_ROOT}/done/{_watch.index}", "1", allow_overwrite=True)
 
 
+def interrupted(stop: BaseException) -> None:
+    """Ctrl-C, or an exit that somebody else's code asked for: tells the others and ends. Returns on a single process, and where the code is 0."""
+    if _watch is None or (isinstance(stop, SystemExit) and not stop.code):
+        return
+    line = f"{type(stop).__name__} {stop}".strip()
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    fail(line, 130 if isinstance(stop, KeyboardInterrupt) else stop.code if isinstance(getattr(stop, "code", None), int) else 1)
+
+
 def _leave() -> None:
     """At the interpreter's end: waits for the others while they are still watched, then stops watching.
 
     The barrier of JAX's shutdown follows. A watcher that went on would find the service gone there and call that a failure; and a thread that is
     inside native code while the interpreter goes takes the whole process with it.
     """
-    if _watch is None or _watch.ending.is_set():
+    if _watch is None:
         return
+    if error := getattr(sys, "last_value", None):  # of a program that does not end through lgrpo.cli
+        fail(f"{type(error).__name__}: {error}", 1)
     done()
-    while True:
-        with contextlib.suppress(Exception):  # without the service the watcher ends this process
-            if len(_watch.finished()) == _watch.processes:
-                break
-        time.sleep(min(POLL, 0.2))
-    _watch.ending.set()
-    _watch.thread.join()
+    try:
+        while not _watch.ending.is_set():
+            with contextlib.suppress(Exception):  # without the service the watcher ends this process
+                if len(_watch.finished()) == _watch.processes:
+                    break
+            time.sleep(min(POLL, 0.2))
+    finally:  # Ctrl-C too
+        _watch.ending.set()
+        _watch.thread.join()
 
 
 def wait_for_reason(error: BaseException) -> None:

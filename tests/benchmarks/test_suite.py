@@ -109,7 +109,7 @@ def test_a_runner_that_ends_early_gives_no_number():
     shape = shapes.Shape(prompts=1, group=2, new=3)
     assert shapes.whole(shape, [np.array([1, 2, 3]), np.array([1, 1, 4])]) == {"tokens": 6, "distinct_ids": 4}
     for completed in ([np.array([1, 2, 3])], [np.array([1, 2, 3]), np.array([1, 2])]):
-        with pytest.raises(RuntimeError, match="ended early"):
+        with pytest.raises(RuntimeError, match="not 2 of 3"):
             shapes.whole(shape, completed)
 
 

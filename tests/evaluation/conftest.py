@@ -6,6 +6,7 @@ import json
 
 import jax
 import pytest
+from support import INIT
 
 from lgrpo.config import (
     DataConfig,
@@ -18,7 +19,6 @@ from lgrpo.config import (
     RolloutConfig,
 )
 from lgrpo.data import prompts, word_problems
-from lgrpo.models.spec import init_params
 from lgrpo.sharding import make_mesh
 
 PROBLEMS = 11  # two batches of eight: the second one is filled up
@@ -55,7 +55,7 @@ def cfg(data_path, tokenizer):
 
 @pytest.fixture(scope="session")
 def params(cfg):
-    return init_params(cfg.model, jax.random.key(0))
+    return INIT(cfg.model, jax.random.key(0))
 
 
 @pytest.fixture(scope="session")

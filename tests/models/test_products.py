@@ -9,11 +9,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
+from support import INIT
 
 from lgrpo.config import MeshConfig, ModelConfig
 from lgrpo.latent.logprobs import chunked_logps
 from lgrpo.models import decoder, products
-from lgrpo.models.spec import init_params
 from lgrpo.sharding import make_mesh
 from lgrpo.train.compute import count, inner
 
@@ -57,19 +57,19 @@ def dots(jaxpr):
             yield from dots(program)
 
 
-def copies(jaxpr, size, in_loop=False):
-    """Of every array of this size that is gathered in a program: whether that is inside a loop."""
+def made(jaxpr, primitive, size, in_loop=False):
+    """Of every array of this size that a primitive makes in a program: whether that is inside a loop."""
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "gather" and eqn.outvars[0].aval.shape == size:
+        if eqn.primitive.name == primitive and eqn.outvars[0].aval.shape == size:
             yield in_loop
         for program in inner(eqn):
-            yield from copies(program, size, in_loop or eqn.primitive.name in ("scan", "while"))
+            yield from made(program, primitive, size, in_loop or eqn.primitive.name in ("scan", "while"))
 
 
 def gradient(dtype, mesh, frozen=False):
-    """Program of value and gradient of log-probs that pass through the whole model. frozen: none of the two tables."""
+    """Program of value and gradient of log-probs that pass through the whole model. frozen: the table, which is tied, has no gradient."""
     cfg = dataclasses.replace(CFG, dtype=dtype)
-    params = init_params(CFG, jax.random.key(0))
+    params = INIT(CFG, jax.random.key(0))
     tokens = jnp.arange(24).reshape(2, 12)
 
     def loss(params):
@@ -99,15 +99,25 @@ def test_the_same_operations_whatever_the_form():
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_the_table_is_copied_before_the_slices_and_not_in_each_of_them(frozen):
-    one = make_mesh(MeshConfig(), jax.devices()[:1])
-    found = list(copies(gradient("bfloat16", one, frozen), (CFG.vocab_size, CFG.d_model)))
-    assert found and not any(found)
+@pytest.mark.parametrize(("dtype", "primitive"), [("bfloat16", "gather"), ("float32", "optimization_barrier")])
+def test_on_a_cpu_the_table_is_laid_out_before_the_slices_and_not_in_each_of_them(dtype, primitive, frozen):
+    """For the product with its transpose, and for the rows that a frozen one's gradient gathers."""
+    one, size = make_mesh(MeshConfig(), jax.devices()[:1]), (CFG.vocab_size, CFG.d_model)
+    program = gradient(dtype, one, frozen)
+    assert set(made(program, primitive, size)) == {False}
+    assert True not in set(made(program, "transpose", size)), "read through a transpose in a slice"
+
+
+def test_elsewhere_the_transpose_stays_a_part_of_the_product(monkeypatch):
+    monkeypatch.setattr(products, "platform", lambda: "tpu")
+    one, size = make_mesh(MeshConfig(), jax.devices()[:1]), (CFG.vocab_size, CFG.d_model)
+    program = gradient("bfloat16", one, frozen=True)
+    assert not list(made(program, "optimization_barrier", size)) and True in set(made(program, "transpose", size))
 
 
 @functools.cache
 def tied():
-    return decoder.compute_params(init_params(CFG, jax.random.key(1)), dataclasses.replace(CFG, dtype="bfloat16"))
+    return decoder.compute_params(INIT(CFG, jax.random.key(1)), dataclasses.replace(CFG, dtype="bfloat16"))
 
 
 def test_a_tied_table_is_copied_once_for_a_rollout():

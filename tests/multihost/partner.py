@@ -19,6 +19,10 @@ def run(argv):
         raise UserError("made wrong on purpose")
     if what == "fault":
         raise RuntimeError("a fault on purpose")
+    if what == "exit":
+        raise SystemExit(3)  # as a reward of somebody's own may
+    if what == "interrupt":
+        raise KeyboardInterrupt
     if what == "killed":
         time.sleep(1.0)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from pages import Page
+from support import INIT
 
 from lgrpo.__main__ import run
 from lgrpo.config import ExperimentConfig, ModelConfig
@@ -21,7 +22,7 @@ from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.data.word_problems import generate
 from lgrpo.errors import UserError
 from lgrpo.evaluation.shards import params_digest, read_rows
-from lgrpo.models.spec import abstract_params, init_params
+from lgrpo.models.spec import abstract_params
 from lgrpo.report import evaluations
 from lgrpo.runs.checkpoint import Checkpoints, load_params, saved_config
 from lgrpo.runs.metrics import read_metrics
@@ -64,7 +65,7 @@ def downloaded(folder):
     cfg = ExperimentConfig(model=model)
     cfg = resolve(cfg, load_tokenizer(cfg.data))
     saver = Checkpoints(folder / "made", cfg.checkpoint)
-    state = init_state(init_params(cfg.model, jax.random.key(0)), cfg, rl=True)
+    state = init_state(INIT(cfg.model, jax.random.key(0)), cfg, rl=True)
     saver.save(0, state=state, data={}, buffer=None, cfg=cfg, extra={"seconds": 0.0}, metric=None)
     saver.close()
     assert run(["export-hf", str(folder / "made"), str(folder / "downloaded")]) == 0

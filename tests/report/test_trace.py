@@ -11,7 +11,7 @@ import pytest
 from oracles import decoder, latent, replay
 from pages import Page
 from rich.console import Console
-from support import END, change, params, prompts, tiny
+from support import END, INIT, change, params, prompts, tiny
 
 from lgrpo.config import DataConfig
 from lgrpo.data.prompts import load_tokenizer, resolve
@@ -287,11 +287,10 @@ def test_line_breaks_and_chains_are_shown():
 def test_a_question_is_asked(cfg, tmp_path, capsys):
     """Under the checkpoint's own settings: without noise one sample whose mixtures are the noiseless top K; with --samples so many."""
     from lgrpo.__main__ import run as command
-    from lgrpo.models.spec import init_params
     from lgrpo.runs.checkpoint import Checkpoints
 
     saver = Checkpoints(tmp_path, cfg.checkpoint)
-    state = init_state(init_params(cfg.model, jax.random.key(0)), cfg, rl=True)
+    state = init_state(INIT(cfg.model, jax.random.key(0)), cfg, rl=True)
     saver.save(3, state=state, data={}, buffer=None, cfg=cfg, extra={}, metric=None)
     saver.close()
     assert command(["ask", str(tmp_path), "Tom has 3 pens ."]) == 0
@@ -339,11 +338,10 @@ def test_problems_are_chosen(cfg):
 
 def test_command(cfg, tmp_path, capsys):
     """Two workdirs with checkpoints, one page."""
-    from lgrpo.models.spec import init_params
     from lgrpo.runs.checkpoint import Checkpoints
 
     for name, seed in (("a", 0), ("b", 1)):
-        state = init_state(init_params(cfg.model, jax.random.key(seed)), cfg, rl=True)
+        state = init_state(INIT(cfg.model, jax.random.key(seed)), cfg, rl=True)
         saver = Checkpoints(tmp_path / name, cfg.checkpoint)
         saver.save(7, state=state, data={}, buffer=None, cfg=cfg, extra={}, metric=None)
         saver.close()

@@ -7,12 +7,12 @@ import shutil
 import jax
 import jax.numpy as jnp
 import pytest
+from support import INIT
 
 from lgrpo.config import AlgoConfig, CheckpointConfig, DataConfig, ExperimentConfig, LatentConfig, ModelConfig, RolloutConfig, TrainConfig
 from lgrpo.data.prompts import load_tokenizer, resolve
 from lgrpo.evaluation.shards import params_digest
 from lgrpo.latent.laws.exact import Exact
-from lgrpo.models.spec import init_params
 from lgrpo.runs.checkpoint import Checkpoints
 from lgrpo.runs.convert import export_hf
 from lgrpo.types import TrainState
@@ -25,7 +25,7 @@ def saved(workdir, cfg, extra, step):
     """A workdir with one checkpoint; returns the digest of its weights."""
     tokenizer = load_tokenizer(cfg.data)
     cfg, zero = resolve(cfg, tokenizer), jnp.zeros((), jnp.int32)
-    params = init_params(cfg.model, jax.random.key(step))
+    params = INIT(cfg.model, jax.random.key(step))
     checkpoints = Checkpoints(workdir, CheckpointConfig())
     state = TrainState(zero, params, None, zero, zero, None)
     checkpoints.save(step, state=state, data={}, buffer=None, cfg=cfg, extra={"seconds": 0.0} | extra, metric=None)

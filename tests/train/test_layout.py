@@ -32,7 +32,7 @@ def test_every_golden_file_has_a_case():
 def test_a_real_mesh_gets_what_the_table_says():
     cfg = tiny(mesh__data=2, mesh__fsdp=2, mesh__tensor=2, algo__kl_coef=0.1)
     mesh, specs = make_mesh(cfg.mesh), trained_specs(cfg, rl=True)
-    state = init_state(spec_init(specs, cfg.model, jax.random.key(0)), cfg, rl=True)
+    state = jax.jit(lambda key: init_state(spec_init(specs, cfg.model, key), cfg, rl=True))(jax.random.key(0))
     state = jax.device_put(state, state_shardings(cfg, mesh, rl=True))
     device = jax.devices()[3]
     held = {

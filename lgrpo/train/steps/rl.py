@@ -13,13 +13,14 @@ from lgrpo.config import ExperimentConfig
 from lgrpo.config.reads import Wants
 from lgrpo.latent.replay import replay, replay_logps, without_broken
 from lgrpo.latent.rollout import rollout
-from lgrpo.train.optimizer import join, last_rate, split
+from lgrpo.train.optimizer import join, split
 from lgrpo.train.steps.program import Program
 from lgrpo.train.steps.update import (
     Metrics,
     accumulate,
     apply_update,
     attached_weights,
+    concluded,
     micro_count,
     scheduled_updates,
     slices_of,
@@ -149,12 +150,8 @@ def _train_step(state: TrainState, batch: TrainBatch, *, cfg: ExperimentConfig) 
     gap = metrics["policy/replay_gap"].largest[0]
     metrics |= {name: jax.tree.map(lambda x: x[:1], metrics[name]) for name in FIRST_UPDATE if name in metrics}
     out = {name: _reduce(m) for name, m in metrics.items()} | {"policy/replay_gap": jnp.where(gap > -jnp.inf, gap, 0.0)}
-    state = state.replace(step=state.step + 1)
-    return state, out | {
-        "optim/lr": last_rate(state.opt_state, cfg.optim, total),
-        "grad/skipped": state.skipped,
-        "grad/nonfinite": state.nonfinite,
-    }
+    state, counters = concluded(state, cfg, total)
+    return state, out | counters
 
 
 _LEARNING = Wants(

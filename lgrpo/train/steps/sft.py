@@ -17,12 +17,13 @@ from lgrpo.keys import Stream, key_for
 from lgrpo.latent.logprobs import chunked_logps
 from lgrpo.latent.replay import completion_hidden
 from lgrpo.models.decoder import compute_params
-from lgrpo.train.optimizer import join, last_rate, split
+from lgrpo.train.optimizer import join, split
 from lgrpo.train.steps.program import Program
 from lgrpo.train.steps.update import (
     accumulate,
     apply_update,
     attached_weights,
+    concluded,
     merged_weights,
     micro_count,
     scheduled_updates,
@@ -119,14 +120,10 @@ def _sft_step(state: TrainState, batch: dict[str, Array], *, cfg: ExperimentConf
 
     (ce, kl), grads = accumulate(objective, moving, inputs.parts)
     state, metrics = apply_update(state, grads, cfg, total)
-    state = state.replace(step=state.step + 1)
+    state, counters = concluded(state, cfg, total)
     out = {"sft/ce": ce.value(), "sft/kl": kl.value(), "sft/loss": ce.value() + kl.value(), "grad/norm": metrics["grad/norm"].value()}
     out["sft/tokens"] = processed_tokens(batch, cfg).astype(jnp.float32)
-    return state, out | {
-        "optim/lr": last_rate(state.opt_state, cfg.optim, total),
-        "grad/skipped": state.skipped,
-        "grad/nonfinite": state.nonfinite,
-    }
+    return state, out | counters
 
 
 _UNREAD = ("heldout", "patience", "label_path", "batch_size", "packing", "max_chain", "max_answer")

@@ -14,7 +14,7 @@ import optax
 from lgrpo.config import ExperimentConfig, LoraConfig
 from lgrpo.models.lora import attach, merge
 from lgrpo.sharding import constrain_batch
-from lgrpo.train.optimizer import join, make_optimizer, moved, norm_in_float32, split
+from lgrpo.train.optimizer import join, last_rate, make_optimizer, moved, norm_in_float32, split
 from lgrpo.types import Max, Mean, Params, TrainState
 
 Metrics = dict[str, Mean | Max]
@@ -124,6 +124,13 @@ def apply_update(
     )
     nothing = jnp.asarray(empty, jnp.float32)
     return state, {"grad/norm": Max(jnp.where(moves, norm, -jnp.inf)), "grad/empty": Mean(nothing, jnp.ones(()))}
+
+
+def concluded(state: TrainState, cfg: ExperimentConfig, total: int) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The state after the updates of one more step, and what every kind of step says of it."""
+    state = state.replace(step=state.step + 1)
+    rate = last_rate(state.opt_state, cfg.optim, total)
+    return state, {"optim/lr": rate, "grad/skipped": state.skipped, "grad/nonfinite": state.nonfinite}
 
 
 def micro_count(size: int, microbatch: int) -> int:
