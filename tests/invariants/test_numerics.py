@@ -171,7 +171,8 @@ def test_the_exact_density_sees_masses_below_the_smallest_float(scale, gap):
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 5.0])
 def test_a_rest_of_banned_tokens_is_no_rest(temperature):
     logits = jnp.zeros((1, 5)).at[:, 2].set(BANNED)
-    tokens = token_logps(logits, jnp.asarray([[0, 1, 3, 4]]), jnp.full(1, temperature), with_rest=True)
+    scored = jax.jit(token_logps, static_argnames="with_rest")
+    tokens = scored(logits, jnp.asarray([[0, 1, 3, 4]]), jnp.full(1, temperature), with_rest=True)
     assert tokens.rest == BANNED
     np.testing.assert_allclose(tokens.chosen, -np.log(4), rtol=1e-6)
 

@@ -63,9 +63,10 @@ def test_golden_embedding(case):
     # A hard row is its token with all the weight, as the rollout records answer steps; the other columns are never looked at.
     weights = np.where(hard[:, None], np.eye(ids.shape[1])[0], probs)
     ids = np.where(ids < 0, 0, ids)
-    out = embed_mixture(jnp.asarray(table), ids, weights)
+    embed = jax.jit(embed_mixture)
+    out = embed(table, ids, weights)
     np.testing.assert_allclose(out[real], M[f"{case}_out_f64"][real], atol=1e-5)
-    half = embed_mixture(jnp.asarray(table, jnp.bfloat16), ids, weights)
+    half = embed(jnp.asarray(table, jnp.bfloat16), ids, weights)
     assert half.dtype == jnp.bfloat16
     # bfloat16 numbers of one sign are ordered like their bits
     bits = [np.asarray(x, np.float32)[real].view(np.int32) >> 16 for x in (half.astype(jnp.float32), M[f"{case}_out_bf16"])]
