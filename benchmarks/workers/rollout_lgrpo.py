@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import numpy as np
 
-from benchmarks.shapes import shape_of
+from benchmarks.shapes import shape_of, whole
 from benchmarks.timing import Kept, measure
 from benchmarks.workers.common import experiment, params_of, prompt_batch
 from lgrpo.config import MeshConfig
@@ -33,7 +32,7 @@ def run(args: dict[str, Any]) -> dict[str, Any]:
         work = Kept(sample)
         found = measure(work, args["repeats"])
     sampled = jax.device_get(work.last)
-    if not sampled.mask.all() or (args["preset"] != "explicit" and not sampled.is_latent.all()):
-        raise RuntimeError("a completion ended early: the rollout did less than the others'")
-    distinct = len(np.unique(sampled.ids[..., 0]))
-    return found | {"tokens": shape.tokens, "distinct_ids": distinct, "devices": jax.device_count()}
+    if args["preset"] != "explicit" and not sampled.is_latent.all():
+        raise RuntimeError("thinking ended early: the rollout did less than the others'")
+    completed = [ids[mask] for ids, mask in zip(sampled.ids[..., 0], sampled.mask, strict=True)]
+    return found | whole(shape, completed) | {"devices": jax.device_count()}

@@ -83,7 +83,6 @@ def ended(work: Callable[[], int]) -> int:
 
     try:
         code = work()
-        partners.done()
     except Exception as error:
         said = _explained(error)
         partners.wait_for_reason(error)  # where another process is the cause, this one ends with what that one said

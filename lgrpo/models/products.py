@@ -44,7 +44,7 @@ def across(x: jax.Array) -> jax.Array | None:
     if platform() != "cpu":
         return None
     # XLA gives the result of a barrier the default layout: a way of reading is copied once, and what lies by rows already is not.
-    return transposed(x) if by_instruction(x.dtype) else jax.lax.optimization_barrier(x.T)
+    return jax.lax.optimization_barrier(transposed(x))
 
 
 def _wide(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -58,16 +58,20 @@ class _Watch:
         """What the first process that failed said; "" when none did."""
         return next((value for _, value in self.client.key_value_dir_get(f"{_ROOT}/failed")), "")
 
-    def finished(self) -> set[str]:
-        """Numbers of the processes that have."""
-        return {key.rpartition("/")[2] for key, _ in self.client.key_value_dir_get(f"{_ROOT}/done")}
+    def mark(self, word: str) -> None:
+        """Leaves a word about this process: done (it finishes), ended (it has read what there was to read)."""
+        self.client.key_value_set(f"{_ROOT}/{word}/{self.index}", "1", allow_overwrite=True)
+
+    def marked(self, word: str) -> set[str]:
+        """Numbers of the processes that left this word."""
+        return {key.rpartition("/")[2] for key, _ in self.client.key_value_dir_get(f"{_ROOT}/{word}")}
 
     def _beat(self) -> None:
         self.beats += 1
         self.client.key_value_set(f"{_ROOT}/alive/{self.index}", str(self.beats), allow_overwrite=True)
 
     def _silent(self) -> str:
-        now, finished = time.monotonic(), self.finished()
+        now, finished = time.monotonic(), self.marked("done")
         for key, value in self.client.key_value_dir_get(f"{_ROOT}/alive"):
             index = key.rpartition("/")[2]
             if self.seen.get(index, ("", 0.0))[0] != value:
@@ -83,7 +87,7 @@ class _Watch:
         with contextlib.suppress(Exception):
             print(f"error: {self.me} ends: {reason}", file=sys.stderr, flush=True)
         with contextlib.suppress(Exception):
-            self.client.key_value_set(f"{_ROOT}/ended/{self.index}", "1", allow_overwrite=True)
+            self.mark("ended")
         _linger(self, _LINGER / 3)
         os._exit(1)
 
@@ -121,8 +125,7 @@ def _linger(watch: _Watch, patience: float) -> None:
     until = time.monotonic() + patience
     with contextlib.suppress(Exception):
         while time.monotonic() < until:
-            ended = {key.rpartition("/")[2] for key, _ in watch.client.key_value_dir_get(f"{_ROOT}/ended")}
-            if len(ended - {"0"}) == watch.processes - 1:
+            if len(watch.marked("ended") - {"0"}) == watch.processes - 1:
                 time.sleep(0.5)  # they are about to be gone
                 return
             time.sleep(0.2)
@@ -136,19 +139,12 @@ def fail(message: str, code: int) -> None:
     line = " ".join(message.split())[:300]
     with contextlib.suppress(Exception):
         _watch.client.key_value_set(f"{_ROOT}/failed/{_watch.index}", f"{_watch.me} failed: {line}")
-        _watch.client.key_value_set(f"{_ROOT}/ended/{_watch.index}", "1", allow_overwrite=True)
+        _watch.mark("ended")
     _linger(_watch, _LINGER)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(code)
-
-
-def done() -> None:
-    """This process has finished: that it is silent from now on means nothing."""
-    if _watch is not None:
-        with contextlib.suppress(Exception):
-            _watch.client.key_value_set(f"{_ROOT}/done/{_watch.index}", "1", allow_overwrite=True)
 
 
 def interrupted(stop: BaseException) -> None:
@@ -170,11 +166,12 @@ def _leave() -> None:
         return
     if error := getattr(sys, "last_value", None):  # of a program that does not end through lgrpo.cli
         fail(f"{type(error).__name__}: {error}", 1)
-    done()
+    with contextlib.suppress(Exception):  # without the service the watcher ends this process
+        _watch.mark("done")  # that it is silent once it has left means nothing
     try:
         while not _watch.ending.is_set():
-            with contextlib.suppress(Exception):  # without the service the watcher ends this process
-                if len(_watch.finished()) == _watch.processes:
+            with contextlib.suppress(Exception):
+                if len(_watch.marked("done")) == _watch.processes:
                     break
             time.sleep(min(POLL, 0.2))
     finally:  # Ctrl-C too

@@ -47,23 +47,24 @@ def test_values_and_gradients_are_those_of_a_float64_product_rounded_once(dtype,
         assert (np.abs(np.asarray(got, np.float64) - want) <= room).all()
 
 
+def equations(jaxpr, primitive, in_loop=False):
+    """Those of a primitive anywhere in a program, each with whether it is inside a loop."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == primitive:
+            yield eqn, in_loop
+        for program in inner(eqn):
+            yield from equations(program, primitive, in_loop or eqn.primitive.name in ("scan", "while"))
+
+
 def dots(jaxpr):
     """(type of the left factor, of the right one, of the result, contracted axes, batch axes) of every product in a program."""
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            contracted, batch = eqn.params["dimension_numbers"]
-            yield (*(str(v.aval.dtype) for v in (*eqn.invars, *eqn.outvars)), contracted, batch)
-        for program in inner(eqn):
-            yield from dots(program)
+    for eqn, _ in equations(jaxpr, "dot_general"):
+        yield (*(str(v.aval.dtype) for v in (*eqn.invars, *eqn.outvars)), *eqn.params["dimension_numbers"])
 
 
-def made(jaxpr, primitive, size, in_loop=False):
+def made(jaxpr, primitive, size):
     """Of every array of this size that a primitive makes in a program: whether that is inside a loop."""
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == primitive and eqn.outvars[0].aval.shape == size:
-            yield in_loop
-        for program in inner(eqn):
-            yield from made(program, primitive, size, in_loop or eqn.primitive.name in ("scan", "while"))
+    return [in_loop for eqn, in_loop in equations(jaxpr, primitive) if eqn.outvars[0].aval.shape == size]
 
 
 def gradient(dtype, mesh, frozen=False):
